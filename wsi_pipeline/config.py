@@ -1,0 +1,231 @@
+"""Configuration: one pydantic tree, filled from YAML, from ``--set`` and from code.
+
+Unknown keys are errors. ``load_config`` accepts a specimen name (``blood_smear``), a path, or nothing, and
+dotted overrides (``{"tiling.core_px": 1024}``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wsi_pipeline.errors import ConfigError
+
+Specimen = Literal["blood_smear", "marrow_smear", "trephine"]
+SPECIMENS: tuple[Specimen, ...] = ("blood_smear", "marrow_smear", "trephine")
+
+_PositiveUm = Annotated[float, Field(gt=0, le=5000)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SlidesConfig(_Section):
+    """How slides are opened and read."""
+
+    backend: Literal["auto", "openslide", "tiatoolbox"] = "auto"
+    chunk_px: int = Field(1024, ge=256, le=8192, description="Side of a chunk of the reading lattice, level pixels.")
+    cache_mb: int = Field(256, ge=16, le=16384, description="Decoded chunks kept per worker, MiB.")
+
+
+class RegionsConfig(_Section):
+    """Where on the slide cells are looked for."""
+
+    mode: Literal["auto", "all", "file"] = "auto"
+    overview_mpp: float = Field(8.0, ge=1, le=64, description="Resolution of the overview that is searched.")
+    min_area_mm2: float = Field(0.02, ge=0, description="Smaller pieces of tissue or stain are ignored.")
+    all_below_mm2: float = Field(4.0, ge=0, description="Images smaller than this are read whole in mode auto.")
+
+
+class TilingConfig(_Section):
+    """How the work is cut. Nothing here changes a result."""
+
+    core_px: int = Field(2048, ge=256, le=16384, description="Side of a block's core, working pixels.")
+    halo_um: _PositiveUm | None = Field(None, description="Halo; never less than the largest cell + 16 px.")
+
+
+class SegmentationConfig(_Section):
+    """From pixels to instances."""
+
+    model: str = "compact-smear"
+    mpp: float = Field(0.25, ge=0.05, le=5, description="Working resolution, um per pixel.")
+    max_cell_diameter_um: _PositiveUm = 40.0
+    cellprob_threshold: float = Field(0.0, ge=-12, le=12)
+    flow_threshold: float = Field(0.4, ge=0, description="Largest flow error of a cell; 0 switches the check off.")
+    niter: int = Field(200, ge=1, le=5000, description="Steps a pixel is followed along the flow.")
+    min_area_um2: float = Field(1.0, ge=0)
+    batch_size: int = Field(8, ge=1, le=256, description="Network tiles per batch; the last batch is padded.")
+    normalise_tiles: int = Field(64, ge=1, le=4096, description="Lattice tiles sampled for the slide's normalisation.")
+
+
+class CellsConfig(_Section):
+    """From instances to a typed, measured table."""
+
+    classifier: str | None = Field("pbc-blast", description="None leaves cells at their kind.")
+    batch_size: int = Field(64, ge=1, le=1024)
+    chunk_cells: int = Field(2048, ge=64, description="Cells classified by one task, in table order.")
+    embedding: bool = Field(False, description="Write the classifier's embedding of each cell.")
+
+
+class PredictionsConfig(_Section):
+    """From counts to answers."""
+
+    min_cells: int = Field(100, ge=1, description="Below this many countable cells every answer abstains.")
+    target_cells: int = Field(200, ge=1, description="Below this many the answer is marked as based on few cells.")
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PredictionsConfig:
+        if self.target_cells < self.min_cells:
+            raise ValueError(f"target_cells ({self.target_cells}) is below min_cells ({self.min_cells})")
+        return self
+
+
+class ExportsConfig(_Section):
+    """What is written beside the tables."""
+
+    qupath: bool = True
+    labels: bool = False
+    report: bool = True
+
+
+class RuntimeConfig(_Section):
+    """Where the work runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = Field(None, ge=1, le=1024, description="Worker processes; default one per core.")
+    threads: int = Field(1, ge=1, le=64, description="Intra-op threads of a worker; fixed, since fp32 depends on it.")
+    slides_in_flight: int = Field(4, ge=1, le=256)
+    retries: int = Field(2, ge=0, le=20, description="Times a block is tried again when its worker dies.")
+
+
+class PipelineConfig(_Section):
+    """Everything a run depends on."""
+
+    specimen: Specimen = "blood_smear"
+    slides: SlidesConfig = SlidesConfig()
+    regions: RegionsConfig = RegionsConfig()
+    tiling: TilingConfig = TilingConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
+    cells: CellsConfig = CellsConfig()
+    predictions: PredictionsConfig = PredictionsConfig()
+    exports: ExportsConfig = ExportsConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _no_smear_classifier_on_sections(self) -> PipelineConfig:
+        if self.specimen == "trephine" and self.cells.classifier is not None:
+            raise ValueError(
+                f"cells.classifier is {self.cells.classifier!r}, a smear classifier; "
+                "on specimen trephine it must be null"
+            )
+        return self
+
+    def digest(self, *sections: str) -> str:
+        """Return a stable hash of the named sections (all when none is named)."""
+        data = self.model_dump(mode="json", include=set(sections) if sections else None)
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def config_folder() -> Path:
+    """Return the folder that holds the shipped configurations."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "blood_smear.yaml").is_file():
+            return folder
+    raise ConfigError(f"the shipped configurations are missing beside {package}; reinstall the package")
+
+
+def load_config(
+    source: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> PipelineConfig:
+    """Load and check a configuration.
+
+    Parameters
+    ----------
+    source
+        A YAML file, the name of a specimen, or None for ``blood_smear``. A file needs only the keys that
+        differ from the shipped configuration of its ``specimen``.
+    overrides
+        Dotted keys and values that win over the file.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or not YAML, or a key or value is not allowed.
+    """
+    tree = _read(source)
+    for key, value in (overrides or {}).items():
+        _assign(tree, key, value)
+    specimen = tree.get("specimen", "blood_smear")
+    if specimen not in SPECIMENS:
+        raise ConfigError(f"specimen: {specimen!r} is unknown; use one of {', '.join(SPECIMENS)}")
+    merged = _merge(_read(specimen), tree)
+    try:
+        return PipelineConfig.model_validate(merged)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']} (found {e['input']!r})"
+            for e in error.errors()
+        )
+        raise ConfigError(f"{source or specimen}: {problems}") from None
+
+
+def parse_overrides(assignments: list[str]) -> dict[str, Any]:
+    """Turn ``section.key=value`` strings into overrides; values are read as YAML."""
+    result: dict[str, Any] = {}
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        if not sign or "." not in key:
+            raise ConfigError(f"--set {text!r}: write section.key=value, for example tiling.core_px=1024")
+        try:
+            result[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r}: the value is not YAML ({error})") from None
+    return result
+
+
+def _read(source: str | Path | None) -> dict[str, Any]:
+    if source is None:
+        return {}
+    path = Path(source)
+    if str(source) in SPECIMENS:
+        path = config_folder() / f"{source}.yaml"
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"configuration {path} does not exist; give a YAML file or one of {', '.join(SPECIMENS)}"
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"configuration {path} cannot be read: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"configuration {path} holds {type(tree).__name__}, not a mapping of sections")
+    return tree
+
+
+def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, key = dotted.split(".")
+    for section in sections:
+        node = tree.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{dotted}: {section} is a value, not a section")
+        tree = node
+    tree[key] = value
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
