@@ -1,1 +1,19 @@
+"""Pixels in: open slides and read them at a physical resolution, the same bytes however they are cut."""
 
+from wsi_pipeline.slides.fingerprint import slide_fingerprint
+from wsi_pipeline.slides.formats import FIELD_SUFFIXES, SLIDE_SUFFIXES
+from wsi_pipeline.slides.inspect import describe_slide
+from wsi_pipeline.slides.open import open_slide
+from wsi_pipeline.slides.slide import Level, Mpp, Slide, SlideSpec
+
+__all__ = [
+    "FIELD_SUFFIXES",
+    "SLIDE_SUFFIXES",
+    "Level",
+    "Mpp",
+    "Slide",
+    "SlideSpec",
+    "describe_slide",
+    "open_slide",
+    "slide_fingerprint",
+]

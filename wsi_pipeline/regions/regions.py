@@ -1,0 +1,146 @@
+"""What of a slide is looked at, and why the rest is not."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import shapely
+from shapely.geometry import MultiPolygon, mapping
+from shapely.geometry.base import BaseGeometry
+
+from wsi_pipeline.atomic import write_text
+from wsi_pipeline.regions.geojson import dump_features
+from wsi_pipeline.slides import Slide
+
+RegionMode = Literal["all", "tissue", "stain", "file"]
+
+_NAMESPACE = uuid.UUID("7c1a4e0e-5d5b-5a3c-9a5e-0b8f6d1c2e37")
+_LABELS: dict[RegionMode, tuple[str, tuple[int, int, int]]] = {
+    "all": ("Whole slide", (60, 130, 200)),
+    "tissue": ("Tissue", (200, 60, 120)),
+    "stain": ("Stained area", (150, 60, 200)),
+    "file": ("Drawn region", (30, 150, 90)),
+}
+# QuPath ignores classes whose name ends in an asterisk, and so does read_regions.
+_IGNORED = ("Ignore*", (150, 150, 150))
+
+
+class Exclusion(NamedTuple):
+    """A part that is not looked at (level-0 pixels) and its reason code."""
+
+    geometry: BaseGeometry
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions:
+    """Where cells are looked for, in level-0 pixels.
+
+    Attributes
+    ----------
+    included
+        Valid polygons; empty when nothing was found.
+    excluded
+        The rest of the scanned area, each part with its reason: ``background``, ``glass``, ``pen``, ``no-data``,
+        ``too-small``, ``outside-drawn``, ``ignored-class``.
+    mode_requested, mode
+        ``regions.mode`` of the configuration, and what was done.
+    note
+        Anything a reader should know, for example why nothing was found.
+    area_mm2
+        Area of ``included``.
+    fingerprint, bounds_offset_px0
+        The slide's, for identifiers and for QuPath's frame (level 0 less the offset).
+    """
+
+    included: MultiPolygon
+    excluded: tuple[Exclusion, ...]
+    mode_requested: str
+    mode: RegionMode
+    note: str
+    area_mm2: float
+    fingerprint: str
+    bounds_offset_px0: tuple[int, int]
+
+    @property
+    def is_empty(self) -> bool:
+        return bool(self.included.is_empty)
+
+    def to_features(self) -> list[dict[str, Any]]:
+        """Return GeoJSON features for QuPath: annotations in its frame, rounded to 0.01 px and valid.
+
+        One feature for every included piece (top to bottom), then one for every exclusion.
+        """
+        name, color = _LABELS[self.mode]
+        pieces = sorted(self.included.geoms, key=lambda piece: (piece.bounds[1], piece.bounds[0], piece.area))
+        shapes: list[tuple[BaseGeometry, str, str, tuple[str, tuple[int, int, int]]]] = [
+            (piece, "included", self.mode, (name, color)) for piece in pieces
+        ]
+        shapes += [(part.geometry, "excluded", part.reason, _IGNORED) for part in self.excluded]
+        features: list[dict[str, Any]] = []
+        for geometry, status, reason, (label, colour) in shapes:
+            drawn = self._qupath_geometry(geometry)
+            if drawn.is_empty:
+                continue
+            index = len(features)
+            features.append(
+                {
+                    "type": "Feature",
+                    "id": str(uuid.uuid5(_NAMESPACE, f"{self.fingerprint}/{index}")),
+                    "geometry": mapping(drawn),
+                    "properties": {
+                        "objectType": "annotation",
+                        "name": label if status == "included" else reason,
+                        "classification": {"name": label, "color": list(colour)},
+                        "isLocked": True,
+                        "metadata": {"status": status, "reason": reason},
+                    },
+                }
+            )
+        return features
+
+    def _qupath_geometry(self, geometry: BaseGeometry) -> BaseGeometry:
+        x, y = self.bounds_offset_px0
+        moved = shapely.transform(geometry, lambda xy: xy - (x, y))
+        return only_areas(shapely.set_precision(moved, 0.01))
+
+
+def only_areas(geometry: BaseGeometry) -> BaseGeometry:
+    """Return the polygons of a geometry as Polygon or MultiPolygon, made valid; lines and points fall away."""
+    parts = [part for part in _polygons(shapely.make_valid(geometry)) if part.area > 0]
+    if len(parts) == 1:
+        return parts[0]
+    return MultiPolygon(parts)
+
+
+def as_multipolygon(geometry: BaseGeometry) -> MultiPolygon:
+    """Return the areas of a geometry as one MultiPolygon."""
+    areas = only_areas(geometry)
+    return areas if isinstance(areas, MultiPolygon) else MultiPolygon([areas])
+
+
+def _polygons(geometry: BaseGeometry) -> list[Any]:
+    if geometry.geom_type == "Polygon":
+        return [geometry]
+    return [polygon for part in getattr(geometry, "geoms", ()) for polygon in _polygons(part)]
+
+
+def area_mm2(geometry: BaseGeometry, slide: Slide) -> float:
+    """Return the area of a geometry in level-0 pixels, in mm2."""
+    return float(geometry.area) * slide.mpp.x * slide.mpp.y * 1e-6
+
+
+def write_regions(regions: Regions, path: Path, slide: Slide) -> None:
+    """Write ``regions.geojson``: a FeatureCollection that QuPath opens and :func:`read_regions` reads back.
+
+    Raises
+    ------
+    ValueError
+        The regions belong to another slide.
+    """
+    if regions.fingerprint != slide.fingerprint:
+        raise ValueError(f"the regions were found on another slide than {slide.path}")
+    write_text(path, dump_features(regions.to_features()))

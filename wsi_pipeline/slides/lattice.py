@@ -1,0 +1,175 @@
+"""The chunk lattice: the only way pixels leave a backend.
+
+A chunk is a square of ``chunk_px`` level pixels on a grid anchored at the level's origin, clipped at the last row
+and column. The same chunk is always read from the same place, because OpenSlide interpolates sub-pixel offsets
+at levels above 0 and would otherwise give different pixels for different regions.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slides.backends.base import Backend, RgbArray
+from wsi_pipeline.units import Box
+
+ChunkKey = tuple[str, int, int, int]
+"""Slide key, level, chunk column, chunk row."""
+
+
+class ChunkCache:
+    """Least-recently-used decoded chunks, bounded in bytes, safe for threads.
+
+    Two threads that ask for the same chunk at once share one decoding.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.capacity_bytes = capacity_bytes
+        self._lock = threading.Lock()
+        self._chunks: OrderedDict[ChunkKey, RgbArray] = OrderedDict()
+        self._pending: dict[ChunkKey, Future[RgbArray]] = {}
+        self._bytes = 0
+
+    @property
+    def used_bytes(self) -> int:
+        return self._bytes
+
+    def get(self, key: ChunkKey, decode: Callable[[], RgbArray]) -> RgbArray:
+        """Return the chunk, decoding it if it is not held; an error of ``decode`` reaches every waiter."""
+        with self._lock:
+            chunk = self._chunks.get(key)
+            if chunk is not None:
+                self._chunks.move_to_end(key)
+                return chunk
+            pending = self._pending.get(key)
+            mine = pending is None
+            if pending is None:
+                pending = self._pending[key] = Future()
+        if not mine:
+            return pending.result()
+        try:
+            chunk = decode()
+        except BaseException as error:
+            with self._lock:
+                del self._pending[key]
+            pending.set_exception(error)
+            raise
+        chunk.flags.writeable = False
+        with self._lock:
+            del self._pending[key]
+            if chunk.nbytes <= self.capacity_bytes:
+                self._chunks[key] = chunk
+                self._bytes += chunk.nbytes
+            while self._bytes > self.capacity_bytes:
+                _, old = self._chunks.popitem(last=False)
+                self._bytes -= old.nbytes
+        pending.set_result(chunk)
+        return chunk
+
+
+_caches: dict[tuple[int, int], ChunkCache] = {}
+_caches_lock = threading.Lock()
+
+
+def process_cache(cache_mb: int) -> ChunkCache:
+    """Return the cache that all slides of this process with the same ``cache_mb`` (MiB) share."""
+    with _caches_lock:
+        return _caches.setdefault((os.getpid(), cache_mb), ChunkCache(cache_mb * 2**20))
+
+
+class HandlePool:
+    """Backend handles, each used by one thread at a time and only in the process that opened it."""
+
+    def __init__(self, first: Backend, factory: Callable[[], Backend]) -> None:
+        self._factory = factory
+        self._lock = threading.Lock()
+        self._idle: list[Backend] = [first]
+        self._pid = os.getpid()
+        self._closed = False
+
+    @contextmanager
+    def borrow(self) -> Iterator[Backend]:
+        """Lend a handle; one that raised is closed, since OpenSlide handles stay broken after an error."""
+        handle = self._take()
+        try:
+            yield handle
+        except BaseException:
+            handle.close()
+            raise
+        self._give_back(handle)
+
+    def _take(self) -> Backend:
+        with self._lock:
+            if self._closed:
+                raise SlideError("the slide is closed; open it again to read from it")
+            if self._pid != os.getpid():  # a fork: the parent's handles share file positions with it
+                self._idle, self._pid = [], os.getpid()
+            if self._idle:
+                handle = self._idle[-1]
+                if not handle.thread_safe:
+                    self._idle.pop()
+                return handle
+        return self._factory()
+
+    def _give_back(self, handle: Backend) -> None:
+        with self._lock:
+            if not self._closed and (not handle.thread_safe or not self._idle):
+                self._idle.append(handle)
+                return
+            keep = handle.thread_safe and not self._closed
+        if not keep:
+            handle.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for handle in idle:
+            handle.close()
+
+
+class ChunkReader:
+    """Chunks of one slide, through the cache and the handle pool."""
+
+    def __init__(
+        self, *, pool: HandlePool, level_sizes: tuple[tuple[int, int], ...], key: str, chunk_px: int, cache: ChunkCache
+    ) -> None:
+        self.chunk_px = chunk_px
+        self.level_sizes = level_sizes
+        self._pool = pool
+        self._key = f"{key}/{chunk_px}"
+        self._cache = cache
+
+    def chunk_box(self, level: int, column: int, row: int) -> Box:
+        """Return the level pixels of a chunk, clipped to the level."""
+        side = self.chunk_px
+        width, height = self.level_sizes[level]
+        whole = Box(x0=0, y0=0, x1=width, y1=height)
+        return Box(x0=column * side, y0=row * side, x1=(column + 1) * side, y1=(row + 1) * side).clip(whole)
+
+    def chunks_over(self, level: int, box: Box) -> Iterator[tuple[Box, RgbArray]]:
+        """Yield (place, pixels) of every chunk that meets ``box`` (level pixels), in raster order."""
+        width, height = self.level_sizes[level]
+        inside = box.clip(Box(x0=0, y0=0, x1=width, y1=height))
+        if inside.is_empty:
+            return
+        side = self.chunk_px
+        for row in range(inside.y0 // side, (inside.y1 - 1) // side + 1):
+            for column in range(inside.x0 // side, (inside.x1 - 1) // side + 1):
+                place = self.chunk_box(level, column, row)
+                yield place, self._cache.get((self._key, level, column, row), self._decoder(level, place))
+
+    def _decoder(self, level: int, place: Box) -> Callable[[], RgbArray]:
+        def decode() -> RgbArray:
+            with self._pool.borrow() as handle:
+                return handle.read_chunk(level, place)
+
+        return decode
+
+    def close(self) -> None:
+        self._pool.close()

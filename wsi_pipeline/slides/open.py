@@ -1,0 +1,251 @@
+"""Open a slide: choose the backend, settle the microns per pixel, refuse what cannot be analysed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from wsi_pipeline.config import SlidesConfig
+from wsi_pipeline.errors import (
+    ConfigError,
+    ImplausibleMppError,
+    MissingMppError,
+    NotBrightfieldError,
+    SlideNotFoundError,
+    UnreadableSlideError,
+    UnsupportedFormatError,
+)
+from wsi_pipeline.slides.backends.base import Backend
+from wsi_pipeline.slides.backends.image_backend import ImageBackend
+from wsi_pipeline.slides.backends.openslide_backend import OpenSlideBackend, detect_format
+from wsi_pipeline.slides.backends.tiatoolbox_backend import TiaToolboxBackend
+from wsi_pipeline.slides.fingerprint import slide_fingerprint
+from wsi_pipeline.slides.formats import (
+    PLAUSIBLE_MPP,
+    check_headers,
+    content_summary,
+    is_dicom,
+    is_jp2,
+    is_plain_image,
+    is_tiff,
+)
+from wsi_pipeline.slides.lattice import ChunkReader, HandlePool, process_cache
+from wsi_pipeline.slides.slide import Mpp, MppSource, Slide, SlideSpec, default_config
+
+_PROBE_CHUNKS = 5
+# Brightfield: light passes somewhere. In fluorescence no pixel is light in all colours and most are dark.
+_DARK_LIGHTEST = 40
+_DARK_MEDIAN = 100
+
+
+def open_slide(
+    path: str | Path,
+    *,
+    mpp: float | None = None,
+    force_mpp: bool = False,
+    manifest_mpp: float | None = None,
+    config: SlidesConfig | None = None,
+) -> Slide:
+    """Open a slide for reading.
+
+    Parameters
+    ----------
+    path
+        The slide file (of DICOM, any file of the series).
+    mpp
+        Microns per level-0 pixel for a slide that states none.
+    force_mpp
+        Let ``mpp`` win over the manifest and the slide.
+    manifest_mpp
+        Microns per pixel from the manifest; wins over the slide's own.
+    config
+        Backend, chunk size and cache.
+
+    Returns
+    -------
+    An open :class:`Slide`; close it, or use it as a context manager.
+
+    Raises
+    ------
+    SlideNotFoundError
+        No such file, or it may not be read.
+    UnsupportedFormatError
+        No backend recognises the file.
+    UnreadableSlideError, CorruptTileError
+        Recognised, but damaged or incomplete.
+    NotBrightfieldError
+        Fluorescence, greyscale, or not 8-bit.
+    MissingMppError, ImplausibleMppError
+        No microns per pixel, or a value outside 0.05 to 5. Magnification is never turned into one.
+    """
+    return open_spec(
+        SlideSpec(
+            path=Path(path),
+            mpp=mpp,
+            force_mpp=force_mpp,
+            manifest_mpp=manifest_mpp,
+            config=config or default_config(),
+        )
+    )
+
+
+def open_spec(spec: SlideSpec) -> Slide:
+    """Open what ``spec`` describes; errors as of :func:`open_slide`."""
+    path = spec.path
+    _check_file(path)
+    check_headers(path)
+    fingerprint = slide_fingerprint(path)
+    if spec.fingerprint is not None and spec.fingerprint != fingerprint:
+        raise UnreadableSlideError(f"{path}: the file has changed since it was first opened; start the run again")
+    backend, factory = _open_backend(path, spec.config.backend)
+    try:
+        mpp = resolve_mpp(path, backend.mpp, spec)
+    except (MissingMppError, ImplausibleMppError, ConfigError):
+        backend.close()
+        raise
+    # Content on disk may change under one path; the modification time keeps old chunks from being served.
+    key = f"{fingerprint}/{path.stat().st_mtime_ns}/{backend.name}"
+    reader = ChunkReader(
+        pool=HandlePool(backend, factory),
+        level_sizes=backend.level_sizes,
+        key=key,
+        chunk_px=spec.config.chunk_px,
+        cache=process_cache(spec.config.cache_mb),
+    )
+    slide = Slide(
+        spec=spec,
+        slide_format=backend.vendor,
+        backend=backend.name,
+        mpp=mpp,
+        bounds=backend.bounds,
+        fingerprint=fingerprint,
+        objective=backend.objective,
+        properties=backend.properties,
+        reader=reader,
+    )
+    if spec.fingerprint is None:
+        try:
+            _check_light(path, reader)
+        except BaseException:
+            slide.close()
+            raise
+    return slide
+
+
+def resolve_mpp(path: Path, own: tuple[float, float] | None, spec: SlideSpec) -> Mpp:
+    """Settle the microns per pixel: forced, manifest, the slide's own, option; in this order.
+
+    Raises
+    ------
+    MissingMppError, ImplausibleMppError
+        As of :func:`open_slide`.
+    ConfigError
+        ``force_mpp`` without ``mpp``.
+    """
+    if spec.force_mpp and spec.mpp is None:
+        raise ConfigError(f"{path}: --force-mpp needs --mpp, the microns per pixel to force")
+    chosen: tuple[float, float]
+    source: MppSource
+    if spec.force_mpp and spec.mpp is not None:
+        chosen, source = (spec.mpp, spec.mpp), "forced"
+    elif spec.manifest_mpp is not None:
+        chosen, source = (spec.manifest_mpp, spec.manifest_mpp), "manifest"
+    elif own is not None:
+        chosen, source = own, "slide"
+    elif spec.mpp is not None:
+        chosen, source = (spec.mpp, spec.mpp), "option"
+    else:
+        raise MissingMppError(
+            f"{path}: the slide states no microns per pixel, and magnification is not one. "
+            "Give it in the manifest's mpp column or with --mpp"
+        )
+    low, high = PLAUSIBLE_MPP
+    if not all(math.isfinite(value) and low <= value <= high for value in chosen):
+        raise ImplausibleMppError(
+            f"{path}: {chosen[0]:.6g} x {chosen[1]:.6g} microns per pixel (source: {source}); "
+            f"scanners give {low} to {high}. Give the true value in the manifest or with --mpp and --force-mpp"
+        )
+    return Mpp(x=chosen[0], y=chosen[1], source=source)
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise SlideNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        raise UnsupportedFormatError(f"{path}: a folder; name the slide file inside it")
+    if not os.access(path, os.R_OK):
+        raise SlideNotFoundError(f"{path}: this user may not read the file")
+    if path.stat().st_size == 0:
+        raise UnsupportedFormatError(f"{path}: an empty file (0 bytes) is no slide; copy it again from its source")
+
+
+def _open_backend(path: Path, requested: str) -> tuple[Backend, Callable[[], Backend]]:
+    """Return the first handle and the factory of more."""
+    if requested == "tiatoolbox":
+        return TiaToolboxBackend(path), lambda: TiaToolboxBackend(path)
+    vendor = detect_format(path)
+    if vendor is not None:
+        try:
+            return OpenSlideBackend(path), lambda: OpenSlideBackend(path)
+        except UnreadableSlideError as error:
+            # DICOM transfer syntaxes that OpenSlide lacks are recognised, refused, and known to TIAToolbox.
+            if requested == "openslide" or not is_dicom(path):
+                raise
+            return _second_choice(path, error)
+    if requested == "openslide":
+        raise UnsupportedFormatError(
+            f"{path}: OpenSlide does not recognise it ({content_summary(path)}); set slides.backend to auto"
+        )
+    if is_plain_image(path):
+        return ImageBackend(path), lambda: ImageBackend(path)
+    if is_tiff(path) or is_dicom(path) or is_jp2(path):
+        return TiaToolboxBackend(path), lambda: TiaToolboxBackend(path)
+    raise UnsupportedFormatError(
+        f"{path}: {content_summary(path)}, not a slide that OpenSlide or TIAToolbox can open; "
+        "check that the copy is complete, or export the slide as SVS, OME-TIFF or DICOM"
+    )
+
+
+def _second_choice(path: Path, first: UnreadableSlideError) -> tuple[Backend, Callable[[], Backend]]:
+    try:
+        return TiaToolboxBackend(path), lambda: TiaToolboxBackend(path)
+    except (UnreadableSlideError, UnsupportedFormatError) as second:
+        raise UnreadableSlideError(f"{first}; and {second}") from None
+
+
+def _check_light(path: Path, reader: ChunkReader) -> None:
+    """Decode a few chunks of the coarsest level and refuse an image through which no light passes.
+
+    Raises
+    ------
+    CorruptTileError
+        One of them cannot be decoded.
+    NotBrightfieldError
+        No pixel is light in all colours and the median pixel is dark: fluorescence, dark field, or blank.
+    """
+    level = len(reader.level_sizes) - 1
+    width, height = reader.level_sizes[level]
+    columns, rows = -(-width // reader.chunk_px), -(-height // reader.chunk_px)
+    if columns * rows <= _PROBE_CHUNKS:
+        places = [(column, row) for row in range(rows) for column in range(columns)]
+    else:
+        near, far = (columns // 4, rows // 4), (3 * columns // 4, 3 * rows // 4)
+        places = sorted({(columns // 2, rows // 2), near, far, (near[0], far[1]), (far[0], near[1])})
+    lightest, medians = 0.0, []
+    for column, row in places:
+        box = reader.chunk_box(level, column, row)
+        for _, chunk in reader.chunks_over(level, box):
+            pixels = chunk.reshape(-1, 3)
+            seen = pixels[pixels.any(axis=1)]  # pure black is what scanners leave unscanned
+            if len(seen):
+                lightest = max(lightest, float(np.percentile(seen.min(axis=1), 99)))
+                medians.append(float(np.median(seen.max(axis=1))))
+    if not medians or (lightest < _DARK_LIGHTEST and max(medians) < _DARK_MEDIAN):
+        raise NotBrightfieldError(
+            f"{path}: the image is dark (lightest pixels at {lightest:.0f} of 255): fluorescence, dark field or "
+            "blank. The models need a brightfield colour image"
+        )
