@@ -1,0 +1,79 @@
+"""Profiles: what lies on a virtual slide, how densely and in which mix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wsi_pipeline.config import Specimen
+from wsi_pipeline.errors import ConfigError
+
+PROFILES_FOLDER = Path(__file__).resolve().parent / "profiles"
+
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LayerProfile(_Strict):
+    """One kind of thing on the slide."""
+
+    per_mm2: float = Field(ge=0, le=20000, description="Mean number aimed at; crowding may leave fewer.")
+    variation: _Fraction = Field(0.0, description="Relative slow change of the density across the slide.")
+    sticky: _Fraction = Field(0.0, description="Share that settles against a neighbour of the same layer.")
+    overlapping: _Fraction = Field(0.0, description="Share that may lie partly over another.")
+    gap: float = Field(1.0, ge=0.8, le=3, description="Least distance in units of the sum of the radii.")
+    radius_um: tuple[float, float] | None = Field(None, description="Range of radii of drawn things (fat).")
+    mix: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict, description="Class weights.")
+
+    @model_validator(mode="after")
+    def _one_content(self) -> LayerProfile:
+        if bool(self.mix) == (self.radius_um is not None):
+            raise ValueError("give either mix (cells) or radius_um (drawn things)")
+        if self.mix and sum(self.mix.values()) <= 0:
+            raise ValueError("the weights of mix sum to 0")
+        return self
+
+
+class Profile(_Strict):
+    """A virtual slide's contents; layers are placed in their order, later ones around earlier ones."""
+
+    name: str
+    description: str
+    specimen: Specimen
+    background: Literal["glass", "tissue"]
+    layers: dict[Literal["fat", "white", "megakaryocyte", "red", "nucleus", "platelet"], LayerProfile]
+
+
+def profile_names() -> tuple[str, ...]:
+    """Return the names of the shipped profiles."""
+    return tuple(sorted(path.stem for path in PROFILES_FOLDER.glob("*.yaml")))
+
+
+def load_profile(source: str | Path) -> Profile:
+    """Load a shipped profile by name, or one from a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        No such profile, not YAML, or a key or value that is not allowed.
+    """
+    path = PROFILES_FOLDER / f"{source}.yaml" if str(source) in profile_names() else Path(source)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"profile {source}: not a file and not one of {', '.join(profile_names())}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"profile {path} cannot be read: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"profile {path} holds {type(tree).__name__}, not a mapping")
+    try:
+        return Profile.model_validate({"name": path.stem, **tree})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"profile {path}: {problems}") from None

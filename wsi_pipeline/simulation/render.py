@@ -1,0 +1,141 @@
+"""Draw any rectangle of a virtual slide: glass or tissue, light, cells, grain."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pipeline.simulation.layout import Layout, Placed
+from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise
+from wsi_pipeline.simulation.sprites import multiply_into
+from wsi_pipeline.units import Box, FloatArray
+
+GRAIN_PX = 256
+"""Side of the blocks that sensor noise is keyed by; tiles are multiples of it."""
+
+_PURPOSE_STAIN, _PURPOSE_LIGHT, _PURPOSE_STROMA, _PURPOSE_GRAIN = 1, 2, 10, 20
+_GRAIN_SIGMA = 1.3
+# Extremes of the glass colours met on scanners: the cream of a CellaVision camera, a neutral white.
+_CREAM, _NEUTRAL = np.array([247.0, 232.0, 214.0]), np.array([240.0, 238.0, 236.0])
+_LILAC = np.array([236.0, 234.0, 238.0])
+# Optical density per unit of ground substance: faint pink-violet.
+_STROMA_OD = np.array([0.055, 0.105, 0.035])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stain:
+    """What differs between slides: the colour of empty glass and how strongly cells are stained."""
+
+    glass: tuple[float, float, float]
+    gain: float
+
+
+def draw_stain(seed: int, background: str) -> Stain:
+    """Return the stain of a slide; it depends on the seed alone."""
+    rng = keyed_generator(seed, _PURPOSE_STAIN, 0, 0)
+    towards = rng.random()
+    base = _LILAC if background == "tissue" else _CREAM * (1 - towards) + _NEUTRAL * towards
+    r, g, b = base + rng.uniform(-2.0, 2.0, 3)
+    return Stain(glass=(float(r), float(g), float(b)), gain=float(rng.uniform(0.94, 1.04)))
+
+
+def render(layout: Layout, box: Box, *, seed: int, mpp: float, background: str, stain: Stain) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a box, ``(h, w, 3)`` uint8.
+
+    A pixel's value does not depend on the box it is drawn in.
+
+    Parameters
+    ----------
+    box
+        Level-0 pixels; its corners must be multiples of ``GRAIN_PX``.
+    """
+    x_um = (np.arange(box.x0, box.x1) + 0.5) * mpp
+    y_um = (np.arange(box.y0, box.y1) + 0.5) * mpp
+    light = 1.0 + 0.012 * smooth_noise(seed, _PURPOSE_LIGHT, x_um, y_um, 700.0)
+    canvas = light[..., None].astype(np.float32) * np.asarray(stain.glass, dtype=np.float32)
+    things = list(layout.within(box.x0 * mpp, box.y0 * mpp, box.x1 * mpp, box.y1 * mpp))
+    if background == "tissue":
+        ground = _stroma(seed, x_um, y_um)
+        for thing in things:
+            if thing.sprite is None:
+                _carve_fat(ground, thing, seed, x_um, y_um)
+            else:
+                x, y = thing.position_px(mpp)
+                amount = (0.30 if thing.sprite.kind == "nucleus" else 0.55) * thing.gain
+                _add_cytoplasm(ground, x - box.x0, y - box.y0, thing.radius_um / mpp, amount)
+        canvas *= np.power(10.0, -ground[..., None] * _STROMA_OD.astype(np.float32))
+    for thing in things:
+        if thing.sprite is not None:
+            x, y = thing.position_px(mpp)
+            multiply_into(
+                canvas,
+                thing.sprite,
+                x - box.x0,
+                y - box.y0,
+                angle=thing.angle,
+                flip=thing.flip,
+                gain=thing.gain * stain.gain,
+                mpp=mpp,
+            )
+    canvas += _grain(seed, box)
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+
+
+def _stroma(seed: int, x_um: FloatArray, y_um: FloatArray) -> npt.NDArray[np.float32]:
+    """Return the amount of ground substance, ``(h, w)``, about 0.2 to 0.8, cloudy at several scales."""
+    amount = np.full((len(y_um), len(x_um)), 0.42)
+    for i, (wavelength, strength) in enumerate(((60.0, 0.16), (17.0, 0.12), (6.0, 0.09), (2.2, 0.06))):
+        amount += strength * smooth_noise(seed, _PURPOSE_STROMA + i, x_um, y_um, wavelength)
+    return np.clip(amount, 0.0, None).astype(np.float32)
+
+
+def _carve_fat(
+    ground: npt.NDArray[np.float32],
+    fat: Placed,
+    seed: int,
+    x_um: FloatArray,
+    y_um: FloatArray,
+) -> None:
+    """Empty a fat cell: no ground substance inside, a thin darker membrane."""
+    cx, cy, radius, angle = fat.x_um, fat.y_um, fat.radius_um, fat.angle
+    reach = radius * 1.2 + 3.0
+    columns = np.flatnonzero(np.abs(x_um - cx) < reach)
+    rows = np.flatnonzero(np.abs(y_um - cy) < reach)
+    if not len(columns) or not len(rows):
+        return
+    part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    dx, dy = x_um[columns][None, :] - cx, y_um[rows][:, None] - cy
+    theta = np.arctan2(dy, dx) - angle
+    edge = radius * (0.94 + 0.06 * np.cos(2 * theta) + 0.025 * np.cos(3 * theta + 7.0 * angle))
+    depth = np.hypot(dx, dy) - edge
+    inside = 1.0 / (1.0 + np.exp(np.clip(depth / 0.35, -40, 40)))
+    membrane = np.exp(-((depth / 0.7) ** 2)) * (0.45 + 0.25 * smooth_noise(seed, 30, x_um[columns], y_um[rows], 9.0))
+    ground[part] = (ground[part] * (1.0 - inside) + membrane).astype(np.float32)
+
+
+def _add_cytoplasm(ground: npt.NDArray[np.float32], cx: float, cy: float, radius_px: float, amount: float) -> None:
+    """Add the soft cytoplasm around a nucleus that a section shows without clear borders."""
+    sigma = radius_px * 0.75
+    reach = math.ceil(3.0 * sigma)
+    x0, x1 = max(0, math.floor(cx) - reach), min(ground.shape[1], math.floor(cx) + reach + 1)
+    y0, y1 = max(0, math.floor(cy) - reach), min(ground.shape[0], math.floor(cy) + reach + 1)
+    if x0 >= x1 or y0 >= y1:
+        return
+    gx = np.exp(-0.5 * ((np.arange(x0, x1) + 0.5 - cx) / sigma) ** 2).astype(np.float32)
+    gy = np.exp(-0.5 * ((np.arange(y0, y1) + 0.5 - cy) / sigma) ** 2).astype(np.float32)
+    ground[y0:y1, x0:x1] += np.float32(amount) * gy[:, None] * gx[None, :]
+
+
+def _grain(seed: int, box: Box) -> npt.NDArray[np.float32]:
+    """Return sensor noise of a box, made of blocks keyed by their place."""
+    grain = np.empty((box.height, box.width, 3), dtype=np.float32)
+    for y in range(box.y0, box.y1, GRAIN_PX):
+        for x in range(box.x0, box.x1, GRAIN_PX):
+            rng = keyed_generator(seed, _PURPOSE_GRAIN, x // GRAIN_PX, y // GRAIN_PX)
+            block = rng.standard_normal((GRAIN_PX, GRAIN_PX, 3), dtype=np.float32)
+            part = grain[y - box.y0 : y - box.y0 + GRAIN_PX, x - box.x0 : x - box.x0 + GRAIN_PX]
+            part[...] = block[: part.shape[0], : part.shape[1]] * np.float32(_GRAIN_SIGMA)
+    return grain

@@ -1,0 +1,241 @@
+"""What a taxonomy is, and how one is loaded and checked."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from wsi_pipeline.config import Specimen
+from wsi_pipeline.errors import ConfigError, DataError
+
+Lineage = Literal["granulocytic", "monocytic", "lymphoid", "erythroid", "megakaryocytic", "undetermined", "none"]
+Maturity = Literal["blast", "precursor", "mature", "none"]
+_Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Channel = Annotated[int, Field(ge=0, le=255)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CellClass(_Model):
+    """One class of cell.
+
+    Parameters
+    ----------
+    code
+        The name used in ``class_name`` and in the tables.
+    name_en, name_fr
+        Names for people.
+    color
+        Red, green and blue, 0 to 255.
+    lineage, maturity
+        What the class says about the cell; ``undetermined`` where morphology alone does not say.
+    countable
+        Per specimen, whether the class belongs to the denominator of the differential. A specimen that is not
+        named has no differential in this taxonomy.
+    classified
+        Whether a classifier of this taxonomy may answer with the class; otherwise the class comes from the
+        segmentation (red cells) or marks cells that were not classified.
+    aliases
+        Folder names and codes of public data sets that mean the same class.
+    """
+
+    code: _Code
+    name_en: _Text
+    name_fr: _Text
+    color: tuple[_Channel, _Channel, _Channel]
+    lineage: Lineage
+    maturity: Maturity
+    countable: dict[Specimen, bool] = {}
+    classified: bool = True
+    aliases: tuple[str, ...] = ()
+
+
+class Taxonomy(_Model):
+    """A label set.
+
+    Parameters
+    ----------
+    name, description
+        What the set is called and what it is for.
+    classes
+        All classes, in the order of tables and legends.
+    denominators
+        Per specimen, the denominator of the differential in words.
+    roll_ups
+        Named groups of classes.
+    refused_roll_ups
+        Groups that readers will ask for and that this set cannot give, each with the reason.
+    maps
+        Per target taxonomy, the class each class becomes, or null where the target has no such class.
+    """
+
+    name: str
+    description: _Text
+    classes: Annotated[tuple[CellClass, ...], Field(min_length=1)]
+    denominators: dict[Specimen, _Text] = {}
+    roll_ups: dict[_Code, Annotated[tuple[_Code, ...], Field(min_length=1)]] = {}
+    refused_roll_ups: dict[_Code, _Text] = {}
+    maps: dict[str, dict[_Code, _Code | None]] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Taxonomy:
+        codes = [c.code for c in self.classes]
+        labels = [label.casefold() for c in self.classes for label in (c.code, *c.aliases)]
+        for what, values in (("code", codes), ("code or alias", labels)):
+            twice = sorted({v for v in values if values.count(v) > 1})
+            if twice:
+                raise ValueError(f"{what} given twice: {', '.join(twice)}")
+        for group, members in self.roll_ups.items():
+            unknown = sorted(set(members) - set(codes))
+            if unknown or len(set(members)) != len(members):
+                raise ValueError(f"roll-up {group}: unknown or repeated classes {', '.join(unknown or members)}")
+        both = sorted(set(self.roll_ups) & set(self.refused_roll_ups))
+        if both:
+            raise ValueError(f"roll-ups both given and refused: {', '.join(both)}")
+        for specimen in self.denominators:
+            silent = [c.code for c in self.classes if specimen not in c.countable]
+            if silent:
+                raise ValueError(f"{specimen} has a denominator, but {', '.join(silent)} do not say if they count")
+        undeclared = sorted({s for c in self.classes for s in c.countable} - set(self.denominators))
+        if undeclared:
+            raise ValueError(f"classes count on {', '.join(undeclared)}, which has no denominator")
+        wanted = set(self.classifier_classes)
+        for target, table in self.maps.items():
+            if set(table) != wanted:
+                raise ValueError(
+                    f"map to {target} must name every class of the classifier once; "
+                    f"missing or extra: {', '.join(sorted(set(table) ^ wanted))}"
+                )
+        return self
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Codes of all classes, in order."""
+        return tuple(c.code for c in self.classes)
+
+    @property
+    def classifier_classes(self) -> tuple[str, ...]:
+        """Codes a classifier may answer with, in order."""
+        return tuple(c.code for c in self.classes if c.classified)
+
+    def get(self, code: str) -> CellClass:
+        """Return the class with this code.
+
+        Raises
+        ------
+        DataError
+            The taxonomy has no such class.
+        """
+        for cell_class in self.classes:
+            if cell_class.code == code:
+                return cell_class
+        raise DataError(f"taxonomy {self.name} has no class {code!r}; it has {', '.join(self.codes)}")
+
+    def resolve(self, label: str) -> str:
+        """Return the code for a code or an alias, upper and lower case alike.
+
+        Raises
+        ------
+        DataError
+            Neither a code nor an alias of this taxonomy.
+        """
+        wanted = label.casefold()
+        for cell_class in self.classes:
+            if wanted in {cell_class.code, *(alias.casefold() for alias in cell_class.aliases)}:
+                return cell_class.code
+        raise DataError(f"{label!r} is no class of taxonomy {self.name}; it has {', '.join(self.codes)}")
+
+    def countable(self, specimen: Specimen) -> tuple[str, ...]:
+        """Return the codes in the denominator of a specimen; empty where the specimen has no differential."""
+        return tuple(c.code for c in self.classes if c.countable.get(specimen, False))
+
+    def roll_up(self, name: str) -> tuple[str, ...]:
+        """Return the codes of a group.
+
+        Raises
+        ------
+        ConfigError
+            The group does not exist, or its meaning is not in this taxonomy; the message says why.
+        """
+        if name in self.roll_ups:
+            return self.roll_ups[name]
+        why = self.refused_roll_ups.get(name, f"it has {', '.join(sorted(self.roll_ups))}")
+        raise ConfigError(f"taxonomy {self.name} has no roll-up {name!r}: {why}")
+
+    def map_to(self, target: str) -> dict[str, str | None]:
+        """Return what each class of the classifier becomes in another taxonomy.
+
+        Returns
+        -------
+        dict
+            Target code, or None where the target has no class of that meaning (a blast is none of the five
+            parts); such an answer counts as outside the target's classes, never as its nearest neighbour.
+
+        Raises
+        ------
+        ConfigError
+            The meaning of the classes does not allow the map.
+        """
+        if target == self.name:
+            return {code: code for code in self.classifier_classes}
+        if target not in self.maps:
+            allowed = ", ".join(sorted(self.maps)) or "no other taxonomy"
+            raise ConfigError(
+                f"taxonomy {self.name} cannot be mapped to {target!r}: their classes do not mean the same; "
+                f"it can be mapped to {allowed}"
+            )
+        return dict(self.maps[target])
+
+
+def taxonomy_names() -> tuple[str, ...]:
+    """Return the names of the shipped taxonomies."""
+    folder = resources.files("wsi_pipeline.taxonomies")
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+def parse_taxonomy(text: str, source: str) -> Taxonomy:
+    """Read and check a taxonomy.
+
+    Raises
+    ------
+    ConfigError
+        Not YAML, or not a taxonomy; the message names ``source`` and the key.
+    """
+    try:
+        tree: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not YAML: {error}") from None
+    try:
+        return Taxonomy.model_validate(tree)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'taxonomy'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{source}: {problems}") from None
+
+
+@functools.cache
+def load_taxonomy(name: str) -> Taxonomy:
+    """Return a shipped taxonomy.
+
+    Raises
+    ------
+    ConfigError
+        There is no taxonomy of that name, or a map points to a class its target does not have.
+    """
+    if name not in taxonomy_names():
+        raise ConfigError(f"taxonomy {name!r} is unknown; use one of {', '.join(taxonomy_names())}")
+    source = resources.files("wsi_pipeline.taxonomies") / f"{name}.yaml"
+    taxonomy = parse_taxonomy(source.read_text(encoding="utf-8"), f"{name}.yaml")
+    if taxonomy.name != name:
+        raise ConfigError(f"{name}.yaml holds taxonomy {taxonomy.name!r}; name and file must agree")
+    for target, table in taxonomy.maps.items():
+        unknown = {code for code in table.values() if code is not None} - set(load_taxonomy(target).codes)
+        if unknown:
+            raise ConfigError(f"{name}.yaml: map to {target} names {', '.join(sorted(unknown))}, unknown there")
+    return taxonomy
