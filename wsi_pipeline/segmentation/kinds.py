@@ -1,0 +1,97 @@
+"""What kind of cell an instance is: from the network's kind channels, or from stain when it has none."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pipeline.config import Specimen
+from wsi_pipeline.segmentation.normalise import Normalisation
+
+CELL_KINDS = ("white", "red", "platelet", "nucleus", "megakaryocyte", "other")
+"""Values of the ``kind`` column."""
+
+KIND_OF_CHANNEL = {
+    "white": "white",
+    "red": "red",
+    "platelet": "platelet",
+    "cytoplasm": "white",
+    "white_nucleus": "white",
+    "nucleus": "nucleus",
+    "megakaryocyte": "megakaryocyte",
+}
+"""The cell kind that a kind channel of a network speaks for."""
+
+_NUCLEAR_RED = 0.45
+_MIN_NUCLEUS_UM2 = 9.0
+_MAX_PLATELET_UM2 = 16.0
+
+
+def kind_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Return the softmax over ``(k, h, w)`` logits as uint8 0..255, so that sums over cells are integers."""
+    shifted = np.exp(logits - logits.max(axis=0, keepdims=True))
+    shifted /= shifted.sum(axis=0, keepdims=True)
+    return np.rint(255 * shifted).astype(np.uint8)
+
+
+def nuclear_pixels(
+    rgb: npt.NDArray[np.uint8],
+    normalisation: Normalisation,
+    logits: npt.NDArray[np.float32] | None,
+    kinds: tuple[str, ...],
+) -> npt.NDArray[np.bool_]:
+    """Return the pixels of stained nuclei.
+
+    With a network that tells nucleus from cytoplasm, where the former is likelier; otherwise where red light is
+    absorbed, since nuclear stains (azure B, haematoxylin) absorb red and eosin, the colour of red cells, does not.
+    """
+    if logits is not None and "white_nucleus" in kinds:
+        return logits[kinds.index("white_nucleus")] > logits[kinds.index("cytoplasm")]
+    return normalisation.apply(rgb)[..., 0] < _NUCLEAR_RED
+
+
+def decide_kinds(
+    sums: npt.NDArray[np.int64],
+    kinds: tuple[str, ...],
+    *,
+    area_px: npt.NDArray[np.int64],
+    nuclear_px: npt.NDArray[np.int64],
+    um2_per_px: float,
+    specimen: Specimen,
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float64]]:
+    """Return the kind of each cell and the share of the evidence that supports it.
+
+    Parameters
+    ----------
+    sums
+        ``(n, k)`` sums of :func:`kind_probabilities` over each cell; ``k`` is 0 for models without kinds.
+    kinds
+        Names of the ``k`` channels, background first.
+    area_px, nuclear_px
+        ``(n,)`` pixels of the cell and of its nucleus.
+
+    Notes
+    -----
+    With kind channels the kind with most votes wins, but a cell below 16 um2 (4.5 um across) is never white: the
+    smallest lymphocytes are 6 um across, and large platelets stain like them.
+
+    Without kind channels a section has nuclei only; on a smear a cell with at least 9 um2 of nuclear stain is
+    white, a smaller one of at most 16 um2 that is mostly nuclear stain a platelet, the rest red, with support 1.
+    """
+    n = len(area_px)
+    if not kinds:
+        if specimen == "trephine":
+            return np.full(n, "nucleus", object), np.ones(n)
+        white = nuclear_px * um2_per_px >= _MIN_NUCLEUS_UM2
+        platelet = ~white & (area_px * um2_per_px <= _MAX_PLATELET_UM2) & (2 * nuclear_px >= area_px)
+        return np.where(white, "white", np.where(platelet, "platelet", "red")).astype(object), np.ones(n)
+    names = sorted({KIND_OF_CHANNEL[k] for k in kinds[1:]}, key=CELL_KINDS.index)
+    votes = np.zeros((n, len(names)), np.int64)
+    for channel, kind in enumerate(kinds[1:], start=1):
+        votes[:, names.index(KIND_OF_CHANNEL[kind])] += sums[:, channel]
+    best = votes.argmax(axis=1)
+    if "white" in names and "platelet" in names:
+        small = area_px * um2_per_px < _MAX_PLATELET_UM2
+        best = np.where(small & (best == names.index("white")), names.index("platelet"), best)
+    total = np.maximum(sums.sum(axis=1), 1)
+    return np.array(names, object)[best], votes[np.arange(n), best] / total
