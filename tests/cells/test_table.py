@@ -1,0 +1,236 @@
+"""The cell table: one order that no cut can change, classes in their places, a file that others can read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import shapely
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wsi_pipeline.cells import table as table_module
+from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, table_schema
+from wsi_pipeline.cells.table import MergedTable, merge_blocks, read_targets, write_cells, write_classes
+from wsi_pipeline.tiling import ORDER_CELL_PX, Block, plan_blocks
+
+SIDE = 3000
+KINDS = ("white", "red", "platelet")
+
+
+def make_cells(seed: int, n: int, side: int = SIDE) -> pa.Table:
+    """Return rows as a slide's blocks would measure them, in no order, at seeds that differ."""
+    rng = np.random.default_rng(seed)
+    places = rng.choice(side * side, n, replace=False)
+    y, x = np.divmod(places, side)
+    kind = rng.choice(KINDS, n)
+    white = kind == "white"
+    columns: dict[str, Any] = {
+        "cell_id": [f"cell-{p}" for p in places],
+        "geometry": shapely.to_wkb(shapely.box(x, y, x + 1.5, y + 1.5)),
+        "x_px0": x + 0.5,
+        "y_px0": y + 0.5,
+        "kind": kind,
+        "class_name": [KIND_CLASS[k] for k in kind],
+        "class_probability": rng.random(n),
+        "cell_probability": rng.random(n),
+        "flow_error": rng.random(n),
+        "nucleus": [shapely.to_wkb(shapely.box(0, 0, 1, 1)) if w else None for w in white],
+        "block": ["?"] * n,
+        "truncated": rng.random(n) < 0.1,
+        "seed_x": x,
+        "seed_y": y,
+    }
+    arrays = [
+        pa.array(columns[f.name] if f.name in columns else rng.random(n), f.type, from_pandas=False) for f in MEASURED
+    ]
+    return pa.Table.from_arrays(arrays, schema=MEASURED)
+
+
+def cut(cells: pa.Table, core_px: int, folder: Path, side: int = SIDE) -> list[tuple[Block, Path]]:
+    """Write the cells of each block to its part, in the block's own seed order."""
+    folder.mkdir()
+    parts = []
+    y, x = cells.column("seed_y").to_numpy(), cells.column("seed_x").to_numpy()
+    for block in plan_blocks((side, side), shapely.box(0, 0, side, side), core_px=core_px, halo=10):
+        core = block.core
+        rows = np.flatnonzero((y >= core.y0) & (y < core.y1) & (x >= core.x0) & (x < core.x1))
+        own = cells.take(rows[np.lexsort((x[rows], y[rows]))])
+        names = pa.array([block.name] * len(own), pa.string())
+        own = own.set_column(own.schema.get_field_index("block"), "block", names)
+        path = folder / f"{block.name}.parquet"
+        pq.write_table(own.cast(MEASURED), path)
+        parts.append((block, path))
+    return parts
+
+
+def merge(parts: list[tuple[Block, Path]], folder: Path, chunk_cells: int = 100) -> MergedTable:
+    return merge_blocks(parts, folder / "table.parquet", folder / "targets.parquet", chunk_cells=chunk_cells)
+
+
+def expected_order(cells: pa.Table) -> list[str]:
+    y, x = cells.column("seed_y").to_numpy(), cells.column("seed_x").to_numpy()
+    order = np.lexsort((x, y, x // ORDER_CELL_PX, y // ORDER_CELL_PX))
+    return cells.column("cell_id").take(order).to_pylist()
+
+
+# The merge ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.sampled_from([0, 1, 40, 600]),
+    cores=st.lists(st.integers(400, 3500), min_size=2, max_size=2),
+)
+def test_the_merged_order_does_not_depend_on_the_blocks(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, n: int, cores: list[int]
+) -> None:
+    cells = make_cells(seed, n)
+    files = []
+    for core_px in cores:
+        folder = tmp_path_factory.mktemp("merge")
+        merged = merge(cut(cells, core_px, folder / "blocks"), folder)
+        assert merged.n_cells == n
+        table = pq.ParquetFile(folder / "table.parquet")
+        rows = table.read()
+        assert rows.column("cell_id").to_pylist() == expected_order(cells)
+        groups = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+        files.append((rows.drop_columns(["block"]), groups, (folder / "targets.parquet").read_bytes()))
+    assert files[0] == files[1]
+
+
+def test_the_merge_holds_a_band_of_blocks_and_not_the_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = cut(make_cells(0, 3000), 500, tmp_path / "blocks")
+    events: list[str] = []
+    read = pq.read_table
+    monkeypatch.setattr(table_module.pq, "read_table", lambda *a, **k: (events.append("read"), read(*a, **k))[1])
+    for _ in table_module._bands(parts):
+        events.append("band")
+    text = " ".join(events)
+    assert len(parts) == 36
+    assert events.count("band") == 6
+    # Before the first band only the two rows of blocks that meet it are read.
+    assert text.index("band") == 12 * len("read ")
+    assert events[-1] == "band"
+
+
+def test_targets_are_the_white_cells_in_table_order_in_fixed_chunks(tmp_path: Path) -> None:
+    cells = make_cells(1, 1000)
+    merged = merge(cut(cells, 1024, tmp_path / "blocks"), tmp_path, chunk_cells=64)
+    table = pq.read_table(tmp_path / "table.parquet")
+    white = table.filter(pa.compute.equal(table.column("kind"), "white"))
+    chunks = [read_targets(tmp_path / "targets.parquet", i) for i in range(merged.n_chunks)]
+    assert [len(c) for c in chunks[:-1]] == [64] * (merged.n_chunks - 1)
+    assert 0 < len(chunks[-1]) <= 64
+    found = np.concatenate(chunks)
+    np.testing.assert_array_equal(found[:, 0], white.column("x_px0").to_numpy())
+    np.testing.assert_array_equal(found[:, 1], white.column("y_px0").to_numpy())
+    assert merged.n_targets == len(found)
+
+
+def test_no_blocks_and_no_cells(tmp_path: Path) -> None:
+    assert merge([], tmp_path) == MergedTable(n_cells=0, n_targets=0, n_chunks=0)
+    summary = write_cells(tmp_path / "table.parquet", [], tmp_path / "cells.parquet", classes=("a",), embedding_dim=3)
+    assert summary.kinds == {}
+    assert summary.mean_flow_error is None
+    assert pq.read_schema(tmp_path / "cells.parquet").equals(table_schema(("a",), 3))
+
+
+# The finished table --------------------------------------------------------------------------------------------------
+
+
+CLASSES = ("blast", "lymphocyte", "monocyte")
+
+
+def finish(tmp_path: Path, n: int = 1200, embedding_dim: int | None = None) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Merge random cells, type the white ones in chunks, write the table; return the answers and the summary."""
+    merged = merge(cut(make_cells(2, n), 1024, tmp_path / "blocks"), tmp_path, chunk_cells=70)
+    rng = np.random.default_rng(3)
+    p = rng.dirichlet(np.ones(3), merged.n_targets).astype(np.float32)
+    embedding = rng.normal(size=(merged.n_targets, 4)).astype(np.float16)
+    chunks = []
+    for i in range(merged.n_chunks):
+        rows = np.s_[70 * i : 70 * (i + 1)]
+        chunks.append(tmp_path / f"{i}.parquet")
+        write_classes(chunks[-1], CLASSES, p[rows], embedding[rows] if embedding_dim else None)
+    out = tmp_path / "cells.parquet"
+    summary = write_cells(tmp_path / "table.parquet", chunks, out, classes=CLASSES, embedding_dim=embedding_dim)
+    return p, embedding, summary
+
+
+def test_white_cells_get_the_classifiers_answer_and_the_rest_keep_theirs(tmp_path: Path) -> None:
+    p, _, summary = finish(tmp_path)
+    cells = pq.read_table(tmp_path / "cells.parquet").to_pandas()
+    before = pq.read_table(tmp_path / "table.parquet").to_pandas()
+    white = (cells["kind"] == "white").to_numpy()
+    assert white.sum() == len(p) > 100
+    np.testing.assert_array_equal(cells.loc[white, [f"p_{c}" for c in CLASSES]].to_numpy(np.float32), p)
+    assert cells.loc[white, "class_name"].tolist() == [CLASSES[i] for i in p.argmax(axis=1)]
+    np.testing.assert_array_equal(cells.loc[white, "class_probability"], p.max(axis=1))
+    assert cells.loc[~white, [f"p_{c}" for c in CLASSES]].isna().all(axis=None)
+    for column in ("class_name", "class_probability"):
+        assert cells.loc[~white, column].tolist() == before.loc[~white, column].tolist()
+    kept = [f.name for f in MEASURED if f.name not in ("class_name", "class_probability")]
+    assert pq.read_table(tmp_path / "cells.parquet", columns=kept) == pq.read_table(
+        tmp_path / "table.parquet", columns=kept
+    )
+    assert summary.kinds == cells["kind"].value_counts().sort_index().to_dict()
+    assert summary.classes == cells["class_name"].value_counts().sort_index().to_dict()
+    assert summary.truncated == cells["truncated"].sum()
+    assert summary.mean_flow_error == pytest.approx(cells["flow_error"].mean())
+
+
+def test_what_is_not_known_is_null_and_never_nan(tmp_path: Path) -> None:
+    finish(tmp_path)
+    column = pq.read_table(tmp_path / "cells.parquet").column("p_blast")
+    kind = pq.read_table(tmp_path / "cells.parquet").column("kind").to_pylist()
+    assert column.null_count == sum(k != "white" for k in kind)
+    assert not np.isnan(column.drop_null().to_numpy()).any()
+
+
+def test_embeddings_are_half_floats_of_fixed_length(tmp_path: Path) -> None:
+    _, embedding, _ = finish(tmp_path, embedding_dim=4)
+    table = pq.read_table(tmp_path / "cells.parquet")
+    assert table.schema.field("embedding").type == pa.list_(pa.float16(), 4)
+    values = table.column("embedding").to_pylist()
+    kinds = table.column("kind").to_pylist()
+    assert all((v is None) == (k != "white") for v, k in zip(values, kinds, strict=True))
+    np.testing.assert_array_equal(np.array([v for v in values if v is not None], np.float16), embedding)
+
+
+def test_without_a_classifier_cells_stay_at_their_kind(tmp_path: Path) -> None:
+    merge(cut(make_cells(2, 300), 1024, tmp_path / "blocks"), tmp_path)
+    summary = write_cells(tmp_path / "table.parquet", [], tmp_path / "cells.parquet", classes=(), embedding_dim=None)
+    assert set(summary.classes) == {"white_cell", "red_cell", "platelet"}
+    assert pq.read_schema(tmp_path / "cells.parquet").names == [f.name for f in MEASURED]
+
+
+def test_others_can_read_it(tmp_path: Path) -> None:
+    import geopandas
+
+    finish(tmp_path)
+    cells = geopandas.read_parquet(tmp_path / "cells.parquet")
+    assert len(cells) == 1200
+    assert cells.crs is None
+    assert cells.geometry.name == "geometry"
+    assert cells.geometry.is_valid.all()
+    assert cells["cell_id"].is_unique
+    nuclei = cells.set_geometry("nucleus").geometry
+    assert (nuclei.notna() == (cells["kind"] == "white")).all()
+    geo = json.loads(pq.read_schema(tmp_path / "cells.parquet").metadata[b"geo"])
+    assert geo["version"] == "1.1.0"
+    assert geo["columns"]["geometry"]["crs"] is None, "an absent crs would mean longitude and latitude"
+
+
+def test_columns_come_in_the_order_of_the_design() -> None:
+    names = table_schema(("a", "b"), 8).names
+    start = names.index("class_probability")
+    assert names[start : start + 3] == ["class_probability", "p_a", "p_b"]
+    assert names[-1] == "embedding"
+    assert names[:2] == ["cell_id", "geometry"]

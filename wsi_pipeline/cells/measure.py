@@ -1,0 +1,176 @@
+"""Measure the cells of a block: outline, size, shape, colour and nucleus.
+
+Shape measures are the usual ones: circularity ``4 pi A / P^2`` and solidity (area over convex area) of the
+outline, eccentricity of the ellipse with the same second moments. Sizes are of the mask.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import shapely
+from scipy import ndimage as ndi
+from shapely.geometry.base import BaseGeometry
+
+from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED
+from wsi_pipeline.segmentation.instances import Instances
+from wsi_pipeline.segmentation.outlines import mask_polygon
+from wsi_pipeline.segmentation.segment import SegmentedBlock
+from wsi_pipeline.units import FrameTransform
+
+CELL_NAMESPACE = uuid.UUID("6b2c5f0e-6a0b-5d55-9a43-0d4f3f1c7e21")
+"""Namespace of cell ids: UUIDv5 of slide fingerprint and seed."""
+
+_MIN_NUCLEUS_PART_UM2 = 1.0
+
+
+def cell_id(fingerprint: str, seed_x: int, seed_y: int) -> str:
+    """Return the id of a cell: the same in every run of one configuration on one slide."""
+    return str(uuid.uuid5(CELL_NAMESPACE, f"{fingerprint}/{seed_x}/{seed_y}"))
+
+
+def measure_block(
+    segmented: SegmentedBlock,
+    *,
+    frame: FrameTransform,
+    mpp: float,
+    slide_size: tuple[int, int],
+    region_px0: BaseGeometry,
+    fingerprint: str,
+) -> pa.Table:
+    """Return the rows of a block's cells whose seed lies in the region, in the schema ``MEASURED``.
+
+    Parameters
+    ----------
+    frame
+        Working pixels to level-0 pixels.
+    mpp
+        Working resolution, um per pixel.
+    slide_size
+        Width and height of the slide, working pixels.
+    region_px0
+        Where cells are wanted, level-0 pixels.
+    """
+    cells = segmented.instances
+    window = segmented.block.window
+    seed_x, seed_y = cells.seed_x + window.x0, cells.seed_y + window.y0
+    seeds_px0 = frame.to_px0(np.stack([seed_x, seed_y], axis=1) + 0.5)
+    shapely.prepare(region_px0)
+    rows = np.flatnonzero(shapely.intersects_xy(region_px0, seeds_px0[:, 0], seeds_px0[:, 1]))
+    if rows.size == 0:
+        return MEASURED.empty_table()
+    outlines = np.empty(len(rows), object)
+    outlines[:] = [_outline(cells, int(i), window.x0, window.y0) for i in rows]
+    polygons = shapely.transform(outlines, frame.to_px0)
+    nuclei, nucleus_px = _nuclei(segmented, rows, mpp)
+    has_nucleus = np.array([n is not None for n in nuclei])
+    nuclei[has_nucleus] = shapely.transform(nuclei[has_nucleus], frame.to_px0)
+    area_px = cells.area_px[rows].astype(np.float64)
+    moments = cells.moments[rows].astype(np.float64)
+    centre = np.stack([moments[:, 1] / area_px + seed_x[rows], moments[:, 0] / area_px + seed_y[rows]], axis=1) + 0.5
+    centre_px0 = frame.to_px0(centre)
+    perimeter_px = shapely.length(outlines)
+    kind = segmented.kind[rows]
+    columns: dict[str, Any] = {
+        "cell_id": [cell_id(fingerprint, x, y) for x, y in zip(seed_x[rows], seed_y[rows], strict=True)],
+        "geometry": shapely.to_wkb(polygons),
+        "x_px0": centre_px0[:, 0],
+        "y_px0": centre_px0[:, 1],
+        "x_um": centre[:, 0] * mpp,
+        "y_um": centre[:, 1] * mpp,
+        "area_um2": area_px * mpp**2,
+        "perimeter_um": perimeter_px * mpp,
+        "kind": kind,
+        "class_name": [KIND_CLASS[k] for k in kind],
+        "class_probability": segmented.kind_support[rows],
+        "circularity": np.minimum(1.0, 4 * np.pi * shapely.area(outlines) / perimeter_px**2),
+        "solidity": shapely.area(outlines) / shapely.area(shapely.convex_hull(outlines)),
+        "eccentricity": _eccentricity(moments, area_px),
+        "mean_red": segmented.mean_rgb[rows, 0],
+        "mean_green": segmented.mean_rgb[rows, 1],
+        "mean_blue": segmented.mean_rgb[rows, 2],
+        "nucleus_area_um2": pa.array(nucleus_px * mpp**2, mask=kind != "white", type=pa.float32()),
+        "nc_ratio": pa.array(nucleus_px / area_px, mask=kind != "white", type=pa.float32()),
+        "cell_probability": segmented.cell_probability[rows],
+        "flow_error": cells.flow_error[rows],
+        "nucleus": [None if n is None else shapely.to_wkb(n) for n in nuclei],
+        "block": [segmented.block.name] * len(rows),
+        "truncated": _truncated(cells, rows, window.x0, window.y0, slide_size, polygons, region_px0),
+        "seed_x": seed_x[rows],
+        "seed_y": seed_y[rows],
+    }
+    arrays = [
+        values
+        if isinstance(values, pa.Array)
+        else pa.array(np.asarray(values, dtype=_numpy_type(field.type)), field.type)
+        for field, values in ((field, columns[field.name]) for field in MEASURED)
+    ]
+    return pa.Table.from_arrays(arrays, schema=MEASURED)
+
+
+def _numpy_type(arrow: pa.DataType) -> Any:
+    return object if pa.types.is_string(arrow) or pa.types.is_binary(arrow) else arrow.to_pandas_dtype()
+
+
+def _outline(cells: Instances, index: int, x: int, y: int) -> BaseGeometry:
+    y0, x0, y1, x1 = cells.boxes[index]
+    return mask_polygon(cells.labels[y0:y1, x0:x1] == index + 1, (x0 + x, y0 + y))
+
+
+def _nuclei(
+    segmented: SegmentedBlock, rows: npt.NDArray[np.intp], mpp: float
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float64]]:
+    """Return outline (None without one) and pixels of the nucleus of white cells; lobes may lie apart."""
+    cells, window = segmented.instances, segmented.block.window
+    outlines = np.full(len(rows), None, object)
+    pixels = np.zeros(len(rows))
+    least = _MIN_NUCLEUS_PART_UM2 / mpp**2
+    for place, index in enumerate(rows):
+        if segmented.kind[index] != "white":
+            continue
+        y0, x0, y1, x1 = cells.boxes[index]
+        inside = cells.labels[y0:y1, x0:x1] == index + 1
+        nucleus = ndi.binary_fill_holes(segmented.nuclear[y0:y1, x0:x1] & inside) & inside
+        parts, n = ndi.label(nucleus)
+        sizes = np.bincount(parts.ravel(), minlength=n + 1)
+        keep = sizes >= least
+        keep[0] = False
+        nucleus = keep[parts]
+        pixels[place] = nucleus.sum()
+        if pixels[place]:
+            outlines[place] = mask_polygon(nucleus, (x0 + window.x0, y0 + window.y0))
+    return outlines, pixels
+
+
+def _eccentricity(moments: npt.NDArray[np.float64], area: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    mean_y, mean_x = moments[:, 0] / area, moments[:, 1] / area
+    # 1/12 is the second moment of a pixel about its own centre.
+    yy = moments[:, 2] / area - mean_y**2 + 1 / 12
+    xx = moments[:, 3] / area - mean_x**2 + 1 / 12
+    xy = moments[:, 4] / area - mean_y * mean_x
+    spread = np.sqrt((yy - xx) ** 2 + 4 * xy**2)
+    return np.sqrt(np.clip(2 * spread / (yy + xx + spread), 0, 1))
+
+
+def _truncated(
+    cells: Instances,
+    rows: npt.NDArray[np.intp],
+    x: int,
+    y: int,
+    slide_size: tuple[int, int],
+    polygons: npt.NDArray[np.object_],
+    region_px0: BaseGeometry,
+) -> npt.NDArray[np.bool_]:
+    """Too large, at the slide's edge, or over the region's edge; never because of a block."""
+    boxes = cells.boxes[rows]
+    at_edge = (
+        (boxes[:, 0] + y <= 0)
+        | (boxes[:, 1] + x <= 0)
+        | (boxes[:, 2] + y >= slide_size[1])
+        | (boxes[:, 3] + x >= slide_size[0])
+    )
+    return cells.too_large[rows] | at_edge | ~shapely.contains_properly(region_px0, polygons)

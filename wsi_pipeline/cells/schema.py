@@ -1,0 +1,71 @@
+"""Columns of ``cells.parquet``: GeoParquet 1.1, one row a cell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+KIND_CLASS = {
+    "white": "white_cell",
+    "red": "red_cell",
+    "platelet": "platelet",
+    "nucleus": "nucleus",
+    "megakaryocyte": "megakaryocyte",
+    "other": "other",
+}
+"""``class_name`` of cells that no classifier has seen."""
+
+MEASURED = pa.schema(
+    [
+        ("cell_id", pa.string()),
+        ("geometry", pa.binary()),
+        ("x_px0", pa.float64()),
+        ("y_px0", pa.float64()),
+        ("x_um", pa.float64()),
+        ("y_um", pa.float64()),
+        ("area_um2", pa.float32()),
+        ("perimeter_um", pa.float32()),
+        ("kind", pa.string()),
+        ("class_name", pa.string()),
+        ("class_probability", pa.float32()),
+        ("circularity", pa.float32()),
+        ("solidity", pa.float32()),
+        ("eccentricity", pa.float32()),
+        ("mean_red", pa.float32()),
+        ("mean_green", pa.float32()),
+        ("mean_blue", pa.float32()),
+        ("nucleus_area_um2", pa.float32()),
+        ("nc_ratio", pa.float32()),
+        ("cell_probability", pa.float32()),
+        ("flow_error", pa.float32()),
+        ("nucleus", pa.binary()),
+        ("block", pa.string()),
+        ("truncated", pa.bool_()),
+        ("seed_x", pa.int32()),
+        ("seed_y", pa.int32()),
+    ]
+)
+"""Columns known after segmentation. Coordinates are level-0 pixels (``_px0``) or microns from the level-0 origin;
+``seed_x`` and ``seed_y`` are working pixels; ``nc_ratio`` is nucleus area over cell area."""
+
+
+def table_schema(classes: Sequence[str], embedding_dim: int | None) -> pa.Schema:
+    """Return the full schema: measured columns, ``p_<class>`` of each class, and the embedding when asked for."""
+    fields = list(MEASURED)
+    after = [f.name for f in fields].index("class_probability") + 1
+    fields[after:after] = [pa.field(f"p_{name}", pa.float32()) for name in classes]
+    if embedding_dim is not None:
+        fields.append(pa.field("embedding", pa.list_(pa.float16(), embedding_dim)))
+    return pa.schema(fields, metadata={b"geo": json.dumps(_GEO).encode()})
+
+
+_GEO = {
+    "version": "1.1.0",
+    "primary_column": "geometry",
+    "columns": {
+        "geometry": {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": None},
+        "nucleus": {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"], "crs": None},
+    },
+}

@@ -1,0 +1,257 @@
+"""The cell table of a slide: blocks merged into one order that no cut can change, then typed.
+
+Rows are ordered by the fixed lattice cell of ``ORDER_CELL_PX`` working pixels, then by seed (y, x). The merge and
+the final write stream band by band.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.cells.schema import MEASURED, table_schema
+from wsi_pipeline.tiling import ORDER_CELL_PX, Block
+
+ROW_GROUP = 16384
+"""Most rows of a row group, which readers hold in memory."""
+
+TARGETS = pa.schema([("x_px0", pa.float64()), ("y_px0", pa.float64())])
+"""Cells to classify: centre of the cell, level-0 pixels; one row group a chunk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergedTable:
+    """What a merge found.
+
+    Attributes
+    ----------
+    n_cells, n_targets
+        Rows in the table, and cells to classify.
+    n_chunks
+        Row groups of the targets file.
+    """
+
+    n_cells: int
+    n_targets: int
+    n_chunks: int
+
+
+def _bands(parts: Sequence[tuple[Block, Path]]) -> Iterator[pa.Table]:
+    """Yield the rows of each lattice row, ordered; parts come in raster order of their blocks."""
+    waiting = list(parts)
+    held: list[tuple[Block, pa.Table]] = []
+    band = 0
+    while waiting or held:
+        if not held and waiting:
+            band = max(band, waiting[0][0].core.y0 // ORDER_CELL_PX)
+        low, high = band * ORDER_CELL_PX, (band + 1) * ORDER_CELL_PX
+        while waiting and waiting[0][0].core.y0 < high:
+            block, path = waiting.pop(0)
+            held.append((block, pq.read_table(path, schema=MEASURED)))
+        rows = []
+        for _, table in held:
+            y = table.column("seed_y").to_numpy()
+            inside = np.flatnonzero((y >= low) & (y < high))
+            if inside.size:
+                rows.append(table.take(inside))
+        if rows:
+            merged = pa.concat_tables(rows)
+            y, x = merged.column("seed_y").to_numpy(), merged.column("seed_x").to_numpy()
+            yield merged.take(np.lexsort((x, y, x // ORDER_CELL_PX)))
+        held = [(block, table) for block, table in held if block.core.y1 > high]
+        band += 1
+
+
+def merge_blocks(parts: Sequence[tuple[Block, Path]], table: Path, targets: Path, *, chunk_cells: int) -> MergedTable:
+    """Merge the parts of all blocks into one ordered table and list the white cells to classify.
+
+    Parameters
+    ----------
+    parts
+        Blocks in raster order and their parquet parts (schema ``MEASURED``).
+    table, targets
+        Files to write.
+    chunk_cells
+        Cells in a chunk of ``targets``.
+    """
+    n_cells = n_targets = n_chunks = 0
+    pending = np.empty((0, 2))
+    with (
+        atomic_path(table) as table_tmp,
+        atomic_path(targets) as targets_tmp,
+        pq.ParquetWriter(table_tmp, MEASURED, compression="zstd") as rows_out,
+        pq.ParquetWriter(targets_tmp, TARGETS, compression="zstd") as targets_out,
+    ):
+
+        def flush(centres: npt.NDArray[np.float64]) -> None:
+            columns = [pa.array(centres[:, 0]), pa.array(centres[:, 1])]
+            targets_out.write_table(pa.Table.from_arrays(columns, schema=TARGETS))
+
+        for band in _bands(parts):
+            rows_out.write_table(band, row_group_size=ROW_GROUP)
+            n_cells += len(band)
+            white = band.filter(pa.compute.equal(band.column("kind"), "white"))
+            centres = np.stack([white.column(c).to_numpy() for c in ("x_px0", "y_px0")], axis=1)
+            n_targets += len(centres)
+            pending = np.concatenate([pending, centres])
+            while len(pending) >= chunk_cells:
+                flush(pending[:chunk_cells])
+                pending = pending[chunk_cells:]
+                n_chunks += 1
+        if len(pending):
+            flush(pending)
+            n_chunks += 1
+    return MergedTable(n_cells=n_cells, n_targets=n_targets, n_chunks=n_chunks)
+
+
+def read_targets(path: Path, chunk: int) -> npt.NDArray[np.float64]:
+    """Return ``(n, 2)`` centres of a chunk, level-0 pixels."""
+    table = pq.ParquetFile(path).read_row_group(chunk)
+    return np.stack([table.column(c).to_numpy() for c in ("x_px0", "y_px0")], axis=1)
+
+
+def write_classes(
+    path: Path,
+    classes: Sequence[str],
+    probabilities: npt.NDArray[np.float32],
+    embedding: npt.NDArray[np.float16] | None,
+) -> None:
+    """Write the classifier's answers to one chunk: a column a class, and the embedding when asked for."""
+    columns = {name: pa.array(probabilities[:, i]) for i, name in enumerate(classes)}
+    if embedding is not None:
+        columns["embedding"] = _fixed_list(embedding)
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
+
+
+def _fixed_list(embedding: npt.NDArray[np.float16]) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(embedding, dtype=np.float16).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, embedding.shape[1])
+
+
+class _ClassStream:
+    """The answers of all chunks as one sequence."""
+
+    def __init__(self, chunks: Sequence[Path]) -> None:
+        self._paths = list(chunks)
+        self._table: pa.Table | None = None
+
+    def take(self, n: int) -> pa.Table:
+        pieces = []
+        while n > 0:
+            if self._table is None or len(self._table) == 0:
+                self._table = pq.read_table(self._paths.pop(0))
+            piece = self._table.slice(0, n)
+            self._table = self._table.slice(len(piece))
+            pieces.append(piece)
+            n -= len(piece)
+        return pa.concat_tables(pieces)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSummary:
+    """Counts and means of a finished table.
+
+    Attributes
+    ----------
+    kinds, classes
+        Cells by kind and by class.
+    truncated
+        Cells cut by an edge or too large.
+    mean_cell_probability, mean_flow_error
+        Over all cells; None without cells.
+    """
+
+    kinds: dict[str, int]
+    classes: dict[str, int]
+    truncated: int
+    mean_cell_probability: float | None
+    mean_flow_error: float | None
+
+
+def write_cells(
+    table: Path,
+    chunks: Sequence[Path],
+    out: Path,
+    *,
+    classes: Sequence[str],
+    embedding_dim: int | None,
+) -> TableSummary:
+    """Write ``cells.parquet`` from the merged table and the classifier's chunks, and count.
+
+    Parameters
+    ----------
+    table
+        As :func:`merge_blocks` wrote it.
+    chunks
+        As :func:`write_classes` wrote them, in order; empty when there is no classifier.
+    classes
+        Names of the classifier's classes; empty without a classifier.
+    embedding_dim
+        Length of the embedding when it is to be written.
+    """
+    schema = table_schema(classes, embedding_dim)
+    stream = _ClassStream(chunks)
+    kinds: Counter[str] = Counter()
+    named: Counter[str] = Counter()
+    truncated, probability, error = 0, 0.0, 0.0
+    source = pq.ParquetFile(table)
+    with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for group in range(source.num_row_groups):
+            band = _typed(source.read_row_group(group), stream, classes, embedding_dim, schema)
+            writer.write_table(band, row_group_size=ROW_GROUP)
+            kinds.update(band.column("kind").to_pylist())
+            named.update(band.column("class_name").to_pylist())
+            truncated += int(np.count_nonzero(band.column("truncated").to_numpy()))
+            probability += float(np.sum(band.column("cell_probability").to_numpy(), dtype=np.float64))
+            error += float(np.sum(band.column("flow_error").to_numpy(), dtype=np.float64))
+    n = sum(kinds.values())
+    return TableSummary(
+        kinds=dict(sorted(kinds.items())),
+        classes=dict(sorted(named.items())),
+        truncated=truncated,
+        mean_cell_probability=probability / n if n else None,
+        mean_flow_error=error / n if n else None,
+    )
+
+
+def _typed(
+    band: pa.Table, stream: _ClassStream, classes: Sequence[str], embedding_dim: int | None, schema: pa.Schema
+) -> pa.Table:
+    """Add class columns to a band: the classifier's for white cells, null for the rest."""
+    columns = {name: band.column(name) for name in band.column_names}
+    if classes:
+        n = len(band)
+        white = np.flatnonzero(np.asarray(band.column("kind").to_pylist(), object) == "white")
+        probabilities = np.full((n, len(classes)), np.nan, np.float32)
+        answers = stream.take(len(white)) if len(white) else None
+        if answers is not None:
+            probabilities[white] = np.stack([answers.column(c).to_numpy() for c in classes], axis=1)
+            best = probabilities[white].argmax(axis=1)
+            names = np.asarray(band.column("class_name").to_pylist(), object)
+            support = band.column("class_probability").to_numpy().copy()
+            names[white] = np.asarray(classes, object)[best]
+            support[white] = probabilities[white].max(axis=1)
+            columns["class_name"] = pa.array(names, pa.string())
+            columns["class_probability"] = pa.array(support, pa.float32())
+        absent = np.ones(n, bool)
+        absent[white] = False
+        for i, name in enumerate(classes):
+            columns[f"p_{name}"] = pa.array(probabilities[:, i], mask=absent)
+        if embedding_dim is not None:
+            taken = np.full(n, -1)
+            taken[white] = np.arange(len(white))
+            index = pa.array(taken, mask=absent)
+            empty = pa.nulls(n, pa.list_(pa.float16(), embedding_dim))
+            columns["embedding"] = (
+                answers.column("embedding").combine_chunks().take(index) if answers is not None else empty
+            )
+    return pa.table([columns[field.name] for field in schema], schema=schema)

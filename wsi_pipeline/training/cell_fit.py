@@ -1,0 +1,313 @@
+"""Train a cell classifier: seeded, resumable after a kill, on CPU or GPU.
+
+Every epoch draws its cells and their changes from a generator keyed by (seed, epoch), so that a resumed run
+sees what an uninterrupted one would have seen. The averaged weights (EMA) of the epoch with the best macro-F1
+on the validation split are kept; the test split is looked at once, after that choice.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from wsi_pipeline.cells.network import CellNetwork, NetworkSpec, balance, initialise
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.simulation.split import is_reserved
+from wsi_pipeline.training.augment import AugmentSpec, augment
+from wsi_pipeline.training.averaging import update_average
+from wsi_pipeline.training.cell_data import PackedCells
+from wsi_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
+from wsi_pipeline.training.splits import near_duplicate_groups, split_by_group
+
+ARTEFACT = "artefact"
+_NEVER_SMUDGED = frozenset({"platelet", ARTEFACT})
+_FINE_TUNING = 0.5
+"""Share of the learning rate when the training starts from an earlier network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRecipe:
+    """How a cell classifier is trained.
+
+    Parameters
+    ----------
+    window_px, mpp
+        Side of the window the network sees, and its resolution, um per pixel.
+    side_px
+        Side of the packed images: the window and room to turn and shift it.
+    draws
+        Cells drawn per epoch; 0 takes as many as there are.
+    smudge_share
+        Share of the drawn cells that is bent and blurred beyond recognition and called artefact, where the
+        classes have one.
+    """
+
+    window_px: int = 96
+    mpp: float = 0.25
+    side_px: int = 144
+    stem: int = 32
+    widths: tuple[int, ...] = (32, 48, 96, 160)
+    depths: tuple[int, ...] = (0, 2, 2, 2)
+    embedding_dim: int = 128
+    epochs: int = 20
+    draws: int = 0
+    batch: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.05
+    dropout: float = 0.2
+    ema: float = 0.998
+    smudge_share: float = 0.015
+    seed: int = 0
+
+    def network(self, n_classes: int) -> NetworkSpec:
+        """Return the description of the network for ``n_classes``."""
+        return NetworkSpec(
+            n_classes=n_classes,
+            stem=self.stem,
+            widths=self.widths,
+            depths=self.depths,
+            embedding_dim=self.embedding_dim,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """The chosen network with its history: one record an epoch."""
+
+    network: CellNetwork
+    classes: tuple[str, ...]
+    best_epoch: int
+    history: list[dict[str, float]]
+
+
+def split_cells(cells: PackedCells, *, window_px: int) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:
+    """Return the split and the near-duplicate group of each cell.
+
+    Cells the simulator is built from (:func:`~wsi_pipeline.simulation.split.is_reserved`) go to test with
+    their groups.
+    """
+    part = 5 * window_px // 6
+    reach = 3 * window_px // 16
+    groups = near_duplicate_groups(cells.images, window_px=part, reach_px=reach, together=cells.fields)
+    held_out = np.array([is_reserved(name) for name in cells.files.tolist()])
+    return split_by_group(groups, cells.digests.tolist(), held_out=held_out), groups
+
+
+def sampling_weights(labels: npt.NDArray[np.int64], sources: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
+    """Return the chance of drawing each cell: between even classes and the classes as found.
+
+    A class is drawn in proportion to the square root of its size, and within it each set of images likewise,
+    so that neither rare classes nor small sets drown.
+    """
+    weights = np.zeros(len(labels))
+    for label in np.unique(labels):
+        members = labels == label
+        _, index, counts = np.unique(sources[members], return_inverse=True, return_counts=True)
+        share = np.sqrt(counts) / np.sqrt(counts).sum()
+        weights[members] = math.sqrt(members.sum()) * (share / counts)[index]
+    return weights / weights.sum()
+
+
+def fit(
+    cells: PackedCells,
+    split: npt.NDArray[np.str_],
+    classes: tuple[str, ...],
+    out: Path,
+    recipe: CellRecipe,
+    *,
+    device: str = "cpu",
+    resume: bool = True,
+    augmentation: AugmentSpec | None = None,
+    start_from: Mapping[str, torch.Tensor] | None = None,
+    report: Callable[[str], None],
+) -> Fitted:
+    """Train on the cells of split ``train``, choose the epoch on ``val``.
+
+    Parameters
+    ----------
+    cells, split
+        The packed cells and the split of each.
+    classes
+        Order of the outputs; every class needs training cells.
+    out
+        Folder of the checkpoint. A run killed at any moment continues after its last whole epoch.
+    resume
+        False starts again.
+    augmentation
+        Strength of the random changes; None takes the defaults.
+    start_from
+        Tensors of an earlier network. Those of equal name and shape are taken over, the rest starts afresh (a new
+        residual block as the identity); the learning rate is then halved.
+    report
+        Receives progress lines.
+
+    Raises
+    ------
+    DataError
+        A class has no training cells, or the checkpoint belongs to another recipe.
+    """
+    augmentation = augmentation or AugmentSpec()
+    rank = {name: i for i, name in enumerate(classes)}
+    labels = np.array([rank[name] for name in cells.class_names.tolist()], dtype=np.int64)
+    train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
+    empty = [name for name, i in rank.items() if not (labels[train] == i).any()]
+    if empty or not len(val):
+        raise DataError(
+            f"no training images for {', '.join(empty) or 'validation'}; "
+            "every class needs some ten images, so that train, validation and test each get one"
+        )
+    weights = sampling_weights(labels[train], cells.sources[train])
+    draws = recipe.draws or len(train)
+    batches = math.ceil(draws / recipe.batch)
+    torch.manual_seed(recipe.seed)
+    network = CellNetwork(recipe.network(len(classes)), dropout=recipe.dropout)
+    initialise(network, recipe.seed)
+    peak = recipe.learning_rate
+    if start_from is not None:
+        taken = _take_over(network, start_from)
+        report(f"took over {taken} of {len(network.state_dict())} tensors")
+        peak *= _FINE_TUNING
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average, best = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
+    optimiser = torch.optim.AdamW(_parameter_groups(network, recipe), lr=peak)
+    identity: dict[str, Any] = {"recipe": _plain(recipe), "augmentation": asdict(augmentation)}
+    identity |= {"classes": list(classes), "n_train": len(train), "fine_tuned": start_from is not None}
+    checkpoint = out / "checkpoint.safetensors"
+    history: list[dict[str, float]] = []
+    networks: dict[str, nn.Module] = {"live": network, "average": average, "best": best}
+    if checkpoint.is_file() and resume:
+        _, extra = load_checkpoint(checkpoint, networks=networks, optimiser=optimiser)
+        if extra["identity"] != identity:
+            raise DataError(f"{checkpoint} was written by another recipe or data; choose another folder or remove it")
+        history = extra["history"]
+        report(f"resumed after epoch {len(history)} of {recipe.epochs}")
+    has_artefact = ARTEFACT in rank
+    whole = np.array([name not in _NEVER_SMUDGED for name in cells.class_names[train].tolist()])
+    for epoch in range(len(history), recipe.epochs):
+        started = time.monotonic()
+        rng = np.random.default_rng((recipe.seed, epoch))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout
+        chosen = rng.choice(len(train), batches * recipe.batch, p=weights)
+        network.train()
+        losses = []
+        for batch in range(batches):
+            step = epoch * batches + batch
+            for group in optimiser.param_groups:
+                group["lr"] = peak * _schedule(step, batches, recipe.epochs)
+            part = chosen[batch * recipe.batch : (batch + 1) * recipe.batch]
+            smudge = torch.from_numpy((rng.random(len(part)) < recipe.smudge_share) & whole[part] & has_artefact)
+            index = train[part]
+            target = torch.from_numpy(labels[index])
+            if has_artefact:
+                target = torch.where(smudge, rank[ARTEFACT], target)
+            window = augment(
+                torch.from_numpy(cells.images[index]),
+                torch.from_numpy(cells.background[index]),
+                generator,
+                window_px=recipe.window_px,
+                mpp=recipe.mpp,
+                spec=augmentation,
+                smudge=smudge,
+            ).to(device)
+            with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
+                logits = network(window)
+            loss = nn.functional.cross_entropy(
+                logits.float(), target.to(device), label_smoothing=recipe.label_smoothing
+            )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimiser.step()
+            update_average(average, network, min(recipe.ema, (1 + step) / (10 + step)))
+            losses.append(loss.item())
+        answers = logits_of(average, cells, val, window_px=recipe.window_px, device=device).argmax(axis=1)
+        score = _macro_f1(labels[val], answers)
+        if not history or score > max(h["val_macro_f1"] for h in history):
+            best.load_state_dict(average.state_dict())
+        history.append({"loss": float(np.mean(losses)), "val_macro_f1": score})
+        save_checkpoint(
+            checkpoint,
+            step=(epoch + 1) * batches,
+            networks=networks,
+            optimiser=optimiser,
+            extra={"identity": identity, "history": history},
+        )
+        seconds = time.monotonic() - started
+        report(
+            f"epoch {epoch + 1}/{recipe.epochs}  loss {history[-1]['loss']:.3f}  val macro-F1 {score:.3f}  "
+            f"{draws / seconds:.0f} cells/s  {(recipe.epochs - epoch - 1) * seconds / 60:.0f} min left"
+        )
+    scores = [h["val_macro_f1"] for h in history]
+    return Fitted(network=best, classes=classes, best_epoch=int(np.argmax(scores)) + 1, history=history)
+
+
+def logits_of(
+    network: CellNetwork,
+    cells: PackedCells,
+    index: npt.NDArray[np.int64],
+    *,
+    window_px: int,
+    device: str = "cpu",
+    batch: int = 64,
+) -> npt.NDArray[np.float32]:
+    """Return float32 logits ``(len(index), n_classes)`` of cells as they are, without changes."""
+    edge = (cells.images.shape[1] - window_px) // 2
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(index), batch):
+            part = index[start : start + batch]
+            window = cells.images[part, edge : edge + window_px, edge : edge + window_px]
+            rgb = balance(torch.from_numpy(window), torch.from_numpy(cells.background[part])).to(device)
+            rows.append(network(rgb).float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def _macro_f1(truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> float:
+    scores = []
+    for label in np.unique(truth):
+        hit = int(((answers == label) & (truth == label)).sum())
+        scores.append(2 * hit / int((answers == label).sum() + (truth == label).sum()))
+    return float(np.mean(scores))
+
+
+def _parameter_groups(network: nn.Module, recipe: CellRecipe) -> list[dict[str, Any]]:
+    """Weight decay on weights, none on biases and normalisation."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def _schedule(step: int, batches: int, epochs: int) -> float:
+    """Return the share of the peak learning rate: an epoch of warming up, then half a cosine down to 1 %."""
+    warm = min(1.0, (step + 1) / batches)
+    return warm * (0.01 + 0.495 * (1 + math.cos(math.pi * step / (batches * epochs))))
+
+
+@torch.no_grad()
+def _take_over(network: nn.Module, earlier: Mapping[str, torch.Tensor]) -> int:
+    """Copy tensors of equal name and shape into the network and return how many there were."""
+    taken = 0
+    for name, value in network.state_dict().items():
+        if name in earlier and earlier[name].shape == value.shape:
+            value.copy_(earlier[name])
+            taken += 1
+    return taken
+
+
+def _plain(recipe: CellRecipe) -> dict[str, object]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()}

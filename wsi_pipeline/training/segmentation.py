@@ -1,0 +1,183 @@
+"""Train a compact flow network: seeded, resumable after a kill, on CPU or GPU.
+
+The loss is Cellpose's (mean squared error of 5 x flow, binary cross-entropy of the cell probability) plus
+cross-entropy of the kind, each only where the labels are known. Every step draws its crops from a generator
+keyed by (seed, step), so a resumed run sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.segmentation.networks import CompactFlowNet
+from wsi_pipeline.training.averaging import update_average
+from wsi_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
+from wsi_pipeline.training.segmentation_augment import Crop, random_crop
+from wsi_pipeline.training.segmentation_data import IGNORE, SECTION_KINDS, SET_SHARES, SMEAR_KINDS, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one compact network is trained.
+
+    Attributes
+    ----------
+    mpp
+        Nominal microns per pixel.
+    scale_range
+        Factors on it that crops are drawn at.
+    side
+        Side of a training crop, pixels.
+    """
+
+    kinds: tuple[str, ...]
+    mpp: float
+    scale_range: tuple[float, float]
+    side: int = 224
+    batch: int = 8
+    steps: int = 2000
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    ema: float = 0.995
+    seed: int = 0
+
+
+RECIPES = {
+    "compact-smear": Recipe(kinds=SMEAR_KINDS, mpp=0.25, scale_range=(0.65, 1.6)),
+    "compact-section": Recipe(kinds=SECTION_KINDS, mpp=0.5, scale_range=(0.35, 1.5), steps=1500),
+}
+
+
+def losses(output: Tensor, flows: Tensor, cell: Tensor, kinds: Tensor, known: Tensor) -> Tensor:
+    """Return the training loss of a batch.
+
+    Parameters
+    ----------
+    output
+        ``(n, 3 + k, t, t)`` network output.
+    flows, cell, kinds, known
+        The stacked fields of :class:`Crop`.
+    """
+    weight = known.sum().clamp(min=1)
+    flow = (((output[:, :2] - flows) ** 2).sum(1) * known).sum() / weight
+    probability = nn.functional.binary_cross_entropy_with_logits(output[:, 2], cell, reduction="none")
+    kind = nn.functional.cross_entropy(output[:, 3:], kinds, ignore_index=IGNORE)
+    return 0.25 * flow + (probability * known).sum() / weight + 0.5 * kind
+
+
+def sampling_weights(samples: Sequence[Sample]) -> np.ndarray:
+    """Return the chance of drawing each field: the share of its set, spread over the set's fields."""
+    sets = [s.name.split("/", 1)[0] for s in samples]
+    weights = np.array([SET_SHARES.get(name, 1.0) / sets.count(name) for name in sets])
+    return weights / weights.sum()
+
+
+def _centre_on_cell(sample: Sample, rng: np.random.Generator) -> tuple[float, float] | None:
+    """Aim half of the crops of a smear field at a white cell, so that whites are seen whole."""
+    ys, xs = np.nonzero(sample.kinds == SMEAR_KINDS.index("white_nucleus"))
+    if len(ys) == 0 or rng.random() < 0.5:
+        return None
+    pick = int(rng.integers(len(ys)))
+    return float(xs[pick] + rng.normal(0, 20)), float(ys[pick] + rng.normal(0, 20))
+
+
+def batch_of(samples: Sequence[Sample], recipe: Recipe, step: int) -> list[Crop]:
+    """Return the crops of a step, a function of (seed, step) alone."""
+    rng = np.random.default_rng((recipe.seed, step))
+    weights = sampling_weights(samples)
+    crops = []
+    for index in rng.choice(len(samples), recipe.batch, p=weights):
+        sample = samples[index]
+        centre = _centre_on_cell(sample, rng) if recipe.kinds == SMEAR_KINDS else None
+        crops.append(
+            random_crop(sample, rng, side=recipe.side, mpp=recipe.mpp, scale_range=recipe.scale_range, centre=centre)
+        )
+    return crops
+
+
+def train_segmentation(
+    samples: Sequence[Sample],
+    out: Path,
+    recipe: Recipe,
+    *,
+    device: str = "cpu",
+    report: Callable[[str], None],
+    checkpoint_every: int = 100,
+) -> CompactFlowNet:
+    """Train on the ``train`` fields of ``samples`` and return the averaged (EMA) network.
+
+    Parameters
+    ----------
+    out
+        Folder of the checkpoint; a run killed at any moment continues from it.
+    report
+        Receives progress lines.
+    """
+    torch.manual_seed(recipe.seed)
+    training = [s for s in samples if s.split == "train"]
+    network = CompactFlowNet(len(recipe.kinds)).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(network).eval()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    checkpoint = out / "checkpoint.safetensors"
+    step = 0
+    if checkpoint.is_file():
+        step, extra = load_checkpoint(checkpoint, networks={"live": network, "average": average}, optimiser=optimiser)
+        if extra["recipe"] != _plain(recipe):
+            raise DataError(f"{checkpoint} was written by another recipe; choose another --out or remove it")
+        report(f"resumed at step {step} of {recipe.steps}")
+    recent: list[float] = []
+    started, first = time.monotonic(), step
+    while step < recipe.steps:
+        for group in optimiser.param_groups:
+            group["lr"] = _learning_rate(recipe, step)
+        network.train()
+        crops = batch_of(training, recipe, step)
+        image = torch.from_numpy(np.stack([c.image for c in crops])).to(device, memory_format=torch.channels_last)
+        with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
+            output = network(image)
+        loss = losses(
+            output.float(),
+            torch.from_numpy(np.stack([c.flows for c in crops])).to(device),
+            torch.from_numpy(np.stack([c.cell for c in crops])).to(device),
+            torch.from_numpy(np.stack([c.kinds for c in crops])).to(device),
+            torch.from_numpy(np.stack([c.known for c in crops])).to(device),
+        )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimiser.step()
+        step += 1
+        update_average(average, network, min(recipe.ema, (1 + step) / (10 + step)))
+        recent.append(loss.item())
+        if step % checkpoint_every == 0 or step == recipe.steps:
+            save_checkpoint(
+                checkpoint,
+                step=step,
+                networks={"live": network, "average": average},
+                optimiser=optimiser,
+                extra={"recipe": _plain(recipe)},
+            )
+            rate = (step - first) / (time.monotonic() - started)
+            left = (recipe.steps - step) / rate / 60
+            report(f"step {step}/{recipe.steps}  loss {np.mean(recent):.3f}  {rate:.2f} steps/s  {left:.0f} min left")
+            recent.clear()
+    return average
+
+
+def _plain(recipe: Recipe) -> dict[str, object]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()}
+
+
+def _learning_rate(recipe: Recipe, step: int) -> float:
+    warm = min(1.0, (step + 1) / 100)
+    return recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))

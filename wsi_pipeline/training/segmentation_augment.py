@@ -1,0 +1,137 @@
+"""Augmentation of labelled fields: place, scale, stain, light, blur and JPEG, all from one random generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pipeline.segmentation.diffusion import labels_to_flows
+from wsi_pipeline.segmentation.networks import FLOW_SCALE
+from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram, normalisation_from_histogram
+from wsi_pipeline.training.segmentation_data import IGNORE, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """One training example.
+
+    Attributes
+    ----------
+    image
+        ``(3, t, t)`` float32, normalised.
+    flows
+        ``(2, t, t)`` float32, 5 x unit flow.
+    cell
+        ``(t, t)`` float32, 1 on cells.
+    kinds
+        ``(t, t)`` int64, IGNORE where unknown.
+    known
+        ``(t, t)`` float32 weight of flow and cell losses.
+    """
+
+    image: npt.NDArray[np.float32]
+    flows: npt.NDArray[np.float32]
+    cell: npt.NDArray[np.float32]
+    kinds: npt.NDArray[np.int64]
+    known: npt.NDArray[np.float32]
+
+
+def restain(rgb: npt.NDArray[np.uint8], rng: np.random.Generator, strength: float) -> npt.NDArray[np.uint8]:
+    """Vary stain and light: gains and a channel mix in optical density, then glass tint, gamma and shading."""
+    density = -np.log((rgb.astype(np.float32) + 1) / 256)
+    mix = np.eye(3, dtype=np.float32) + rng.normal(0, 0.10 * strength, (3, 3)).astype(np.float32)
+    gain = np.exp(rng.normal(0, 0.22 * strength, 3)).astype(np.float32) * np.float32(np.exp(rng.normal(0, 0.15)))
+    density = np.clip(density @ mix.T, 0, None) * gain
+    light = 256 * np.exp(-density) - 1
+    tint = 1 - np.abs(rng.normal(0, 0.08 * strength, 3)).astype(np.float32)
+    height, width = rgb.shape[:2]
+    slope = rng.normal(0, 0.06 * strength, 2)
+    shade = 1 + np.linspace(-slope[0], slope[0], height)[:, None] + np.linspace(-slope[1], slope[1], width)[None]
+    light = light * tint * shade[..., None].astype(np.float32)
+    gamma = np.float32(np.exp(rng.normal(0, 0.12 * strength)))
+    return np.clip(255 * np.clip(light / 255, 0, 1) ** gamma, 0, 255).astype(np.uint8)
+
+
+def degrade(rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Blur, sharpen, add noise or recompress, each now and then."""
+    if rng.random() < 0.35:
+        rgb = cv2.GaussianBlur(rgb, (0, 0), float(rng.uniform(0.4, 1.6)))
+    elif rng.random() < 0.3:
+        soft = cv2.GaussianBlur(rgb, (0, 0), 1.2).astype(np.float32)
+        rgb = np.clip(rgb + rng.uniform(0.3, 1.2) * (rgb - soft), 0, 255).astype(np.uint8)
+    if rng.random() < 0.3:
+        noise = rng.normal(0, rng.uniform(1, 7), rgb.shape)
+        rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.4:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))]
+        rgb = cv2.imdecode(cv2.imencode(".jpg", np.ascontiguousarray(rgb), quality)[1], cv2.IMREAD_COLOR)
+    return rgb
+
+
+def random_crop(
+    sample: Sample, rng: np.random.Generator, *, side: int, mpp: float, scale_range: tuple[float, float],
+    centre: tuple[float, float] | None = None,
+) -> Crop:  # fmt: skip
+    """Cut a turned, scaled and restained square from a field.
+
+    Parameters
+    ----------
+    side
+        Side of the crop, pixels.
+    mpp
+        Nominal microns per pixel of the crop.
+    scale_range
+        Factors on the nominal pixel size, log-uniform.
+    centre
+        x, y in the field that the crop is centred on; a random place when None.
+    """
+    rgb = restain(sample.rgb, rng, strength=float(rng.choice([0.3, 1.0, 1.6])))
+    normalisation = _jittered(normalisation_from_histogram(colour_histogram(rgb)), rng)
+    factor = mpp * float(np.exp(rng.uniform(*np.log(scale_range)))) / sample.mpp
+    height, width = sample.labels.shape
+    if centre is None:
+        margin = min(0.5 * side * factor, 0.5 * min(height, width))
+        centre = (rng.uniform(margin, width - margin), rng.uniform(margin, height - margin))
+    angle = rng.uniform(0, 2 * np.pi)
+    cos, sin = np.cos(angle) * factor, np.sin(angle) * factor
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    half = (side - 1) / 2
+    # Maps crop pixels to field pixels.
+    matrix = np.array([[cos * flip, -sin, 0], [sin * flip, cos, 0]], np.float64)
+    matrix[:, 2] = np.asarray(centre) - matrix[:, :2] @ (half, half)
+    if factor > 1.2:
+        rgb = cv2.GaussianBlur(rgb, (0, 0), 0.45 * float(np.sqrt(factor**2 - 1)))
+    # Outside the field: reflected pixels the loss ignores, or white glass, as beyond the edge of a slide.
+    inverse = cv2.WARP_INVERSE_MAP
+    reflected = rng.random() < 0.7
+    image = cv2.warpAffine(
+        rgb, matrix, (side, side), flags=cv2.INTER_LINEAR | inverse,
+        borderMode=cv2.BORDER_REFLECT_101 if reflected else cv2.BORDER_CONSTANT, borderValue=(255, 255, 255),
+    )  # fmt: skip
+    image = degrade(image, rng)
+
+    def warp(layer: npt.NDArray[Any], outside: int) -> npt.NDArray[Any]:
+        return cv2.warpAffine(layer, matrix, (side, side), flags=cv2.INTER_NEAREST | inverse, borderValue=outside)
+
+    labels = warp(sample.labels.astype(np.float32), 0).astype(np.int32)
+    kinds = warp(sample.kinds, IGNORE if reflected else 0).astype(np.int64)
+    known = warp(sample.known.astype(np.uint8), 0 if reflected else 1).astype(np.float32)
+    return Crop(
+        image=np.ascontiguousarray(normalisation.apply(image).transpose(2, 0, 1)),
+        flows=FLOW_SCALE * labels_to_flows(labels),
+        cell=(labels > 0).astype(np.float32),
+        kinds=kinds,
+        known=known,
+    )
+
+
+def _jittered(normalisation: Normalisation, rng: np.random.Generator) -> Normalisation:
+    low, high = np.asarray(normalisation.low), np.asarray(normalisation.high)
+    width = high - low
+    low = low + rng.normal(0, 0.06, 3) * width
+    high = high + rng.normal(0, 0.04, 3) * width
+    return Normalisation(low=(low[0], low[1], low[2]), high=(high[0], high[1], high[2]))
