@@ -1,1 +1,30 @@
+"""Counts to an answer: the differential with its intervals, and what count criteria can honestly say."""
 
+from wsi_pipeline.predictions.criteria import criteria_predictions
+from wsi_pipeline.predictions.differential import (
+    DIFFERENTIAL_COLUMNS,
+    Differential,
+    DifferentialRow,
+    Index,
+    differential,
+    differential_rows,
+    pool_counts,
+)
+from wsi_pipeline.predictions.intervals import poisson, wilson
+from wsi_pipeline.predictions.prediction import PREDICTION_COLUMNS, Prediction, Proportion
+
+__all__ = [
+    "DIFFERENTIAL_COLUMNS",
+    "PREDICTION_COLUMNS",
+    "Differential",
+    "DifferentialRow",
+    "Index",
+    "Prediction",
+    "Proportion",
+    "criteria_predictions",
+    "differential",
+    "differential_rows",
+    "poisson",
+    "pool_counts",
+    "wilson",
+]

@@ -1,0 +1,171 @@
+"""Images and masks of evaluation sets, whatever convention their files follow.
+
+Mask files are read by their values, since folders mix conventions:
+
+* two values, of any type, or 8-bit values near 0 and 255 as a JPEG leaves them (cut at 128): binary; each
+  4-connected component is a cell, so that cells split by a thin line stay split; components of fewer than 10
+  pixels are specks of the drawing and are dropped;
+* 8 bits with three grey levels, 0, a middle one and 255: white is nucleus, grey cytoplasm; the cell is what
+  exceeds 64, the nucleus what exceeds 200, and each component is one, specks dropped likewise;
+* whole numbers otherwise: an instance image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pipeline.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".jpg", ".jpeg")
+MAX_PIXELS = 400_000_000
+MIN_COMPONENT_PX = 10
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """Return an image as ``(h, w, 3)`` uint8; alpha is laid over white.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, is no 8-bit image, or is too large to be a field.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return _as_rgb(_read_tiff(path), path)
+    try:
+        with Image.open(path) as image:
+            _bounded(path, image.width, image.height)
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                layer = image.convert("RGBA")
+                white = Image.new("RGBA", layer.size, "white")
+                return np.asarray(Image.alpha_composite(white, layer).convert("RGB"))
+            if image.mode not in ("RGB", "L", "P", "1", "CMYK", "YCbCr"):
+                raise DataError(f"{path} is an image of mode {image.mode}; 8-bit colour is needed")
+            return np.asarray(image.convert("RGB"))
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}") from None
+
+
+def read_mask(
+    path: Path, shape: tuple[int, int], *, part: Literal["cell", "nucleus"] = "cell"
+) -> npt.NDArray[np.int32]:
+    """Return a mask file as instance labels, by the rules of this module.
+
+    Parameters
+    ----------
+    shape
+        ``(h, w)`` of the image the mask belongs to.
+    part
+        What to take from a mask of three grey levels.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, its shape differs, or it holds no labels.
+    """
+    values = _read_values(path)
+    if values.ndim == 3 and values.shape[2] in (3, 4) and (values[..., :3] == values[..., :1]).all():
+        values = values[..., 0]
+    if values.ndim != 2:
+        raise DataError(f"{path} has shape {values.shape}; a mask has one value a pixel")
+    if values.shape != shape:
+        raise DataError(f"{path} is {values.shape[1]} x {values.shape[0]} pixels, its image {shape[1]} x {shape[0]}")
+    if values.dtype.kind == "f" and np.array_equal(values, np.round(values)):
+        values = values.astype(np.int64)
+    if values.dtype.kind not in "iub":
+        raise DataError(f"{path} holds {values.dtype}; a mask holds whole numbers")
+    if values.size and int(values.min()) < 0:
+        raise DataError(f"{path} holds negative labels")
+    foreground = _foreground(values, part)
+    if foreground is not None:
+        from skimage.measure import label
+
+        components = label(foreground, connectivity=1)
+        large = np.bincount(components.ravel()) >= MIN_COMPONENT_PX
+        large[0] = False
+        return np.where(large, np.cumsum(large), 0)[components].astype(np.int32)
+    _, labels = np.unique(np.append(values.ravel(), 0), return_inverse=True)
+    return labels[:-1].reshape(shape).astype(np.int32)
+
+
+def _read_values(path: Path) -> npt.NDArray[np.generic]:
+    from PIL import Image, UnidentifiedImageError
+
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path} cannot be read as an array: {error}") from None
+        if array.ndim not in (2, 3):
+            raise DataError(f"{path} has shape {array.shape}; a mask has one value a pixel")
+        _bounded(path, array.shape[1], array.shape[0])
+        return np.array(array)
+    if suffix in (".tif", ".tiff"):
+        return _read_tiff(path)
+    try:
+        with Image.open(path) as image:
+            _bounded(path, image.width, image.height)
+            return np.asarray(image)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise DataError(f"{path} cannot be read as an image: {error}") from None
+
+
+def _read_tiff(path: Path) -> npt.NDArray[np.generic]:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            _bounded(path, page.imagewidth, page.imagelength)
+            return np.asarray(page.asarray())
+    except (OSError, ValueError, RuntimeError, tifffile.TiffFileError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read as TIFF: {error}") from None
+
+
+def _as_rgb(values: npt.NDArray[np.generic], path: Path) -> npt.NDArray[np.uint8]:
+    if values.dtype != np.uint8:
+        raise DataError(f"{path} holds {values.dtype}; 8-bit colour is needed")
+    image = values.view(np.uint8)
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise DataError(f"{path} has shape {image.shape}; (h, w, 3) is needed")
+    if image.shape[2] == 4:
+        alpha = image[..., 3:].astype(np.float64) / 255
+        return np.rint(image[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    return image
+
+
+def _bounded(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{path} is {width} x {height} pixels; fields of up to {MAX_PIXELS:,} pixels are read")
+
+
+def _foreground(values: npt.NDArray[np.generic], part: Literal["cell", "nucleus"]) -> npt.NDArray[np.bool_] | None:
+    """Return the foreground of a binary or three-level mask, None for an instance image."""
+    levels, counts = np.unique(values, return_counts=True)
+    if len(levels) <= 2:
+        top = int(levels[-1]) if len(levels) else 0
+        return (values == top) & (top > 0)
+    if values.dtype != np.uint8 or levels[-1] < 200 or (np.diff(levels) == 1).all():
+        return None
+    grey = levels.astype(np.int64)
+    middle = (grey >= 64) & (grey < 200)
+    between = int(counts[middle].sum())
+    if between:
+        mode = int(grey[middle][np.argmax(counts[middle])])
+        peak = int(counts[np.abs(grey - mode) <= 16].sum())
+        # A third level is a peak between the ends; what a JPEG leaves on the edges is spread over all of them.
+        if peak >= 0.6 * between and counts[(grey < 64) | (grey >= 200)].sum() + peak >= 0.98 * values.size:
+            return values.astype(np.int64) > (64 if part == "cell" else 200)
+    near_ends = counts[(grey <= 48) | (grey >= 207)].sum()
+    return values.astype(np.int64) >= 128 if near_ends >= 0.98 * values.size else None

@@ -1,0 +1,216 @@
+"""Run a segmentation model on labelled images, through the same reading and engine as a slide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+
+from wsi_pipeline.config import PipelineConfig, Specimen, load_config
+from wsi_pipeline.errors import DataError, ModelError
+from wsi_pipeline.evaluation.baselines import otsu_baseline
+from wsi_pipeline.evaluation.datasets import ImagePair, pair_folders, read_points
+from wsi_pipeline.evaluation.images import read_image, read_mask
+from wsi_pipeline.evaluation.points import PointsMetrics, evaluate_points, match_points
+from wsi_pipeline.evaluation.segmentation import SegmentationMetrics, evaluate_segmentation, score_image
+from wsi_pipeline.segmentation.models import FlowModel, load_model
+from wsi_pipeline.segmentation.normalise import colour_histogram, normalisation_from_histogram
+from wsi_pipeline.segmentation.segment import segment_block
+from wsi_pipeline.slides import Slide, open_slide
+from wsi_pipeline.tiling import TileLattice, halo_px, plan_blocks
+from wsi_pipeline.units import Box
+
+KINDS = ("white", "red", "platelet", "nucleus")
+_MAX_SIDE_PX = 8192
+
+Labels = npt.NDArray[np.int32]
+"""``(h, w)`` int32 instances."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmenter:
+    """A model and the configuration it is run with on single images.
+
+    Attributes
+    ----------
+    kind
+        Cells kept; None keeps all.
+    """
+
+    model: FlowModel
+    config: PipelineConfig
+    kind: str | None = None
+
+    def labels(self, slide: Slide) -> Labels:
+        """Return ``(h, w)`` int32 instances of an open image, at its own resolution."""
+        mpp = self.config.segmentation.mpp
+        width, height = slide.size_at(mpp)
+        if max(width, height, *slide.dimensions) > _MAX_SIDE_PX:
+            raise DataError(
+                f"{slide.path}: {slide.dimensions[0]} x {slide.dimensions[1]} px is too large for evaluation "
+                f"on single images ({_MAX_SIDE_PX} px a side)"
+            )
+        whole = shapely.box(0, 0, width, height)
+        pixels = slide.read(Box(x0=0, y0=0, x1=width, y1=height), mpp)
+        (block,) = plan_blocks(
+            (width, height),
+            whole,
+            core_px=max(width, height),
+            halo=halo_px(self.config.segmentation.max_cell_diameter_um, mpp),
+        )
+        found = segment_block(
+            lambda box: slide.read(box, mpp),
+            block,
+            lattice=TileLattice(
+                tile_px=self.model.tile_px, overlap_px=self.model.overlap_px, width=width, height=height
+            ),
+            dilated_region=whole,
+            normalisation=normalisation_from_histogram(colour_histogram(pixels)),
+            model=self.model,
+            config=self.config.segmentation,
+            specimen=self.config.specimen,
+        )
+        wanted = np.ones(len(found.kind) + 1, bool)
+        wanted[0] = False
+        if self.kind is not None:
+            wanted[1:] = found.kind == self.kind
+        working = np.where(wanted[found.instances.labels], found.instances.labels, 0).astype(np.int32)
+        return _at_level0(working, slide, mpp)
+
+
+def _at_level0(working: Labels, slide: Slide, mpp: float) -> Labels:
+    """Return a label image on the level-0 grid: each pixel takes the working pixel under its centre."""
+    width, height = slide.dimensions
+    frame = slide.frame(mpp)
+    columns = frame.from_px0(np.stack([np.arange(width) + 0.5, np.zeros(width)], axis=1))[:, 0].astype(int)
+    rows = frame.from_px0(np.stack([np.zeros(height), np.arange(height) + 0.5], axis=1))[:, 1].astype(int)
+    return working[np.minimum(rows, working.shape[0] - 1)][:, np.minimum(columns, working.shape[1] - 1)]
+
+
+def make_segmenter(model: str | None, kind: str | None, device: str, overrides: Mapping[str, Any]) -> Segmenter:
+    """Return a segmenter for a kind of cell.
+
+    Parameters
+    ----------
+    model
+        Name or path; None takes the shipped compact network for the kind.
+    kind
+        ``white``, ``red``, ``platelet``, ``nucleus``, or None for every instance.
+    overrides
+        Dotted configuration keys.
+
+    Raises
+    ------
+    ModelError
+        The model does not know the kind.
+    """
+    if kind is not None and kind not in KINDS:
+        raise DataError(f"--kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
+    section = kind == "nucleus" or (kind is None and model == "compact-section")
+    specimen: Specimen = "trephine" if section else "blood_smear"
+    settings = {"segmentation.batch_size": 1, **overrides}
+    if model is not None:
+        settings["segmentation.model"] = model
+    config = load_config(specimen, settings)
+    loaded = load_model(config.segmentation.model, specimen=specimen, device=device)
+    if kind == "platelet" and loaded.kinds and "platelet" not in loaded.kinds:
+        raise ModelError(f"model {loaded.name} knows {', '.join(loaded.kinds)}, not {kind}")
+    return Segmenter(model=loaded, config=config, kind=kind)
+
+
+def read_mpp(text: str) -> Callable[[Path], float]:
+    """Return microns per pixel of an image: one number for all, or a CSV file with columns image,mpp.
+
+    Raises
+    ------
+    DataError
+        Neither a positive number nor a readable file; or, later, an image that the file does not list.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return _MppTable(Path(text))
+    if not value > 0:
+        raise DataError(f"--mpp {text}: microns per pixel must be positive")
+    return lambda _: value
+
+
+class _MppTable:
+    def __init__(self, path: Path) -> None:
+        import csv
+
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                self._values = {Path(row["image"]).stem: float(row["mpp"]) for row in csv.DictReader(file)}
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"--mpp {path}: give a number, or a CSV file with columns image,mpp ({error})") from None
+        self._path = path
+
+    def __call__(self, image: Path) -> float:
+        try:
+            return self._values[image.stem]
+        except KeyError:
+            raise DataError(f"{self._path} has no row for {image.name}") from None
+
+
+def evaluate_masks(
+    images: Path,
+    masks: Path,
+    segmenter: Segmenter,
+    mpp: Callable[[Path], float],
+    *,
+    only: Callable[[ImagePair], bool] = lambda _: True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[SegmentationMetrics, SegmentationMetrics]:
+    """Evaluate on images with instance or binary masks; return the model's metrics and Otsu's.
+
+    Parameters
+    ----------
+    only
+        Chooses the pairs that are used.
+    progress
+        Receives the name of each image when it is done.
+    """
+    scores, trivial = [], []
+    for pair in _pairs(images, masks, "masks", only):
+        with open_slide(pair.image, mpp=mpp(pair.image), force_mpp=True) as slide:
+            found = segmenter.labels(slide)
+        truth = read_mask(pair.truth, found.shape)
+        scores.append(score_image(pair.name, truth, found))
+        trivial.append(score_image(pair.name, truth, otsu_baseline(read_image(pair.image))))
+        progress(pair.name)
+    return evaluate_segmentation(scores), evaluate_segmentation(trivial)
+
+
+def evaluate_point_folder(
+    images: Path,
+    points: Path,
+    segmenter: Segmenter,
+    mpp: Callable[[Path], float],
+    *,
+    only: Callable[[ImagePair], bool] = lambda _: True,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[PointsMetrics, PointsMetrics]:
+    """Evaluate on images whose cells are marked by points; return the model's metrics and Otsu's."""
+    results, trivial = [], []
+    for pair in _pairs(images, points, "points", only):
+        xy = read_points(pair.truth).xy
+        with open_slide(pair.image, mpp=mpp(pair.image), force_mpp=True) as slide:
+            found = segmenter.labels(slide)
+        results.append(match_points(pair.name, found, xy))
+        trivial.append(match_points(pair.name, otsu_baseline(read_image(pair.image)), xy))
+        progress(pair.name)
+    return evaluate_points(results), evaluate_points(trivial)
+
+
+def _pairs(images: Path, truths: Path, truth: Any, only: Callable[[ImagePair], bool]) -> list[ImagePair]:
+    found = pair_folders(images, truths, truth=truth)
+    pairs = [pair for pair in found.pairs if only(pair)]
+    if not pairs:
+        raise DataError(f"no image of {images} has its {truth} in {truths}")
+    return pairs

@@ -1,0 +1,121 @@
+"""One answer to one task, as ``predictions.csv`` and ``summary.json`` carry it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.predictions.intervals import wilson
+
+PREDICTION_COLUMNS = (
+    "slide_id",
+    "level",
+    "subject_id",
+    "task",
+    "class",
+    "probability",
+    "lower",
+    "upper",
+    "abstained",
+    "reason",
+    "n_cells",
+    "model",
+    "trained_on",
+)
+
+PredictionLevel = Literal["slide", "patient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proportion:
+    """``k`` of ``n`` cells, under a name a haematologist reads."""
+
+    name: str
+    k: int
+    n: int
+    confidence: float
+
+    @property
+    def fraction(self) -> float:
+        return self.k / self.n if self.n else 0.0
+
+    @property
+    def lower(self) -> float:
+        return wilson(self.k, self.n, self.confidence)[0]
+
+    @property
+    def upper(self) -> float:
+        return wilson(self.k, self.n, self.confidence)[1]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.k} of {self.n}, {100 * self.fraction:.1f} % "
+            f"({100 * self.confidence:g} % interval {100 * self.lower:.1f}-{100 * self.upper:.1f} %)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The answer to a task, or the reason why there is none.
+
+    Parameters
+    ----------
+    class_name
+        The class, or several joined by ``|`` where the evidence does not choose; empty when abstained.
+    basis
+        For criteria, the proportion that decided; ``probability`` is its fraction and ``lower`` and ``upper``
+        its Wilson interval. It is not the probability of the class.
+    abstained, reason
+        No answer, and why. A reason without abstention is a caution (``few-cells``).
+    n_cells
+        Cells in the denominator.
+    wording, notes
+        What a report says; never a diagnosis.
+    """
+
+    slide_id: str
+    level: PredictionLevel
+    subject_id: str
+    task: str
+    class_name: str
+    basis: Proportion | None
+    abstained: bool
+    reason: str
+    n_cells: int
+    model: str
+    trained_on: str
+    wording: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.abstained and (self.class_name or self.basis or not self.reason):
+            raise DataError(f"task {self.task}: an abstention carries a reason and nothing else")
+        if not self.abstained and (not self.class_name or self.basis is None):
+            raise DataError(f"task {self.task}: an answer carries a class and what it is based on")
+
+    def row(self) -> dict[str, str | int | float]:
+        """Return the row of ``predictions.csv``: fractions with four decimals, empty where there is none."""
+        basis = self.basis
+        return {
+            "slide_id": self.slide_id,
+            "level": self.level,
+            "subject_id": self.subject_id,
+            "task": self.task,
+            "class": self.class_name,
+            "probability": "" if basis is None else round(basis.fraction, 4),
+            "lower": "" if basis is None else round(basis.lower, 4),
+            "upper": "" if basis is None else round(basis.upper, 4),
+            "abstained": "true" if self.abstained else "false",
+            "reason": self.reason,
+            "n_cells": self.n_cells,
+            "model": self.model,
+            "trained_on": self.trained_on,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``summary.json`` holds; JSON values only."""
+        row: dict[str, Any] = {k: (None if v == "" else v) for k, v in self.row().items()}
+        row["abstained"] = self.abstained
+        row["probability_of"] = self.basis.name if self.basis else None
+        return {**row, "wording": self.wording, "notes": list(self.notes)}

@@ -1,0 +1,114 @@
+"""Adult reference ranges of the blood differential, and how far a count lies outside them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from importlib import resources
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.predictions.differential import Differential
+from wsi_pipeline.predictions.prediction import Proportion
+from wsi_pipeline.taxonomies import Taxonomy
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReferenceRange(_Model):
+    """Limits of one group in percent; ``decides`` names the side that makes a differential abnormal."""
+
+    roll_up: str
+    name: str
+    low: float = Field(ge=0, le=100)
+    high: float = Field(ge=0, le=100)
+    decides: Literal["high", "both"]
+
+
+class ReferenceRanges(_Model):
+    """The ranges, whom they hold for and where they come from."""
+
+    population: str
+    source: str
+    ranges: tuple[ReferenceRange, ...]
+    nrbc_per_100_wbc_limit: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A group outside its range.
+
+    ``certain`` when the whole interval lies outside, else only the point estimate does; ``decides`` when the
+    side it lies on makes the differential abnormal.
+    """
+
+    proportion: Proportion
+    text: str
+    certain: bool
+    decides: bool
+
+
+@functools.cache
+def adult_blood_ranges() -> ReferenceRanges:
+    """Return the shipped adult ranges."""
+    source = resources.files("wsi_pipeline.predictions") / "reference_ranges.yaml"
+    try:
+        return ReferenceRanges.model_validate(yaml.safe_load(source.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"reference_ranges.yaml of this installation is damaged: {error}") from None
+
+
+def blood_findings(result: Differential, taxonomy: Taxonomy, confidence: float) -> list[Finding]:
+    """Return what lies outside the adult ranges, nucleated red cells first.
+
+    Raises
+    ------
+    ConfigError
+        The specimen is not blood: the ranges hold for nothing else.
+    """
+    if result.specimen != "blood_smear":
+        raise ConfigError(f"blood reference ranges do not apply to {result.specimen}")
+    table = adult_blood_ranges()
+    findings = _nrbc(result, taxonomy, confidence, table)
+    for limits in table.ranges:
+        if limits.roll_up not in taxonomy.roll_ups:
+            continue
+        share = Proportion(
+            name=limits.name,
+            k=result.count(taxonomy.roll_ups[limits.roll_up]),
+            n=result.n,
+            confidence=confidence,
+        )
+        high = 100 * share.fraction > limits.high
+        if high or 100 * share.fraction < limits.low:
+            findings.append(
+                Finding(
+                    proportion=share,
+                    text=f"{share}, {'above' if high else 'below'} the adult range {limits.low:g}-{limits.high:g} %",
+                    certain=100 * share.lower > limits.high if high else 100 * share.upper < limits.low,
+                    decides=high or limits.decides == "both",
+                )
+            )
+    return findings
+
+
+def _nrbc(result: Differential, taxonomy: Taxonomy, confidence: float, table: ReferenceRanges) -> list[Finding]:
+    k = result.count(taxonomy.roll_ups.get("erythroid", ()))
+    per_100 = 100 * k / result.n
+    if per_100 <= table.nrbc_per_100_wbc_limit:
+        return []
+    share = Proportion(name="nucleated red cells among nucleated cells", k=k, n=k + result.n, confidence=confidence)
+    limit = table.nrbc_per_100_wbc_limit / (100 + table.nrbc_per_100_wbc_limit)
+    return [
+        Finding(
+            proportion=share,
+            text=f"nucleated red cells: {per_100:.1f} per 100 white cells; normal adult blood has none",
+            certain=share.lower > limit,
+            decides=True,
+        )
+    ]

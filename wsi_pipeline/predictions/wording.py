@@ -1,0 +1,72 @@
+"""What a report may say about counts. Ranges and alerts, never a diagnosis.
+
+Limits of blasts: WHO, 5th edition (Khoury et al., Leukemia 2022;36:1703-1719) and ICC (Arber et al., Blood
+2022;140:1200-1228). Below 20 % they name a category only where the other criteria of a myelodysplastic
+neoplasm are met, which a count does not show; the sentences say so.
+"""
+
+from __future__ import annotations
+
+from wsi_pipeline.config import Specimen
+from wsi_pipeline.predictions.prediction import Proportion
+
+AML_LIMIT = 0.20
+RAISED_PROMYELOCYTES = 0.10
+"""From here promyelocytes are remarked on: ICC 2022 lets APL begin at 10 % blasts or abnormal promyelocytes."""
+
+BLASTS_IN_AML_RANGE = "blasts in AML range (20 % or more)"
+LYMPHOBLASTS_IN_RANGE = "lymphoblasts in acute-leukaemia range"
+APL_ALERT = "APL alert: abnormal promyelocytes; confirm PML::RARA and coagulation today"
+LINEAGE_UNKNOWN = "blasts (lineage not determined by morphology alone)"
+COUNTING_ERROR_ONLY = "The interval covers the error of counting, not errors of the classifier."
+NOT_DYSPLASIA = "Dysplasia is not assessed."
+
+_IF_MDS = "where the other criteria of MDS are met"
+# From the highest down: lower limit, sentence. Blood and marrow differ below 10 %.
+_BELOW_20: dict[Specimen, tuple[tuple[float, str], ...]] = {
+    "marrow_smear": (
+        (0.10, "blasts 10-19 % (MDS-IB2 by WHO 2022, MDS/AML by ICC 2022)"),
+        (0.05, f"blasts 5-9 % in marrow (MDS-IB1 by WHO 2022, MDS-EB by ICC 2022, {_IF_MDS})"),
+        (0.0, "blasts below 5 % in marrow"),
+    ),
+    "blood_smear": (
+        (0.10, "blasts 10-19 % (MDS-IB2 by WHO 2022, MDS/AML by ICC 2022)"),
+        (0.05, f"blasts 5-9 % in blood (MDS-IB2 by WHO 2022, MDS-EB by ICC 2022, {_IF_MDS})"),
+        (0.02, f"blasts 2-4 % in blood (MDS-IB1 by WHO 2022, MDS-EB by ICC 2022, {_IF_MDS})"),
+        (0.0, "blasts below 2 % in blood"),
+    ),
+}
+
+
+def raised_blasts_limit(specimen: Specimen) -> float:
+    """Return the fraction from which blasts are raised: 2 % in blood, 5 % in marrow (WHO 2022)."""
+    return _BELOW_20[specimen][-2][0]
+
+
+def describe_blasts(blasts: Proportion, specimen: Specimen) -> str:
+    """Return the range the observed fraction lies in, the count, and whether the interval reaches across 20 %."""
+    fraction = blasts.fraction
+    if fraction >= AML_LIMIT:
+        text = BLASTS_IN_AML_RANGE
+    else:
+        text = next(sentence for limit, sentence in _BELOW_20[specimen] if fraction >= limit)
+    text = f"{text}. {_capital(str(blasts))}."
+    if blasts.lower < AML_LIMIT <= blasts.upper:
+        text += " The interval spans 20 %: count more cells."
+    if blasts.k and fraction < raised_blasts_limit(specimen):
+        text += " Look at each of them."
+    return text
+
+
+def describe_promyelocytes(promyelocytes: Proportion) -> str:
+    """Return the remark on raised promyelocytes of a taxonomy that does not know abnormal ones."""
+    return (
+        "Promyelocytes raised, which is not APL by itself (G-CSF, sepsis, regeneration). "
+        f"{_capital(str(promyelocytes))}. "
+        "Abnormal promyelocytes are no class of this model: look for faggot cells and heavy granules, "
+        "and where APL is suspected confirm PML::RARA and coagulation today."
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
