@@ -1,0 +1,191 @@
+"""The report of a run: all slides at a glance."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.exports.report.charts import Segment, Styles, stacked
+from wsi_pipeline.exports.report.render import render
+from wsi_pipeline.exports.report.summary import Answer, read_summary
+from wsi_pipeline.exports.report.text import SPECIMENS
+from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
+
+_FIRST_TAXONOMY = "pbc-blast"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideRow:
+    """A line of the overview table."""
+
+    slide_id: str
+    name: str
+    specimen: str
+    status: str
+    reason: str
+    mpp: float | None
+    area_mm2: float | None
+    n_cells: int | None
+    seconds: float | None
+    href: str
+    segments: tuple[Segment, ...]
+    n_counted: int
+    answers: Mapping[str, Answer]
+
+
+def write_cohort_report(out: Path) -> None:
+    """Write ``report.html`` of a run from the tables in its folder.
+
+    Parameters
+    ----------
+    out
+        The run's folder. Read are ``slides.csv`` (needed), ``predictions.csv``, ``differential.csv``,
+        ``run.json`` and ``slides/<slide_id>/summary.json``, as far as they exist; a failed slide has none.
+
+    Raises
+    ------
+    DataError
+        ``slides.csv`` is missing, or a file is damaged; the message names it.
+    """
+    slides = list(_csv(out / "slides.csv", ("slide_id", "status")))
+    answers = [
+        (row.get("slide_id", ""), row.get("subject_id", ""), _answer(row, out))
+        for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True)
+    ]
+    shares: dict[str, list[tuple[str, float]]] = {}
+    counted: dict[str, int] = {}
+    for row in _csv(out / "differential.csv", ("slide_id", "class"), optional=True):
+        share = _number(row.get("percent"))
+        if share is not None:
+            shares.setdefault(row["slide_id"], []).append((row["class"], share))
+            counted[row["slide_id"]] = counted.get(row["slide_id"], 0) + int(_number(row.get("count")) or 0)
+    names = sorted(taxonomy_names(), key=lambda name: (name != _FIRST_TAXONOMY, name))
+    styles = Styles(*(load_taxonomy(name) for name in names))
+    rows, warnings = [], []
+    for row in slides:
+        slide_id = row["slide_id"]
+        mine = {a.task: a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
+        segments = stacked(shares.get(slide_id, []), styles)
+        rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0)))
+        summary = _folder(out, slide_id) / "summary.json"
+        if summary.is_file():
+            warnings += [(slide_id, text) for text in read_summary(summary).warnings]
+    tasks = list(dict.fromkeys(a.task for _, _, a in answers if a.level == "slide"))
+    legend = {s.style.code: s.style for row in rows for s in row.segments}
+    render(
+        "cohort.html.j2",
+        out / "report.html",
+        rows=rows,
+        totals={status: sum(row.status == status for row in rows) for status in ("ok", "empty", "failed")},
+        n_cells=sum(row.n_cells or 0 for row in rows),
+        area_mm2=sum(row.area_mm2 or 0.0 for row in rows),
+        tasks=tasks,
+        patients=[(subject, a) for _, subject, a in answers if a.level == "patient"],
+        simulated=any("simul" in (a.trained_on or "").lower() for _, _, a in answers),
+        legend=sorted(legend.values(), key=lambda style: styles.position(style.code)),
+        warnings=warnings,
+        run=list(_flatten(_run_json(out / "run.json"))),
+    )
+
+
+def _slide_row(
+    row: Mapping[str, str],
+    out: Path,
+    answers: Mapping[str, Answer],
+    segments: tuple[Segment, ...],
+    n_counted: int,
+) -> SlideRow:
+    slide_id = row["slide_id"]
+    report = _folder(out, slide_id) / "report.html"
+    cells = _number(row.get("n_cells"))
+    return SlideRow(
+        slide_id=slide_id,
+        name=Path(row.get("path", "").replace("\\", "/")).name,
+        specimen=SPECIMENS.get(row.get("specimen", ""), row.get("specimen", "")),
+        status=row["status"],
+        reason=row.get("reason", ""),
+        mpp=_number(row.get("mpp")),
+        area_mm2=_number(row.get("area_mm2")),
+        n_cells=None if cells is None else int(cells),
+        seconds=_number(row.get("seconds")),
+        href=f"slides/{quote(report.parent.name)}/report.html" if report.is_file() else "",
+        segments=segments,
+        n_counted=n_counted,
+        answers=answers,
+    )
+
+
+def _folder(out: Path, slide_id: str) -> Path:
+    # A slide_id is a folder's name; one that is not must not lead out of the run.
+    if slide_id in ("", ".", "..") or "/" in slide_id or "\\" in slide_id or "\0" in slide_id:
+        raise DataError(f"{out / 'slides.csv'}: slide_id {slide_id!r} is not the name of a folder")
+    return out / "slides" / slide_id
+
+
+def _csv(path: Path, needed: tuple[str, ...], *, optional: bool = False) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in needed if name not in (reader.fieldnames or ())]
+            if missing:
+                raise DataError(f"{path} has no column {', '.join(missing)}; found {reader.fieldnames}")
+            for row in reader:
+                yield {key: value or "" for key, value in row.items() if key is not None}
+    except FileNotFoundError:
+        if not optional:
+            raise DataError(f"{path} does not exist; it is written at the end of a run") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def _answer(row: Mapping[str, str], out: Path) -> Answer:
+    if row["abstained"].lower() not in ("true", "false"):
+        raise DataError(f"{out / 'predictions.csv'}: abstained is {row['abstained']!r}, not true or false")
+    cells = _number(row.get("n_cells"))
+    return Answer.model_validate(
+        {
+            "level": row.get("level") or "slide",
+            "task": row["task"],
+            "class": row.get("class") or None,
+            "probability": _number(row.get("probability")),
+            "lower": _number(row.get("lower")),
+            "upper": _number(row.get("upper")),
+            "abstained": row["abstained"].lower() == "true",
+            "reason": row.get("reason") or None,
+            "n_cells": None if cells is None else int(cells),
+            "model": row.get("model") or None,
+            "trained_on": row.get("trained_on") or None,
+        }
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise DataError(f"a table of the run holds {text!r} where a number is needed") from None
+
+
+def _run_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def _flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _flatten(part, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        yield key, ", ".join(part if isinstance(part, str) else json.dumps(part) for part in value)
+    else:
+        yield key, value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,35 @@
+"""Fill the templates; everything is escaped, an undefined name is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from wsi_pipeline.atomic import write_text
+from wsi_pipeline.exports.report import text
+
+
+def render(template: str, out: Path, **values: Any) -> None:
+    """Render a template of this package to ``out``, atomically."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("wsi_pipeline.exports.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        title_of=text.title,
+        index_of=lambda code: text.INDICES.get(code, text.title(code)),
+        answer_class=text.answer_class,
+        reason_text=text.reason,
+        task_of=lambda code: text.TASKS.get(code, text.title(code)),
+        grouped=text.count,
+        plain=text.number,
+        percent=text.percent,
+        seconds=text.seconds,
+    )
+    environment.globals.update(interval=text.interval, label=text.label)
+    write_text(out, environment.get_template(template).render(**values))

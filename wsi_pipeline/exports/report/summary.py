@@ -1,0 +1,142 @@
+"""What a report needs to know about a slide: the schema of ``summary.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from wsi_pipeline.errors import DataError
+
+Scalar = bool | int | float | str | None
+
+
+class _Part(BaseModel):
+    # Unknown keys are for other readers of summary.json.
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class MppSummary(_Part):
+    """Size of a level-0 pixel in micrometres, and where it was taken from."""
+
+    x: float
+    y: float
+    source: str
+
+
+class Counts(_Part):
+    """Cells by kind and by class."""
+
+    by_kind: dict[str, int] = Field({}, alias="kind")
+    by_class: dict[str, int] = Field({}, alias="class")
+
+
+class DifferentialRow(_Part):
+    """A class; percentages (0 to 100) are None outside the denominator."""
+
+    name: str = Field(alias="class")
+    count: int
+    percent: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    in_denominator: bool = True
+
+
+class Denominator(_Part):
+    """What the percentages are of."""
+
+    n: int = 0
+    wording: str = ""
+
+
+class Index(_Part):
+    """A figure derived from counts; None is undefined."""
+
+    name: str
+    value: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    unit: str = ""
+    note: str = Field("", validation_alias=AliasChoices("note", "definition"))
+
+
+class Answer(_Part):
+    """A prediction: the columns of ``predictions.csv`` and what may be said about it.
+
+    ``probability_of`` names the quantity that probability, lower and upper (0 to 1) belong to.
+    """
+
+    level: str = "slide"
+    task: str
+    class_name: str | None = Field(None, alias="class")
+    probability: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    probability_of: str | None = None
+    abstained: bool = False
+    reason: str | None = None
+    n_cells: int | None = None
+    model: str | None = None
+    trained_on: str | None = None
+    wording: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class SlideSummary(_Part):
+    """The whole of ``summary.json``.
+
+    Attributes
+    ----------
+    status, reason
+        ``ok``, ``empty`` or ``failed``, and why; empty for ``ok``.
+    path_name
+        Name of the slide's file, without its folders.
+    working_mpp
+        Resolution of the segmentation, um per pixel; the report shows fields at it.
+    confidence
+        Level of the intervals.
+    quality, provenance
+        Flat; shown as they are, in their order.
+    timings
+        Seconds by stage.
+    warnings
+        What the run could not do, or did otherwise than asked, in sentences.
+    """
+
+    slide_id: str
+    specimen: str
+    status: Literal["ok", "empty", "failed"]
+    reason: str | None = None
+    path_name: str = ""
+    mpp: MppSummary | None = None
+    working_mpp: float | None = Field(None, gt=0)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    area_mm2: float | None = None
+    n_cells: int = 0
+    counts: Counts = Field(default_factory=lambda: Counts.model_validate({}))
+    differential: tuple[DifferentialRow, ...] = ()
+    denominator: Denominator = Denominator()
+    indices: tuple[Index, ...] = ()
+    predictions: tuple[Answer, ...] = ()
+    quality: dict[str, Scalar] = {}
+    provenance: dict[str, Scalar] = {}
+    timings: dict[str, float] = {}
+    warnings: tuple[str, ...] = ()
+
+
+def read_summary(path: Path) -> SlideSummary:
+    """Read and check a ``summary.json``.
+
+    Raises
+    ------
+    DataError
+        The file is missing, is not JSON, or a value has the wrong form; the message names the key.
+    """
+    try:
+        return SlideSummary.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; run the slide again") from None
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise DataError(f"{path} is not a slide summary: {problems}. Run the slide again") from None

@@ -1,0 +1,159 @@
+"""Numbers and codes in words. Everything returned is plain text; the templates escape it."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from wsi_pipeline.exports.report.summary import Scalar
+
+SPECIMENS = {
+    "blood_smear": "Peripheral blood smear",
+    "marrow_smear": "Bone marrow smear",
+    "trephine": "Bone marrow trephine",
+}
+
+TASKS = {
+    "smear_diagnosis": "Smear overall",
+    "aml": "Acute myeloid leukaemia range",
+    "apl": "Acute promyelocytic leukaemia alert",
+    "mds": "Myelodysplastic neoplasm",
+    "mpn": "Myeloproliferative neoplasm",
+}
+
+CLASSES = {
+    "normal": "Within normal ranges",
+    "aml_range": "Blasts in AML range",
+    "below_range": "Blasts below AML range",
+    "mds_like": "MDS-like",
+    "other_abnormal": "Other abnormal",
+    "apl_alert": "APL alert",
+    "no_alert": "No alert",
+}
+
+REASONS = {
+    "too-few-cells": "too few cells",
+    "few-cells": "few cells: read with caution",
+    "not-classified": "cells were not classified",
+    "interval-spans-20-percent": "the interval spans 20 %",
+    "promyelocytes-may-be-blast-equivalents": "promyelocytes may be blast equivalents",
+    "no-real-training-data": "no model trained on real cases",
+    "no-dysplasia-classes": "dysplasia is not among the model's classes",
+    "no-abnormal-promyelocyte-class": "abnormal promyelocytes are not among the model's classes",
+    "no-blast-class": "blasts are not among the model's classes",
+    "missing-mpp": "the slide carries no microns per pixel",
+    "implausible-mpp": "the slide's microns per pixel are implausible",
+    "unreadable": "the file is damaged or incomplete",
+    "corrupt-tile": "a part of the pixels cannot be decoded",
+    "unsupported-format": "the format is not supported",
+    "not-found": "the file does not exist or cannot be read",
+    "not-brightfield": "the image is not brightfield",
+    "bad-regions": "the regions file cannot be used",
+    "missing-weights": "model weights are missing",
+    "missing-device": "the device asked for is not there",
+}
+
+KINDS = {
+    "white": "Nucleated cells",
+    "red": "Red cells",
+    "platelet": "Platelets",
+    "nucleus": "Nuclei",
+    "megakaryocyte": "Megakaryocytes",
+    "other": "Other objects",
+}
+
+INDICES = {
+    "me_ratio": "M:E ratio",
+    "neutrophils_percent": "Neutrophils, band and segmented",
+    "nrbc_per_100_wbc": "Nucleated red cells per 100 WBC",
+    "artefacts_per_100_wbc": "Artefacts and smudged cells per 100 WBC",
+    "artefacts_per_100_cells": "Artefacts and smudged cells per 100 cells",
+    "platelets_per_1000_red_cells": "Platelets per 1,000 red cells",
+    "nucleus_per_mm2": "Nuclei per mm²",
+    "megakaryocyte_per_mm2": "Megakaryocytes per mm²",
+}
+
+_CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_UNITS = (("_um2", "µm²"), ("_mm2", "mm²"), ("_um", "µm"), ("_px", "px"), ("_percent", "%"), ("_s", "s"))
+_UPPER = {"mpp": "Microns per pixel", "sha256": "SHA-256", "id": "ID", "mb": "MB"}
+
+
+def title(code: str) -> str:
+    """Turn ``mean_cell_probability`` into ``Mean cell probability``."""
+    words = code.replace("_", " ").replace("-", " ").strip()
+    if words.lower() in _UPPER:
+        return _UPPER[words.lower()]
+    return words[:1].upper() + words[1:]
+
+
+def label(code: str) -> tuple[str, str]:
+    """Return a title for a key and the unit that its ending names, or an empty unit."""
+    for ending, unit in _UNITS:
+        if code.endswith(ending) and len(code) > len(ending):
+            return title(code[: -len(ending)]), unit
+    return title(code), ""
+
+
+def answer_class(code: str | None) -> str:
+    """Return the class of an answer; a set (``a|b``) is read as alternatives."""
+    return " or ".join(CLASSES.get(part, title(part)) for part in (code or "").split("|") if part)
+
+
+def reason(code: str | None) -> str:
+    """Return a reason code in words; a code without a sentence of its own loses its hyphens."""
+    text = code or ""
+    return REASONS.get(text) or (text.replace("-", " ") if _CODE.fullmatch(text) else text)
+
+
+def count(number: int | float | None) -> str:
+    """Return a whole number with thousands set apart."""
+    return "–" if number is None else f"{number:,.0f}".replace(",", "\u202f")
+
+
+def number(value: Scalar, digits: int = 3) -> str:
+    """Return a value with about ``digits`` significant digits, text as it is."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return count(value) if abs(value) >= 10_000 else str(value)
+    if not math.isfinite(value):
+        return "–"
+    if value == 0 or 1e-4 <= abs(value) < 10**digits:
+        places = 0 if value == 0 else max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        text = f"{value:.{places}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    return count(value) if abs(value) >= 10**digits else f"{value:.2g}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a percentage (0 to 100) without its sign; below the last digit as ``<0.1``."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if 0 < value < 0.5 * 10**-digits:
+        return f"<{10**-digits:.{digits}f}"
+    return f"{value:.{digits}f}"
+
+
+def interval(lower: float | None, upper: float | None, digits: int = 1) -> str:
+    """Return ``lower–upper``; an open end is left open."""
+    if lower is None and upper is None:
+        return "–"
+    return f"{number_or_open(lower, digits)} – {number_or_open(upper, digits)}"
+
+
+def number_or_open(value: float | None, digits: int) -> str:
+    """Return a bound of an interval with fixed decimals, or the sign of no bound."""
+    return "∞" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def seconds(value: float) -> str:
+    """Return a duration as a person says it."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
