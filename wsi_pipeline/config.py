@@ -143,9 +143,7 @@ def config_folder() -> Path:
     raise ConfigError(f"the shipped configurations are missing beside {package}; reinstall the package")
 
 
-def load_config(
-    source: str | Path | None = None, overrides: Mapping[str, Any] | None = None
-) -> PipelineConfig:
+def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> PipelineConfig:
     """Load and check a configuration.
 
     Parameters
@@ -188,7 +186,7 @@ def parse_overrides(assignments: list[str]) -> dict[str, Any]:
         try:
             result[key.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text!r}: the value is not YAML ({error})") from None
+            raise ConfigError(f"--set {text!r}: the value is not YAML ({' '.join(str(error).split())})") from None
     return result
 
 
@@ -205,7 +203,7 @@ def _read(source: str | Path | None) -> dict[str, Any]:
             f"configuration {path} does not exist; give a YAML file or one of {', '.join(SPECIMENS)}"
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"configuration {path} cannot be read: {error}") from None
+        raise ConfigError(f"configuration {path} cannot be read: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):

@@ -1,1 +1,1 @@
-
+"""Thin commands; the work is elsewhere."""

@@ -1,0 +1,113 @@
+"""``evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsi_pipeline.atomic import write_json
+from wsi_pipeline.cli.run import Assignments, Device
+from wsi_pipeline.config import parse_overrides
+from wsi_pipeline.errors import ConfigError
+
+app = typer.Typer(help="Measure models on labelled data.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for metrics.json.")]
+
+
+@app.command()
+def segmentation(
+    images: Annotated[Path, typer.Option(help="Folder of images.")],
+    mpp: Annotated[str, typer.Option(help="Microns per pixel, or a CSV file with columns image,mpp.")],
+    masks: Annotated[Path | None, typer.Option(help="Folder of instance or binary masks.")] = None,
+    points: Annotated[Path | None, typer.Option(help="Folder of text files, x y [class] a line.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model; default the compact network for the kind.")] = None,
+    kind: Annotated[str | None, typer.Option(help="white, red, platelet or nucleus; default every cell.")] = None,
+    out: Out = Path("evaluation"),
+    device: Device = None,
+    assignments: Assignments = None,
+) -> None:
+    """Evaluate a segmentation model on images with masks or points, beside Otsu's threshold."""
+    from wsi_pipeline.evaluation.run_segmentation import (
+        evaluate_masks,
+        evaluate_point_folder,
+        make_segmenter,
+        read_mpp,
+    )
+    from wsi_pipeline.evaluation.tables import (
+        points_metrics,
+        points_table,
+        segmentation_metrics,
+        segmentation_table,
+    )
+    from wsi_pipeline.runtime.devices import resolve_device
+
+    if (masks is None) == (points is None):
+        raise ConfigError("evaluate segmentation needs either --masks or --points")
+    overrides: dict[str, Any] = parse_overrides(assignments or [])
+    segmenter = make_segmenter(model, kind, resolve_device(_device(device)), overrides)
+    done = 0
+
+    def progress(name: str) -> None:
+        nonlocal done
+        done += 1
+        typer.echo(f"{done} {name}", err=True)
+
+    about = {"model": segmenter.model.name, "sha256": segmenter.model.sha256, "kind": kind, "images": str(images)}
+    if masks is not None:
+        found, otsu = evaluate_masks(images, masks, segmenter, read_mpp(mpp), progress=progress)
+        typer.echo(segmentation_table({segmenter.model.name: found, "Otsu": otsu}))
+        metrics = segmentation_metrics(found, baseline=otsu)
+    else:
+        assert points is not None
+        seen, trivial = evaluate_point_folder(images, points, segmenter, read_mpp(mpp), progress=progress)
+        typer.echo(points_table({segmenter.model.name: seen, "Otsu": trivial}))
+        metrics = points_metrics(seen, baseline=trivial)
+    write_json(out / "metrics.json", {**about, **metrics})
+    typer.echo(f"metrics: {out / 'metrics.json'}")
+
+
+def _device(device: str | None) -> Any:
+    if device not in (None, "auto", "cpu", "cuda"):
+        raise ConfigError(f"--device {device!r}: use auto, cpu or cuda")
+    return device or "auto"
+
+
+ASSUMED_CELL_MPP = 0.198
+"""Taken, and said so, when single-cell images come without --mpp: that of halved CellaVision DM96 images."""
+
+
+@app.command()
+def cells(
+    data: Annotated[Path, typer.Option(help="Folder with one folder of cell images a class.")],
+    model: Annotated[str, typer.Option(help="Classifier, by name or by its .safetensors file.")] = "pbc-blast",
+    mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the images.")] = None,
+    map_to: Annotated[str | None, typer.Option("--map", help="Taxonomy of the folders, for example five-part.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Folder to leave out; may be repeated.")] = None,
+    out: Out = Path("evaluation"),
+    device: Device = None,
+) -> None:
+    """Evaluate a cell classifier on class folders, beside the most frequent class."""
+    from wsi_pipeline.evaluation.cells import evaluate_classifier_on_folder
+    from wsi_pipeline.runtime.devices import resolve_device
+
+    if mpp is None:
+        typer.echo(
+            f"note: no --mpp given; {ASSUMED_CELL_MPP} um per pixel is assumed and recorded, and figures are wrong "
+            "if it is wrong",
+            err=True,
+        )
+    result = evaluate_classifier_on_folder(
+        data,
+        model=model,
+        mpp=ASSUMED_CELL_MPP if mpp is None else mpp,
+        map_to=map_to,
+        skip=tuple(skip or ()),
+        device=resolve_device(_device(device)),
+    )
+    typer.echo(result.table())
+    source = "assumed" if mpp is None else "option"
+    write_json(out / "metrics.json", {**result.to_dict(), "mpp_source": source, "data": str(data)})
+    typer.echo(f"metrics: {out / 'metrics.json'}")

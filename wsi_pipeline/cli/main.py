@@ -1,0 +1,54 @@
+"""The ``wsi-pipeline`` command: its commands, and errors as one clear sentence."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+
+import typer
+
+from wsi_pipeline.cli import evaluate, models, run, slides, train
+from wsi_pipeline.errors import WsiPipelineError
+
+USAGE_ERROR = 2
+
+app = typer.Typer(
+    name="wsi-pipeline",
+    help="Computational haematology on whole slides. Research use only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.run)
+app.command("demo")(run.demo)
+app.command("inspect")(slides.inspect)
+app.command("simulate")(slides.simulate)
+app.command("doctor")(models.doctor)
+app.add_typer(models.app, name="models")
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(train.app, name="train")
+
+
+def main() -> None:
+    """Run the command line; exit 0 all well, 1 some slides failed, 2 bad usage or configuration."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for noisy in ("numba", "matplotlib", "PIL", "asyncio", "distributed"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app(arguments, standalone_mode=True)
+    except WsiPipelineError as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(USAGE_ERROR)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command resumes\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

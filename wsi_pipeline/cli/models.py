@@ -1,0 +1,66 @@
+"""``models`` and ``doctor``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Shipped and local models.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_models() -> None:
+    """List models, what they are for, and whether their weights are here."""
+    from wsi_pipeline.errors import MissingWeightsError
+    from wsi_pipeline.evaluation.tables import text_table
+    from wsi_pipeline.segmentation.models import CELLPOSE_NAMES, cellpose_weights
+    from wsi_pipeline.weights import shipped_weights
+
+    rows = []
+    for name, weights in shipped_weights().items():
+        card = weights.card
+        rows.append([name, card["task"], ", ".join(card["specimens"]), card.get("licence", ""), "shipped"])
+    for name in CELLPOSE_NAMES:
+        try:
+            where = str(cellpose_weights(name))
+        except MissingWeightsError:
+            where = "not on this machine"
+        rows.append([name, "segmentation", "any", "trained on CC-BY-NC data", where])
+    typer.echo(text_table(["model", "task", "specimens", "licence", "weights"], rows))
+
+
+@app.command()
+def verify(
+    name: Annotated[str | None, typer.Argument(help="One model; all shipped ones by default.")] = None,
+) -> None:
+    """Check the SHA-256 of weights against their cards."""
+    from wsi_pipeline.errors import MissingWeightsError, ModelError
+    from wsi_pipeline.weights import shipped_weights
+
+    known = shipped_weights()
+    if name is not None and name not in known:
+        raise MissingWeightsError(f"model {name!r} is not shipped; shipped are {', '.join(known)}")
+    damaged = 0
+    for weights in known.values() if name is None else [known[name]]:
+        try:
+            weights.verify()
+            typer.echo(f"{weights.name}: intact, SHA-256 {weights.sha256}")
+        except ModelError as error:
+            damaged += 1
+            typer.echo(f"{weights.name}: DAMAGED, {error}", err=True)
+    if damaged:
+        raise typer.Exit(1)
+
+
+def doctor() -> None:
+    """Check this machine: libraries, devices, weights, memory."""
+    from wsi_pipeline.runtime.doctor import check_all
+
+    problems = 0
+    for check in check_all():
+        problems += not check.ok
+        typer.echo(f"{'ok     ' if check.ok else 'PROBLEM'}  {check.name}: {check.found}")
+    if problems:
+        typer.echo(f"{problems} problem(s)", err=True)
+        raise typer.Exit(1)

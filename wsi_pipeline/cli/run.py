@@ -1,0 +1,123 @@
+"""``run`` and ``demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsi_pipeline.config import parse_overrides
+
+Slides = Annotated[list[Path], typer.Argument(help="Slide files, folders of slides, or CSV manifests.")]
+Config = Annotated[str | None, typer.Option("--config", help="YAML file or specimen name; default blood_smear.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command there resumes.")]
+Cluster = Annotated[str, typer.Option("--cluster", help="local, or the address of a Dask scheduler.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
+
+
+def _overrides(assignments: list[str] | None, device: str | None) -> dict[str, Any]:
+    overrides = parse_overrides(assignments or [])
+    if device is not None:
+        overrides["runtime.device"] = device
+    return overrides
+
+
+def run(
+    slides: Slides,
+    config: Config = None,
+    out: Out = Path("wsi-pipeline-out"),
+    cluster: Cluster = "local",
+    device: Device = None,
+    mpp: Annotated[float | None, typer.Option(help="Microns per pixel of slides that state none.")] = None,
+    force_mpp: Annotated[bool, typer.Option("--force-mpp", help="Let --mpp win over what slides say.")] = False,
+    assignments: Assignments = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away earlier results of these slides.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run slides again that failed before.")] = False,
+    allow_simulated: Annotated[
+        bool, typer.Option("--allow-simulated", help="Allow models that were trained on simulated data.")
+    ] = False,
+) -> None:
+    """Find, measure and classify every cell; count; answer; export."""
+    from wsi_pipeline.cohort import describe_plan, execute, plan_cohort
+    from wsi_pipeline.runtime.progress import show_progress
+
+    plan = plan_cohort(
+        slides,
+        out,
+        config,
+        overrides=_overrides(assignments, device),
+        mpp=mpp,
+        force_mpp=force_mpp,
+        allow_simulated=allow_simulated,
+    )
+    if dry_run:
+        describe_plan(plan, typer.echo)
+        return
+    with show_progress(len(plan.jobs)) as progress:
+        result = execute(plan, cluster=cluster, restart=restart, retry_failed=retry_failed, progress=progress)
+    _say_result(result)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the slides and the results.")] = Path("demo"),
+    device: Device = None,
+) -> None:
+    """Run the pipeline on small slides made from real cells."""
+    from wsi_pipeline.cohort import execute, plan_cohort
+    from wsi_pipeline.runtime.progress import show_progress
+    from wsi_pipeline.simulation.demo import make_demo_slides
+
+    typer.echo("making three virtual slides from real cells ...", err=True)
+    slides = make_demo_slides(out / "slides")
+    manifest = out / "slides" / "manifest.csv"
+    rows = [f"{slide.path.name},{slide.specimen}" for slide in slides]
+    manifest.write_text("\n".join(["slide,specimen", *rows]) + "\n", encoding="utf-8")
+    plan = plan_cohort([manifest], out / "results", overrides=_overrides(None, device))
+    with show_progress(len(plan.jobs)) as progress:
+        result = execute(plan, progress=progress)
+    _say_result(result)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def _short_answer(prediction: dict[str, Any]) -> str:
+    """Return class and the proportion behind it; the report has the wording."""
+    low, value, high = (100 * prediction[name] for name in ("lower", "probability", "upper"))
+    of = prediction.get("probability_of") or "probability"
+    return f"{prediction['class']} ({of} {value:.1f} %, {low:.1f}-{high:.1f} %)"
+
+
+def _say_result(result: Any) -> None:
+    """Print the summary table and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=None)
+    for column in ("slide", "specimen", "status", "cells", "counted", "answer", "seconds"):
+        table.add_column(column, justify="right" if column in ("cells", "counted", "seconds") else "left")
+    for summary in result.summaries:
+        answers = [p for p in summary.get("predictions", []) if p["level"] == "slide"]
+        first = answers[0] if answers else None
+        answer = summary["reason"] or ""
+        if first is not None and summary["status"] == "ok":
+            answer = f"abstains: {first['reason']}" if first["abstained"] else _short_answer(first)
+        cells = [
+            summary["slide_id"],
+            summary["specimen"],
+            summary["status"],
+            f"{summary.get('n_cells', 0):,}",
+            f"{summary.get('denominator', {}).get('n', 0):,}",
+            answer,
+            f"{summary['seconds']:.0f}",
+        ]
+        table.add_row(*(Text(cell) for cell in cells))
+    Console().print(table)
+    for summary in result.failed:
+        typer.echo(f"{summary['slide_id']}: {summary['warnings'][0]}", err=True)
+    typer.echo(f"report: {result.out / 'report.html'}")

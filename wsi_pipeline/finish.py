@@ -1,0 +1,236 @@
+"""The last stage of a slide: the typed table, the counts and answers, the exports, the report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from wsi_pipeline.atomic import write_json
+from wsi_pipeline.cells.table import MergedTable, TableSummary, write_cells
+from wsi_pipeline.config import PipelineConfig
+from wsi_pipeline.errors import WsiPipelineError
+from wsi_pipeline.exports.labels import write_labels
+from wsi_pipeline.exports.qupath import write_qupath
+from wsi_pipeline.exports.report import write_slide_report
+from wsi_pipeline.predictions import criteria_predictions, differential
+from wsi_pipeline.runtime.devices import resolve_device
+from wsi_pipeline.runtime.provenance import commit, versions
+from wsi_pipeline.runtime.worker import classifier_model, slide_of, use_threads
+from wsi_pipeline.stages import Prepared, SlideJob, attempt_key, chunk_name, ledger_of
+from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
+
+_NOTHING_FOUND = {"trephine": "no-tissue", "blood_smear": "no-stained-area", "marrow_smear": "no-stained-area"}
+
+
+def taxonomy_of(config: PipelineConfig) -> Taxonomy:
+    """Return the taxonomy whose classes the slide's cells are named in."""
+    if config.specimen == "trephine":
+        return load_taxonomy("section")
+    if config.cells.classifier is None:
+        return load_taxonomy("pbc-blast")
+    return load_taxonomy(classifier_model(config.cells.classifier, resolve_device(config.runtime.device)).taxonomy)
+
+
+def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict[str, float]) -> dict[str, Any]:
+    """Write every artefact of the slide and return its summary.
+
+    Parameters
+    ----------
+    timings
+        Seconds of the stages before this one.
+    """
+    started = time.monotonic()
+    config = job.config
+    use_threads(config.runtime.threads)
+    slide = slide_of(job.spec)
+    taxonomy = taxonomy_of(config)
+    table = _write_table(job, prepared.key, merged)
+    cells = job.folder / "cells.parquet"
+    counts = differential(
+        table.classes,
+        specimen=config.specimen,
+        taxonomy=taxonomy,
+        confidence=config.predictions.confidence,
+        area_mm2=prepared.about["area_mm2"] or None,
+    )
+    predictions = criteria_predictions(
+        counts,
+        slide_id=job.slide_id,
+        subject_id=job.subject_id,
+        specimen=config.specimen,
+        taxonomy=taxonomy,
+        config=config.predictions,
+    )
+    exporting = time.monotonic()
+    bounds = slide.bounds
+    dropped = 0
+    if config.exports.qupath:
+        dropped = merged.n_cells - write_qupath(
+            cells,
+            job.folder / "qupath.geojson.gz",
+            offset_px0=(bounds.x0, bounds.y0),
+            taxonomy=taxonomy,
+            specimen=config.specimen,
+        )
+    if config.exports.labels:
+        mpp = config.segmentation.mpp
+        write_labels(
+            cells,
+            job.folder / "labels.ome.zarr",
+            slide_size_px0=slide.dimensions,
+            frame=slide.frame(mpp),
+            mpp=mpp,
+            name=job.slide_id,
+        )
+    ended = time.monotonic()
+    status, reason = _status(job, prepared, merged)
+    summary: dict[str, Any] = {
+        **_identity(job, status, reason),
+        "key": prepared.key,
+        "attempt": attempt_key(job),
+        "mpp": prepared.about["mpp"],
+        "area_mm2": prepared.about["area_mm2"],
+        "n_cells": merged.n_cells,
+        "counts": {"kind": table.kinds, "class": table.classes},
+        "differential": [
+            {
+                "class": row.code,
+                "count": row.count,
+                "percent": row.percent,
+                "lower": row.lower,
+                "upper": row.upper,
+                "in_denominator": row.in_denominator,
+            }
+            for row in counts.rows
+        ],
+        "denominator": {"n": counts.n, "wording": counts.denominator},
+        "indices": [vars(index) for index in counts.indices],
+        "predictions": [prediction.to_dict() for prediction in predictions],
+        "quality": _quality(table, merged, prepared),
+        "provenance": _provenance(job, prepared),
+        "timings": {**timings, "answers": exporting - started, "exports": ended - exporting},
+        "warnings": [*_warnings(job, prepared, dropped), *counts.notes],
+    }
+    write_json(job.folder / "summary.json", summary)
+    if config.exports.report:
+        write_slide_report(job.folder, slide=slide, taxonomy=taxonomy, specimen=config.specimen)
+    return summary
+
+
+def failed_summary(job: SlideJob, error: Exception, key: str) -> dict[str, Any]:
+    """Write and return the summary of a slide that failed; ``key`` identifies the attempt."""
+    reason = error.reason if isinstance(error, WsiPipelineError) else "internal-error"
+    message = str(error) if isinstance(error, WsiPipelineError) else f"{type(error).__name__}: {error}"
+    summary = {**_identity(job, "failed", reason), "key": key, "warnings": [message]}
+    write_json(job.folder / "summary.json", summary)
+    return summary
+
+
+def expected_files(job: SlideJob) -> list[Path]:
+    """Return the artefacts a finished slide has."""
+    exports = job.config.exports
+    wanted = {
+        "cells.parquet": True,
+        "regions.geojson": True,
+        "qupath.geojson.gz": exports.qupath,
+        "labels.ome.zarr": exports.labels,
+        "summary.json": True,
+        "report.html": exports.report,
+    }
+    return [job.folder / name for name, asked in wanted.items() if asked]
+
+
+def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
+    return {
+        "slide_id": job.slide_id,
+        "path": str(job.spec.path),
+        "path_name": job.spec.path.name,
+        "subject_id": job.subject_id,
+        "label": job.label,
+        "specimen": job.config.specimen,
+        "working_mpp": job.config.segmentation.mpp,
+        "confidence": job.config.predictions.confidence,
+        "status": status,
+        "reason": reason,
+    }
+
+
+def _write_table(job: SlideJob, key: str, merged: MergedTable) -> TableSummary:
+    ledger = ledger_of(job, key)
+    config = job.config.cells
+    classes: tuple[str, ...] = ()
+    chunks: list[Path] = []
+    dimension = None
+    if config.classifier is not None:
+        classifier = classifier_model(config.classifier, resolve_device(job.config.runtime.device))
+        classes = classifier.classes
+        chunks = [ledger.part("classes", chunk_name(i)) for i in range(merged.n_chunks)]
+        dimension = classifier.embedding_dim if config.embedding else None
+    return write_cells(
+        ledger.part("merged", "table"),
+        chunks,
+        job.folder / "cells.parquet",
+        classes=classes,
+        embedding_dim=dimension,
+    )
+
+
+def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str, str | None]:
+    if not prepared.blocks:
+        return "empty", _NOTHING_FOUND[job.config.specimen]
+    return ("ok", None) if merged.n_cells else ("empty", "no-cells")
+
+
+def _quality(table: TableSummary, merged: MergedTable, prepared: Prepared) -> dict[str, Any]:
+    share = table.truncated / merged.n_cells if merged.n_cells else None
+    return {
+        "cells": merged.n_cells,
+        **{f"kind {kind}": n for kind, n in table.kinds.items()},
+        "truncated": table.truncated,
+        "truncated share": share,
+        "mean cell probability": table.mean_cell_probability,
+        "mean flow error": table.mean_flow_error,
+        "area searched, mm2": prepared.about["area_mm2"],
+        "blocks": len(prepared.blocks),
+    }
+
+
+def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
+    about, config = prepared.about, job.config
+    width, height = about["dimensions_px0"]
+    return {
+        "slide fingerprint": about["fingerprint"],
+        "format": about["format"],
+        "size, level-0 px": f"{width} x {height}",
+        "backend asked": about["backend_requested"],
+        "backend used": about["backend"],
+        "mpp source": about["mpp"]["source"],
+        "regions asked": about["regions_mode_requested"],
+        "regions used": about["regions_mode"],
+        "regions note": about["regions_note"],
+        "segmentation model": about["segmentation_model"],
+        "segmentation SHA-256": about["segmentation_sha256"],
+        "cell classifier": about["classifier"],
+        "cell classifier SHA-256": about["classifier_sha256"],
+        "working resolution, um/px": config.segmentation.mpp,
+        "device asked": config.runtime.device,
+        "device used": about["device"],
+        "threads": config.runtime.threads,
+        "configuration digest": config.digest(),
+        "commit": commit(),
+        "version": versions()["wsi-pipeline"],
+    }
+
+
+def _warnings(job: SlideJob, prepared: Prepared, dropped: int) -> list[str]:
+    about = prepared.about
+    # Why nothing was found is a limit of the run; what else was decided belongs to the provenance.
+    found = [about["regions_note"]] if about["regions_note"] and not prepared.blocks else []
+    if about["mpp"]["source"] == "forced":
+        found.append("Microns per pixel were forced; what the slide says was overridden.")
+    if job.config.specimen == "trephine" and "section" in str(about["segmentation_model"]):
+        found.append("Megakaryocytes are not told from other nuclei by this model.")
+    if dropped:
+        found.append(f"{dropped} cells are too small for QuPath's grid of 0.01 pixels and are not in its file.")
+    return found

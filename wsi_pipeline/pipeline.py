@@ -1,0 +1,67 @@
+"""One slide, from pixels to an answer.
+
+    slides -> regions -> tiling -> segmentation -> cells -> predictions -> exports
+
+The stages are tasks on a Dask cluster (``stages.py``, ``finish.py``); this page says in which order they run.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from wsi_pipeline.finish import finish
+from wsi_pipeline.runtime.executor import Executor, SerialExecutor
+from wsi_pipeline.runtime.progress import Progress, SilentProgress
+from wsi_pipeline.stages import SlideJob, classify, find_cells, merge, prepare
+
+
+def run_job(job: SlideJob, executor: Executor | SerialExecutor, progress: Progress | None = None) -> dict[str, Any]:
+    """Run one slide to the end, or from where it stopped, and return its summary.
+
+    Parameters
+    ----------
+    job
+        The slide, its configuration and the run's folder.
+    executor
+        Where the tasks run.
+    progress
+        Told of every stage.
+
+    Raises
+    ------
+    SlideError, ModelError
+        The slide or a model cannot be used; nothing of other slides is touched.
+    """
+    progress = progress or SilentProgress()
+    timings: dict[str, float] = {}
+
+    # Open the slide, find where to look, cut it into blocks.
+    progress.stage(job.slide_id, "regions", 1)
+    prepared = executor.call(prepare, job)
+    timings["regions"] = prepared.seconds
+    key, blocks = prepared.key, prepared.blocks
+
+    # Find the cells of every block: network, flows, ownership, measures.
+    started = time.monotonic()
+    progress.stage(job.slide_id, "cells", len(blocks))
+    for _ in executor.map(find_cells, ((job, key, block) for block in blocks)):
+        progress.advance(job.slide_id)
+    timings["segmentation"] = time.monotonic() - started
+
+    # Put them into one order, which no cut can change.
+    started = time.monotonic()
+    merged = executor.call(merge, job, key, blocks)
+    timings["merge"] = time.monotonic() - started
+
+    # Type the white cells.
+    if job.config.cells.classifier is not None:
+        started = time.monotonic()
+        progress.stage(job.slide_id, "classes", merged.n_chunks)
+        for _ in executor.map(classify, ((job, key, chunk) for chunk in range(merged.n_chunks))):
+            progress.advance(job.slide_id)
+        timings["classification"] = time.monotonic() - started
+
+    # Count, answer, export, report.
+    progress.stage(job.slide_id, "answers and exports", 1)
+    return executor.call(finish, job, prepared, merged, timings)

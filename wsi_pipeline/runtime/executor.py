@@ -1,0 +1,202 @@
+"""Run tasks on a Dask cluster: a local one by default, or any scheduler by its address.
+
+Tasks return small records; pixels stay in the worker. Errors raised in a task come back as they were; a worker
+that dies has its tasks given to another one, ``retries`` times.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from wsi_pipeline.config import RuntimeConfig
+from wsi_pipeline.errors import ConfigError, WsiPipelineError
+from wsi_pipeline.runtime.devices import resolve_device
+
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_QUEUED_PER_WORKER = 4
+_WORKERS_ON_GPU = 4
+_CLOSE_S = 60
+
+_log = logging.getLogger(__name__)
+
+
+class WorkerLostError(WsiPipelineError, RuntimeError):
+    """Workers died again and again on one task, most often for want of memory."""
+
+    reason = "worker-lost"
+
+
+class Executor:
+    """Bounded submission of tasks to a Dask client; safe to use from several threads.
+
+    Parameters
+    ----------
+    client
+        A connected client.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def n_workers(self) -> int:
+        return max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+
+    def call(self, function: Callable[..., R], *arguments: Any) -> R:
+        """Run one task and return its record."""
+        for result in self.map(function, [arguments]):
+            return result
+        raise AssertionError("a task without a result")
+
+    def map(self, function: Callable[..., R], argument_lists: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+        """Run a task for every tuple of arguments and yield the records as they finish.
+
+        At most a few tasks a worker are queued at once, so a slide of a million blocks costs no memory. The first
+        error cancels the rest and is raised.
+        """
+        from distributed import KilledWorker, as_completed
+
+        waiting = iter(argument_lists)
+        running: Any = as_completed(loop=self._client.loop)
+        open_tasks = 0
+
+        def fill() -> int:
+            added = 0
+            while open_tasks + added < _QUEUED_PER_WORKER * self.n_workers:
+                arguments = next(waiting, None)
+                if arguments is None:
+                    break
+                running.add(self._client.submit(function, *arguments, pure=False))
+                added += 1
+            return added
+
+        open_tasks += fill()
+        try:
+            while open_tasks:
+                future = next(running)
+                open_tasks -= 1
+                try:
+                    result = future.result()
+                except KilledWorker as error:
+                    raise WorkerLostError(
+                        f"the worker died on this task {error.last_worker and 'repeatedly'}; if memory ran out use "
+                        "fewer runtime.workers or a smaller tiling.core_px"
+                    ) from None
+                finally:
+                    future.release()
+                open_tasks += fill()
+                yield result
+        finally:
+            running.clear()
+
+
+def default_workers(config: RuntimeConfig) -> int:
+    """Return one worker a core, or a few that share the GPU."""
+    cores = os.cpu_count() or 1
+    return min(_WORKERS_ON_GPU, cores) if resolve_device(config.device) == "cuda" else cores
+
+
+@contextmanager
+def open_executor(cluster: str, config: RuntimeConfig) -> Iterator[Executor]:
+    """Yield an executor on ``local`` workers or on the scheduler at an address such as ``tcp://host:8786``.
+
+    Raises
+    ------
+    ConfigError
+        The address cannot be reached, or the kind of cluster is unknown.
+    """
+    import dask
+    from distributed import Client, LocalCluster
+
+    for name in ("distributed", "distributed.nanny", "distributed.scheduler", "distributed.http.proxy"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # its import sets INFO, which fills the user's terminal
+    settings = {
+        "distributed.scheduler.allowed-failures": config.retries,
+        # One task a worker at a time: those waiting behind one that kills its worker would be blamed for the death.
+        "distributed.scheduler.worker-saturation": 1.0,
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        # A paused worker would wait for ever for memory that no Dask key holds; running out is an error instead.
+        "distributed.worker.memory.pause": False,
+        "distributed.comm.timeouts.connect": "20s",
+        "distributed.admin.large-graph-warning-threshold": "50MB",
+    }
+    with dask.config.set(settings):
+        if cluster == "local":
+            workers = config.workers or default_workers(config)
+            threads = str(config.threads)
+            environment = {
+                "OMP_NUM_THREADS": threads,
+                "MKL_NUM_THREADS": threads,
+                "OPENBLAS_NUM_THREADS": threads,
+                "NUMBA_NUM_THREADS": threads,
+                "MALLOC_TRIM_THRESHOLD_": "65536",
+            }
+            local = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=":0",
+                env=environment,
+                silence_logs=50,
+            )
+            client = Client(local, set_as_default=False)
+            try:
+                yield Executor(client)
+            finally:
+                _close(client)
+                _close(local)
+            return
+        if "://" not in cluster:
+            raise ConfigError(f"--cluster {cluster!r}: use local or a scheduler address such as tcp://host:8786")
+        try:
+            client = Client(cluster, timeout=20, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--cluster {cluster}: no Dask scheduler answers there ({error})") from None
+        try:
+            _await_workers(client, cluster)
+            yield Executor(client)
+        finally:
+            _close(client)
+
+
+def _await_workers(client: Client, cluster: str) -> None:
+    try:
+        client.wait_for_workers(1, timeout=120)
+    except TimeoutError:
+        raise ConfigError(f"--cluster {cluster}: the scheduler has no workers; start dask workers there") from None
+
+
+def _close(part: Client | LocalCluster) -> None:
+    """Close a client or cluster; what the run found is not lost because a worker is slow to stop."""
+    try:
+        part.close(timeout=_CLOSE_S)
+    except TimeoutError:
+        _log.info("%s did not close within %s s", type(part).__name__, _CLOSE_S)
+
+
+class SerialExecutor:
+    """The same interface in this process, for small images and for tests of single stages."""
+
+    n_workers = 1
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def call(self, function: Callable[..., R], *arguments: Any) -> R:
+        with self._lock:
+            return function(*arguments)
+
+    def map(self, function: Callable[..., R], argument_lists: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+        for arguments in argument_lists:
+            yield self.call(function, *arguments)

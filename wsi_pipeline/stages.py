@@ -1,0 +1,362 @@
+"""The stages of one slide, as tasks that run on a worker.
+
+Each takes a :class:`SlideJob`, writes its part atomically below the work folder, and returns a small record. A
+stage whose part is already there does nothing, so a killed run resumes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+import wsi_pipeline
+from wsi_pipeline.atomic import atomic_path, write_bytes
+from wsi_pipeline.cells.measure import measure_block
+from wsi_pipeline.cells.table import MergedTable, merge_blocks, read_targets, write_classes
+from wsi_pipeline.cells.windows import estimate_background
+from wsi_pipeline.config import PipelineConfig
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.regions import Regions, find_regions, write_regions
+from wsi_pipeline.runtime.devices import resolve_device
+from wsi_pipeline.runtime.ledger import Ledger, key_of
+from wsi_pipeline.runtime.worker import classifier_model, segmentation_model, slide_of, use_threads
+from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram, normalisation_from_histogram
+from wsi_pipeline.segmentation.segment import segment_block
+from wsi_pipeline.slides import Slide, SlideSpec, slide_fingerprint
+from wsi_pipeline.tiling import Block, TileLattice, halo_px, plan_blocks
+from wsi_pipeline.units import Box
+from wsi_pipeline.weights import file_sha256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideJob:
+    """One slide to be run.
+
+    Attributes
+    ----------
+    slide_id
+        Unique in the run; safe as a folder name.
+    spec
+        How to open it.
+    config
+        Its configuration.
+    out
+        The run's folder.
+    subject_id
+        The patient, from the manifest; empty when unknown.
+    label
+        The label of the manifest; carried into the summary, never used.
+    regions_file
+        Drawn regions, from the manifest.
+    """
+
+    slide_id: str
+    spec: SlideSpec
+    config: PipelineConfig
+    out: Path
+    subject_id: str = ""
+    label: str = ""
+    regions_file: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Return where the slide's artefacts go."""
+        return self.out / "slides" / self.slide_id
+
+    @property
+    def work(self) -> Path:
+        return self.out / "work" / self.slide_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What the first stage decides for the whole slide.
+
+    Attributes
+    ----------
+    key
+        Hash of everything the results depend on.
+    blocks
+        The work, in raster order.
+    about
+        JSON facts for the summary.
+    seconds
+        Time of the stage.
+    """
+
+    key: str
+    blocks: tuple[Block, ...]
+    about: dict[str, Any]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRecord:
+    """What a block found."""
+
+    name: str
+    n_cells: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A prepared slide as a worker needs it; geometries in working pixels unless named ``_px0``."""
+
+    region_px0: BaseGeometry
+    dilated: BaseGeometry
+    size: tuple[int, int]
+    normalisation: Normalisation
+    background: npt.NDArray[np.uint8]
+
+
+# Changing these changes no result, so a run may be resumed with other values.
+_FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
+
+
+def attempt_key(job: SlideJob) -> str:
+    """Return the hash of all that could be known before opening the slide."""
+    try:
+        file = slide_fingerprint(job.spec.path)
+    except (OSError, SlideError):
+        file = ""
+    regions = job.regions_file
+    spec, config = job.spec, job.config.model_dump(mode="json")
+    kept = {name: value for name, value in config.items() if name not in _FREE_SECTIONS}
+    return key_of(
+        path=str(spec.path),
+        file=file,
+        mpp=[spec.mpp, spec.force_mpp, spec.manifest_mpp],
+        regions=file_sha256(regions) if regions is not None and regions.is_file() else None,
+        subject=job.subject_id,
+        config=kept,
+    )
+
+
+def ledger_of(job: SlideJob, key: str) -> Ledger:
+    return Ledger(folder=job.work / key)
+
+
+def results_key(job: SlideJob, slide: Slide, *, model_sha256: str, classifier_sha256: str | None, device: str) -> str:
+    """Return the hash of everything that the slide's results depend on."""
+    config = job.config
+    return key_of(
+        version=wsi_pipeline.__version__,
+        fingerprint=slide.fingerprint,
+        mpp=[slide.mpp.x, slide.mpp.y],
+        backend=slide.backend,
+        regions_file=file_sha256(job.regions_file) if job.regions_file else None,
+        config=config.digest("specimen", "slides", "regions", "tiling", "segmentation", "cells"),
+        model=model_sha256,
+        classifier=classifier_sha256,
+        # Parts computed on another device or with other threads may differ in the last bits; they are not mixed.
+        device=device,
+        threads=config.runtime.threads,
+    )
+
+
+def prepare(job: SlideJob) -> Prepared:
+    """Open the slide, find where to look, fix its normalisation, and cut it into blocks."""
+    started = time.monotonic()
+    config = job.config
+    use_threads(config.runtime.threads)
+    device = resolve_device(config.runtime.device)
+    slide = slide_of(job.spec)
+    model = segmentation_model(config, device)
+    classifier = classifier_model(config.cells.classifier, device) if config.cells.classifier else None
+    key = results_key(
+        job,
+        slide,
+        model_sha256=model.sha256,
+        classifier_sha256=classifier.sha256 if classifier else None,
+        device=device,
+    )
+    ledger = ledger_of(job, key)
+    mpp = config.segmentation.mpp
+    regions_file = job.folder / "regions.geojson"
+    about = ledger.read("plan", "slide")
+    if about is None or not ledger.is_done("plan", "region", ".wkb") or not regions_file.is_file():
+        regions = find_regions(slide, specimen=config.specimen, config=config.regions, regions_file=job.regions_file)
+        write_regions(regions, regions_file, slide)
+        write_bytes(ledger.part("plan", "region", ".wkb"), shapely.to_wkb(regions.included))
+        normalisation, background = _colours(job, slide, regions, model.tile_px, model.overlap_px)
+        about = {
+            **_about(job, slide, regions),
+            "normalisation": {"low": list(normalisation.low), "high": list(normalisation.high)},
+            "background": [int(v) for v in background],
+            "device": device,
+            "segmentation_model": model.name,
+            "segmentation_sha256": model.sha256,
+            "classifier": classifier.name if classifier else None,
+            "classifier_sha256": classifier.sha256 if classifier else None,
+        }
+        ledger.write("plan", "slide", about)
+    region = _to_working(_region_px0(ledger), slide, mpp)
+    blocks = plan_blocks(
+        slide.size_at(mpp),
+        region,
+        core_px=config.tiling.core_px,
+        halo=halo_px(config.segmentation.max_cell_diameter_um, mpp, config.tiling.halo_um),
+    )
+    return Prepared(key=key, blocks=tuple(blocks), about=about, seconds=time.monotonic() - started)
+
+
+def _about(job: SlideJob, slide: Slide, regions: Regions) -> dict[str, Any]:
+    return {
+        "fingerprint": slide.fingerprint,
+        "format": slide.slide_format,
+        "backend_requested": slide.backend_requested,
+        "backend": slide.backend,
+        "dimensions_px0": list(slide.dimensions),
+        "bounds_px0": [slide.bounds.x0, slide.bounds.y0, slide.bounds.x1, slide.bounds.y1],
+        "mpp": {"x": slide.mpp.x, "y": slide.mpp.y, "source": slide.mpp.source},
+        "regions_mode_requested": regions.mode_requested,
+        "regions_mode": regions.mode,
+        "regions_note": regions.note,
+        "area_mm2": regions.area_mm2,
+    }
+
+
+def _to_working(geometry: BaseGeometry, slide: Slide, mpp: float) -> BaseGeometry:
+    return shapely.transform(geometry, slide.frame(mpp).from_px0)
+
+
+def _region_px0(ledger: Ledger) -> BaseGeometry:
+    return shapely.from_wkb(ledger.part("plan", "region", ".wkb").read_bytes())
+
+
+def _lattice(slide: Slide, mpp: float, tile_px: int, overlap_px: int) -> TileLattice:
+    width, height = slide.size_at(mpp)
+    return TileLattice(tile_px=tile_px, overlap_px=overlap_px, width=width, height=height)
+
+
+def _colours(
+    job: SlideJob, slide: Slide, regions: Regions, tile_px: int, overlap_px: int
+) -> tuple[Normalisation, npt.NDArray[np.uint8]]:
+    """Return normalisation and background colour from a fixed sample of lattice tiles inside the regions."""
+    config = job.config.segmentation
+    histogram = np.zeros((3, 256), np.int64)
+    backgrounds = []
+    if not regions.is_empty:
+        lattice = _lattice(slide, config.mpp, tile_px, overlap_px)
+        tiles = lattice.sample(_to_working(regions.included, slide, config.mpp), config.normalise_tiles)
+        whole = Box(x0=0, y0=0, x1=lattice.width, y1=lattice.height)
+        for tile in tiles:
+            pixels = slide.read(lattice.tile(*tile).clip(whole), config.mpp)
+            histogram += colour_histogram(pixels)
+            backgrounds.append(estimate_background(pixels))
+    if not backgrounds:
+        return Normalisation(low=(0.0, 0.0, 0.0), high=(255.0, 255.0, 255.0)), np.full(3, 255, np.uint8)
+    return normalisation_from_histogram(histogram), np.median(backgrounds, axis=0).astype(np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _plan(job: SlideJob, key: str) -> _Plan:
+    """Load what :func:`prepare` decided; kept by the worker for the slides in work."""
+    ledger = ledger_of(job, key)
+    about = ledger.read("plan", "slide")
+    if about is None:
+        raise RuntimeError(f"{ledger.folder}: the plan vanished during the run")
+    slide = slide_of(job.spec)
+    config = job.config
+    mpp = config.segmentation.mpp
+    region_px0 = _region_px0(ledger)
+    halo = halo_px(config.segmentation.max_cell_diameter_um, mpp)
+    shapely.prepare(region_px0)
+    dilated = _to_working(region_px0, slide, mpp).buffer(halo, join_style="mitre")
+    shapely.prepare(dilated)
+    colours = about["normalisation"]
+    return _Plan(
+        region_px0=region_px0,
+        dilated=dilated,
+        size=slide.size_at(mpp),
+        normalisation=Normalisation(low=tuple(colours["low"]), high=tuple(colours["high"])),
+        background=np.array(about["background"], np.uint8),
+    )
+
+
+def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
+    """Segment and measure one block."""
+    started = time.monotonic()
+    ledger = ledger_of(job, key)
+    part = ledger.part("blocks", block.name)
+    if part.is_file():
+        return BlockRecord(name=block.name, n_cells=pq.read_metadata(part).num_rows, seconds=0.0)
+    config = job.config
+    use_threads(config.runtime.threads)
+    slide = slide_of(job.spec)
+    plan = _plan(job, key)
+    mpp = config.segmentation.mpp
+    model = segmentation_model(config, resolve_device(config.runtime.device))
+    segmented = segment_block(
+        lambda box: slide.read(box, mpp),
+        block,
+        lattice=_lattice(slide, mpp, model.tile_px, model.overlap_px),
+        dilated_region=plan.dilated,
+        normalisation=plan.normalisation,
+        model=model,
+        config=config.segmentation,
+        specimen=config.specimen,
+    )
+    table = measure_block(
+        segmented,
+        frame=slide.frame(mpp),
+        mpp=mpp,
+        slide_size=plan.size,
+        region_px0=plan.region_px0,
+        fingerprint=slide.fingerprint,
+    )
+    with atomic_path(part) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    return BlockRecord(name=block.name, n_cells=len(table), seconds=time.monotonic() - started)
+
+
+def merge(job: SlideJob, key: str, blocks: tuple[Block, ...]) -> MergedTable:
+    """Put the cells of all blocks into their one order."""
+    ledger = ledger_of(job, key)
+    if (record := ledger.read("merged", "record")) is not None:
+        return MergedTable(**record)
+    merged = merge_blocks(
+        [(block, ledger.part("blocks", block.name)) for block in blocks],
+        ledger.part("merged", "table"),
+        ledger.part("merged", "targets"),
+        chunk_cells=job.config.cells.chunk_cells,
+    )
+    ledger.write("merged", "record", vars(merged))
+    return merged
+
+
+def chunk_name(chunk: int) -> str:
+    return f"{chunk:06d}"
+
+
+def classify(job: SlideJob, key: str, chunk: int) -> float:
+    """Type one chunk of white cells, in table order; return the seconds."""
+    started = time.monotonic()
+    ledger = ledger_of(job, key)
+    part = ledger.part("classes", chunk_name(chunk))
+    if part.is_file():
+        return 0.0
+    config = job.config
+    use_threads(config.runtime.threads)
+    slide = slide_of(job.spec)
+    plan = _plan(job, key)
+    classifier = classifier_model(str(config.cells.classifier), resolve_device(config.runtime.device))
+    side = classifier.window_px
+    centres = slide.frame(classifier.mpp).from_px0(read_targets(ledger.part("merged", "targets"), chunk))
+    corners = np.floor(centres - side / 2 + 0.5).astype(int)
+    crops = np.empty((len(corners), side, side, 3), np.uint8)
+    for i, (x, y) in enumerate(corners):
+        crops[i] = slide.read(Box(x0=int(x), y0=int(y), x1=int(x) + side, y1=int(y) + side), classifier.mpp)
+    answer = classifier.predict(crops, plan.background, batch_size=config.cells.batch_size)
+    write_classes(part, classifier.classes, answer.p, answer.embedding if config.cells.embedding else None)
+    return time.monotonic() - started
