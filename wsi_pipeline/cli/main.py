@@ -45,9 +45,6 @@ def main() -> None:
             traceback.print_exc()
         sys.stderr.write(f"error: {error}\n")
         sys.exit(USAGE_ERROR)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command resumes\n")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

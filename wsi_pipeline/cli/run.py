@@ -9,6 +9,8 @@ import typer
 
 from wsi_pipeline.config import parse_overrides
 
+_INTERRUPTED = 130
+
 Slides = Annotated[list[Path], typer.Argument(help="Slide files, folders of slides, or CSV manifests.")]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or specimen name; default blood_smear.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command there resumes.")]
@@ -41,8 +43,7 @@ def run(
     ] = False,
 ) -> None:
     """Find, measure and classify every cell; count; answer; export."""
-    from wsi_pipeline.cohort import describe_plan, execute, plan_cohort
-    from wsi_pipeline.runtime.progress import show_progress
+    from wsi_pipeline.cohort import describe_plan, plan_cohort
 
     plan = plan_cohort(
         slides,
@@ -56,11 +57,7 @@ def run(
     if dry_run:
         describe_plan(plan, typer.echo)
         return
-    with show_progress(len(plan.jobs)) as progress:
-        result = execute(plan, cluster=cluster, restart=restart, retry_failed=retry_failed, progress=progress)
-    _say_result(result)
-    if result.failed:
-        raise typer.Exit(1)
+    _execute(plan, cluster=cluster, restart=restart, retry_failed=retry_failed)
 
 
 def demo(
@@ -68,8 +65,7 @@ def demo(
     device: Device = None,
 ) -> None:
     """Run the pipeline on small slides made from real cells."""
-    from wsi_pipeline.cohort import execute, plan_cohort
-    from wsi_pipeline.runtime.progress import show_progress
+    from wsi_pipeline.cohort import plan_cohort
     from wsi_pipeline.simulation.demo import make_demo_slides
 
     typer.echo("making three virtual slides from real cells ...", err=True)
@@ -78,8 +74,20 @@ def demo(
     rows = [f"{slide.path.name},{slide.specimen}" for slide in slides]
     manifest.write_text("\n".join(["slide,specimen", *rows]) + "\n", encoding="utf-8")
     plan = plan_cohort([manifest], out / "results", overrides=_overrides(None, device))
-    with show_progress(len(plan.jobs)) as progress:
-        result = execute(plan, progress=progress)
+    _execute(plan)
+
+
+def _execute(plan: Any, **options: Any) -> None:
+    """Run a plan with progress, print the result, and leave with 1 when slides failed."""
+    from wsi_pipeline.cohort import execute
+    from wsi_pipeline.runtime.progress import show_progress
+
+    try:
+        with show_progress(len(plan.jobs)) as progress:
+            result = execute(plan, progress=progress, **options)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command resumes", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     _say_result(result)
     if result.failed:
         raise typer.Exit(1)
