@@ -251,6 +251,7 @@ def execute(
     """Run a plan; see :func:`run_cohort`."""
     progress = progress or SilentProgress()
     started, clock = datetime.now(UTC), time.monotonic()
+    device = resolve_device(plan.config.runtime.device)
     _open_folder(plan, restart)
     with open_executor(cluster, plan.config.runtime) as executor:
         runner = _Runner(executor, progress, retry_failed)
@@ -273,11 +274,8 @@ def execute(
             "configurations": {job.config.specimen: job.config.model_dump(mode="json") for job in plan.jobs},
             "versions": versions(),
             "commit": commit(),
-            "hardware": hardware(resolve_device(plan.config.runtime.device)),
-            "device": {
-                "requested": plan.config.runtime.device,
-                "resolved": resolve_device(plan.config.runtime.device),
-            },
+            "hardware": hardware(device),
+            "device": {"requested": plan.config.runtime.device, "resolved": device},
             "cluster": cluster,
             "workers": n_workers,
             "threads": plan.config.runtime.threads,

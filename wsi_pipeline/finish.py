@@ -14,11 +14,11 @@ from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.predictions import criteria_predictions, differential
-from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.provenance import commit, versions
-from wsi_pipeline.runtime.worker import classifier_model, slide_of, use_threads
+from wsi_pipeline.runtime.worker import slide_of, use_threads
 from wsi_pipeline.stages import Prepared, SlideJob, attempt_key, chunk_name, ledger_of
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
+from wsi_pipeline.weights import find_weights
 
 _NOTHING_FOUND = {"trephine": "no-tissue", "blood_smear": "no-stained-area", "marrow_smear": "no-stained-area"}
 
@@ -29,7 +29,7 @@ def taxonomy_of(config: PipelineConfig) -> Taxonomy:
         return load_taxonomy("section")
     if config.cells.classifier is None:
         return load_taxonomy("pbc-blast")
-    return load_taxonomy(classifier_model(config.cells.classifier, resolve_device(config.runtime.device)).taxonomy)
+    return load_taxonomy(find_weights(config.cells.classifier, "cells").card["taxonomy"])
 
 
 def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict[str, float]) -> dict[str, Any]:
@@ -163,10 +163,10 @@ def _write_table(job: SlideJob, key: str, merged: MergedTable) -> TableSummary:
     chunks: list[Path] = []
     dimension = None
     if config.classifier is not None:
-        classifier = classifier_model(config.classifier, resolve_device(job.config.runtime.device))
-        classes = classifier.classes
+        card = find_weights(config.classifier, "cells").card
+        classes = tuple(card["classes"])
         chunks = [ledger.part("classes", chunk_name(i)) for i in range(merged.n_chunks)]
-        dimension = classifier.embedding_dim if config.embedding else None
+        dimension = int(card["network"]["embedding_dim"]) if config.embedding else None
     return write_cells(
         ledger.part("merged", "table"),
         chunks,

@@ -26,7 +26,7 @@ from wsi_pipeline.simulation.split import is_reserved
 from wsi_pipeline.training.augment import AugmentSpec, augment
 from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.cell_data import PackedCells
-from wsi_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
+from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
 from wsi_pipeline.training.splits import near_duplicate_groups, split_by_group
 
 ARTEFACT = "artefact"
@@ -181,7 +181,7 @@ def fit(
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average, best = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(_parameter_groups(network, recipe), lr=peak)
-    identity: dict[str, Any] = {"recipe": _plain(recipe), "augmentation": asdict(augmentation)}
+    identity: dict[str, Any] = {"recipe": plain_recipe(recipe), "augmentation": asdict(augmentation)}
     identity |= {"classes": list(classes), "n_train": len(train), "fine_tuned": start_from is not None}
     checkpoint = out / "checkpoint.safetensors"
     history: list[dict[str, float]] = []
@@ -307,7 +307,3 @@ def _take_over(network: nn.Module, earlier: Mapping[str, torch.Tensor]) -> int:
             value.copy_(earlier[name])
             taken += 1
     return taken
-
-
-def _plain(recipe: CellRecipe) -> dict[str, object]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()}

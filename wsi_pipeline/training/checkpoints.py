@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from torch import nn
 
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import DataError
+
+
+def plain_recipe(recipe: Any) -> dict[str, Any]:
+    """Return a recipe (a dataclass) as JSON holds it, so that a stored one compares equal."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(recipe).items()}
 
 
 def save_checkpoint(

@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.segmentation.networks import CompactFlowNet
 from wsi_pipeline.training.averaging import update_average
-from wsi_pipeline.training.checkpoints import load_checkpoint, save_checkpoint
+from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
 from wsi_pipeline.training.segmentation_augment import Crop, random_crop
 from wsi_pipeline.training.segmentation_data import IGNORE, SECTION_KINDS, SET_SHARES, SMEAR_KINDS, Sample
 
@@ -132,7 +132,7 @@ def train_segmentation(
     step = 0
     if checkpoint.is_file():
         step, extra = load_checkpoint(checkpoint, networks={"live": network, "average": average}, optimiser=optimiser)
-        if extra["recipe"] != _plain(recipe):
+        if extra["recipe"] != plain_recipe(recipe):
             raise DataError(f"{checkpoint} was written by another recipe; choose another --out or remove it")
         report(f"resumed at step {step} of {recipe.steps}")
     recent: list[float] = []
@@ -165,17 +165,13 @@ def train_segmentation(
                 step=step,
                 networks={"live": network, "average": average},
                 optimiser=optimiser,
-                extra={"recipe": _plain(recipe)},
+                extra={"recipe": plain_recipe(recipe)},
             )
             rate = (step - first) / (time.monotonic() - started)
             left = (recipe.steps - step) / rate / 60
             report(f"step {step}/{recipe.steps}  loss {np.mean(recent):.3f}  {rate:.2f} steps/s  {left:.0f} min left")
             recent.clear()
     return average
-
-
-def _plain(recipe: Recipe) -> dict[str, object]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()}
 
 
 def _learning_rate(recipe: Recipe, step: int) -> float:

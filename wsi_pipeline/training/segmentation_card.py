@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.bootstrap import Estimate
@@ -17,9 +15,9 @@ from wsi_pipeline.evaluation.run_segmentation import (
     evaluate_point_folder,
     make_segmenter,
 )
-from wsi_pipeline.evaluation.segmentation import evaluate_segmentation, score_image
 from wsi_pipeline.segmentation.networks import WIDTHS, CompactFlowNet
 from wsi_pipeline.training.cards import Card, DataSource, Figure, save_weights, write_card
+from wsi_pipeline.training.checkpoints import plain_recipe
 from wsi_pipeline.training.segmentation import RECIPES, Recipe, train_segmentation
 from wsi_pipeline.training.segmentation_data import (
     BCCD_MPP,
@@ -102,7 +100,7 @@ def train_shipped(
     if name not in RECIPES:
         raise DataError(f"--model {name!r}: shipped recipes are {', '.join(RECIPES)}")
     recipe = RECIPES[name]
-    recipe = Recipe(**{**asdict(recipe), "seed": seed, "steps": steps or recipe.steps})
+    recipe = replace(recipe, seed=seed, steps=steps or recipe.steps)
     samples = load_samples(root, name)
     network = train_segmentation(samples, out, recipe, device=device, report=report)
     weights = out / f"{name}.safetensors"
@@ -110,9 +108,10 @@ def train_shipped(
     card = _card(name, recipe, samples, network, ())
     write_card(card, weights)
     report("evaluating on the test split")
-    figures = (
-        _smear_figures(root, weights, device) if name == "compact-smear" else _section_figures(samples, weights, device)
-    )
+    if name == "compact-smear":
+        figures = _smear_figures(root, weights, device)
+    else:
+        figures = _section_figures(root, samples, weights, device)
     write_card(_card(name, recipe, samples, network, tuple(figures)), weights)
     return weights
 
@@ -148,7 +147,7 @@ def _card(
             "overlap_px": OVERLAP_PX,
             "widths": list(WIDTHS),
             "simulated": False,
-            "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
+            "recipe": plain_recipe(recipe),
             "parameters": sum(p.numel() for p in network.parameters()),
         },
     )
@@ -199,24 +198,15 @@ def _smear_figures(root: Path, weights: Path, device: str) -> list[Figure]:
     ]
 
 
-def _section_figures(samples: Sequence[Sample], weights: Path, device: str) -> list[Figure]:
-    import tempfile
-
-    import cv2
-
-    from wsi_pipeline.evaluation.baselines import otsu_baseline
-    from wsi_pipeline.slides import open_slide
-
-    segmenter = make_segmenter(str(weights), "nucleus", device, {})
-    scores, trivial = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for index, sample in enumerate(s for s in samples if s.split == "test"):
-            path = Path(folder) / f"{index}.png"
-            cv2.imwrite(str(path), np.ascontiguousarray(sample.rgb[..., ::-1]))
-            with open_slide(path, mpp=sample.mpp, force_mpp=True) as slide:
-                scores.append(score_image(sample.name, sample.labels, segmenter.labels(slide)))
-            trivial.append(score_image(sample.name, sample.labels, otsu_baseline(sample.rgb)))
-    model, otsu = evaluate_segmentation(scores), evaluate_segmentation(trivial)
+def _section_figures(root: Path, samples: Sequence[Sample], weights: Path, device: str) -> list[Figure]:
+    mpp = {Path(s.name).stem: s.mpp for s in samples if s.split == "test"}
+    model, otsu = evaluate_masks(
+        root / "tissue-nuclei" / "images",
+        root / "tissue-nuclei" / "labels",
+        make_segmenter(str(weights), "nucleus", device, {}),
+        lambda image: mpp[image.stem],
+        only=lambda pair: pair.image.stem in mpp,
+    )
     on = "tissue-nuclei test fields, pixel size from the median nucleus"
     return [
         _figure("AP50", on, model.n_true, model.ap50, otsu.ap50),
