@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +113,8 @@ def train_segmentation(
     device: str = "cpu",
     report: Callable[[str], None],
     checkpoint_every: int = 100,
+    data_digest: str | None = None,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> CompactFlowNet:
     """Train on the ``train`` fields of ``samples`` and return the averaged (EMA) network.
 
@@ -122,10 +124,21 @@ def train_segmentation(
         Folder of the checkpoint; a run killed at any moment continues from it.
     report
         Receives progress lines.
+    data_digest
+        Names the data (and what else decides the result); a checkpoint made from other data is refused.
+    initial
+        Weights to start from, by name; layers it lacks start at random.
+
+    Raises
+    ------
+    DataError
+        The checkpoint is damaged, or of another recipe, network or data.
     """
     torch.manual_seed(recipe.seed)
     training = [s for s in samples if s.split == "train"]
     network = CompactFlowNet(len(recipe.kinds)).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if initial is not None:
+        network.load_state_dict({**network.state_dict(), **initial})
     average = copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     checkpoint = out / "checkpoint.safetensors"
@@ -134,6 +147,8 @@ def train_segmentation(
         step, extra = load_checkpoint(checkpoint, networks={"live": network, "average": average}, optimiser=optimiser)
         if extra["recipe"] != plain_recipe(recipe):
             raise DataError(f"{checkpoint} was written by another recipe; choose another --out or remove it")
+        if extra.get("data_digest") != data_digest:
+            raise DataError(f"{checkpoint} was written from other data; choose another --out or remove it")
         report(f"resumed at step {step} of {recipe.steps}")
     recent: list[float] = []
     started, first = time.monotonic(), step
@@ -165,7 +180,7 @@ def train_segmentation(
                 step=step,
                 networks={"live": network, "average": average},
                 optimiser=optimiser,
-                extra={"recipe": plain_recipe(recipe)},
+                extra={"recipe": plain_recipe(recipe), "data_digest": data_digest},
             )
             rate = (step - first) / (time.monotonic() - started)
             left = (recipe.steps - step) / rate / 60
