@@ -81,20 +81,49 @@ def _sprite(entry: dict[str, object], atlas: npt.NDArray[np.uint8]) -> Sprite:
     if x < 0 or y < 0 or x + width > atlas.shape[1] or y + height > atlas.shape[0]:
         raise ValueError(f"box {entry['box']} is outside {entry['atlas']} {atlas.shape[1]}x{atlas.shape[0]}")
     part = atlas[y : y + height, x : x + width].astype(np.float32)
-    alpha = part[..., 3] / 255.0
-    light = part[..., :3] / TRANSMITTANCE_ONE
+    return make_sprite(
+        part[..., :3] / np.float32(TRANSMITTANCE_ONE),
+        part[..., 3] / np.float32(255),
+        class_name=str(entry["class"]),
+        kind=str(entry["kind"]),
+        source=str(entry["source"]),
+    )
+
+
+def make_sprite(
+    transmittance: npt.NDArray[np.float32],
+    alpha: npt.NDArray[np.float32],
+    *,
+    class_name: str,
+    kind: str,
+    source: str,
+) -> Sprite:
+    """Return a sprite of a cutout at ``ASSET_MPP``.
+
+    Parameters
+    ----------
+    transmittance
+        ``(h, w, 3)``, 1 for glass.
+    alpha
+        ``(h, w)`` in [0, 1]; the cell is where it exceeds 0.5.
+
+    Raises
+    ------
+    ValueError
+        ``alpha`` nowhere exceeds 0.5.
+    """
     contour = outline(alpha)
     area, centre = polygon_area_centroid(contour)
     local = (contour - centre) * np.float32(ASSET_MPP)
     return Sprite(
-        absorbed=np.ascontiguousarray(alpha[..., None] * (1.0 - light)),
+        absorbed=np.ascontiguousarray(alpha[..., None] * (1.0 - transmittance), dtype=np.float32),
         outline_um=local,
         centre_px=(float(centre[0]), float(centre[1])),
         radius_um=math.sqrt(area / math.pi) * ASSET_MPP,
         reach_um=float(np.hypot(local[:, 0], local[:, 1]).max()),
-        class_name=str(entry["class"]),
-        kind=str(entry["kind"]),
-        source=str(entry["source"]),
+        class_name=class_name,
+        kind=kind,
+        source=source,
     )
 
 
