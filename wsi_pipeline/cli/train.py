@@ -29,20 +29,91 @@ def _root(data: Path | None) -> Path:
 
 @app.command()
 def segmentation(
-    model: Annotated[str, typer.Option(help="compact-smear or compact-section.")],
+    model: Annotated[
+        str, typer.Option(help="compact-smear or compact-section; with --images the name of the new weights.")
+    ],
     data: Data = None,
-    out: Out = Path("training_runs/segmentation"),
+    images: Annotated[Path | None, typer.Option(help="Folder of fields of your own, 8-bit colour.")] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of their instance or binary masks.")] = None,
+    mpp: Annotated[
+        str | None,
+        typer.Option(help="Microns per pixel, or a CSV file with columns image,mpp; default what the images state."),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="What the masks hold: white, red, platelet, nucleus or megakaryocyte.")
+    ] = None,
+    specimen: Annotated[
+        str | None, typer.Option(help="blood_smear, marrow_smear, trephine, separated by commas; default the kind's.")
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option(help="Fine-tune this compact network: a shipped name or a .safetensors file.")
+    ] = None,
+    complete: Annotated[
+        bool,
+        typer.Option("--complete/--incomplete", help="Whether all cells of the kind have a label, or only some."),
+    ] = True,
+    skip_unpaired: Annotated[
+        bool, typer.Option("--skip-unpaired", help="Leave out images and masks without a partner.")
+    ] = False,
+    allow_any_size: Annotated[
+        bool, typer.Option("--allow-any-size", help="Go on when the cells have no plausible size or look joined.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for checkpoint, weights and card; the same command there resumes."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps; default the recipe's.", min=1)] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Train a compact flow network from the shippable data sets, evaluate it, write weights and card."""
+    """Train a compact flow network, evaluate it, write weights and card.
+
+    Without --images: a shipped one, from the data sets in --data. With --images and --masks: one of your own, from
+    fields that you labelled.
+    """
     from wsi_pipeline.runtime.devices import resolve_device
+    from wsi_pipeline.training.own_segmentation import train_own
+    from wsi_pipeline.training.own_segmentation_request import OwnTraining
     from wsi_pipeline.training.segmentation_card import train_shipped
 
-    weights = train_shipped(
-        _root(data), out, model, device=resolve_device(_device(device)), report=_say, steps=steps, seed=seed
-    )
+    if images is None:
+        own = {
+            "--masks": masks, "--mpp": mpp, "--kind": kind, "--specimen": specimen, "--start-from": start_from,
+            "--incomplete": not complete, "--skip-unpaired": skip_unpaired, "--allow-any-size": allow_any_size,
+        }  # fmt: skip
+        if given := [name for name, value in own.items() if value]:
+            raise ConfigError(f"{', '.join(given)}: only for fields of your own; give their folder with --images")
+        weights = train_shipped(
+            _root(data),
+            out or Path("training_runs/segmentation"),
+            model,
+            device=resolve_device(_device(device)),
+            report=_say,
+            steps=steps,
+            seed=seed,
+        )
+    else:
+        if masks is None:
+            raise ConfigError("--images needs --masks, the folder of the masks of its cells")
+        if data is not None:
+            raise ConfigError("--data is for the shipped recipes; leave it out with --images")
+        request = OwnTraining(
+            name=model,
+            images=images,
+            masks=masks,
+            mpp=mpp,
+            kind=kind,
+            specimens=tuple(s.strip() for s in specimen.split(",") if s.strip()) if specimen else (),
+            start_from=start_from,
+            complete=complete,
+            skip_unpaired=skip_unpaired,
+            allow_any_size=allow_any_size,
+            steps=steps,
+            seed=seed,
+        )
+        weights = train_own(
+            request, out or Path("training_runs") / model, device=resolve_device(_device(device)), report=_say
+        )
     typer.echo(f"weights: {weights}\ncard: {weights.with_suffix('.md')}")
 
 

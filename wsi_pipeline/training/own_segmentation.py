@@ -1,0 +1,192 @@
+"""Train or fine-tune a compact flow network on fields that a user labelled: check, split, train, measure, describe.
+
+One network finds one kind of cell, the kind the masks hold. What else is on the images is background to it, which is
+right when every cell of the kind has a label; for fields where only some have one there is ``complete=False``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from wsi_pipeline.errors import OutputError
+from wsi_pipeline.training.cards import save_weights, write_card
+from wsi_pipeline.training.own_segmentation_card import FieldRow, Prepared, make_card, measure, write_fields_csv
+from wsi_pipeline.training.own_segmentation_checks import check_masks
+from wsi_pipeline.training.own_segmentation_data import read_fields
+from wsi_pipeline.training.own_segmentation_request import (
+    OWN_KINDS,
+    OwnTraining,
+    check_name,
+    settle_kind,
+    working_mpp,
+)
+from wsi_pipeline.training.own_segmentation_samples import kinds_of, make_samples, split_fields
+from wsi_pipeline.training.own_segmentation_start import load_start
+from wsi_pipeline.training.segmentation import Recipe, train_segmentation
+
+SCALE_RANGE = (0.75, 1.35)
+"""Factors on the working resolution that crops are drawn at; narrow, since the true one of the fields is known."""
+
+STEPS, FINE_TUNING_STEPS = 1500, 600
+LEARNING_RATE, FINE_TUNING_LEARNING_RATE = 2e-3, 5e-4
+_DIGEST_FORMAT = "own-fields-1"
+
+
+def prepare(request: OwnTraining, *, report: Callable[[str], None]) -> Prepared:
+    """Check the request and the data, and return all that training needs; nothing is written.
+
+    Raises
+    ------
+    ConfigError
+        A name, kind or specimen that cannot be used, or that do not fit each other.
+    ModelError
+        The weights to start from are missing, damaged, or of another network or resolution.
+    DataError
+        The fields cannot be used; the message names files, what was found and what is needed.
+    """
+    check_name(request.name)
+    start = None if request.start_from is None else load_start(request.start_from)
+    kind, specimens = settle_kind(request.kind, request.specimens, start.specimens if start else (), report)
+    mpp = working_mpp(specimens)
+    if start is not None:
+        start.check_mpp(mpp, specimens)
+    report(f"reading labelled fields of {request.images}")
+    fields = read_fields(
+        request.images, request.masks, request.mpp, skip_unpaired=request.skip_unpaired, progress=_every(100, report)
+    )
+    diameter = check_masks(fields, kind, allow_any_size=request.allow_any_size)
+    splits = split_fields(fields)
+    fine = start is not None
+    recipe = Recipe(
+        kinds=kinds_of(fields, kind),
+        mpp=mpp,
+        scale_range=SCALE_RANGE,
+        side=request.side,
+        batch=request.batch,
+        steps=request.steps or (FINE_TUNING_STEPS if fine else STEPS),
+        learning_rate=FINE_TUNING_LEARNING_RATE if fine else LEARNING_RATE,
+        seed=request.seed,
+    )
+    rows = tuple(
+        FieldRow(
+            image=field.image.name,
+            mask=field.mask.name,
+            mpp=field.mpp,
+            cells=field.n_cells,
+            split=split,
+            sha256=field.digest(),
+        )
+        for field, split in zip(fields, splits, strict=True)
+    )
+    decides = [
+        _DIGEST_FORMAT,
+        [(row.sha256, row.split) for row in rows],
+        request.complete,
+        start.weights.sha256 if start else None,
+    ]
+    return Prepared(
+        kind=kind,
+        specimens=specimens,
+        recipe=recipe,
+        samples=make_samples(fields, splits, recipe, complete=request.complete),
+        rows=rows,
+        diameter_um=diameter,
+        digest=hashlib.sha256(json.dumps(decides).encode()).hexdigest(),
+        start=start,
+        initial=start.tensors_for(recipe.kinds) if start else None,
+    )
+
+
+def train_own(
+    request: OwnTraining,
+    out: Path,
+    *,
+    device: str,
+    report: Callable[[str], None],
+    checkpoint_every: int = 100,
+) -> Path:
+    """Train on a user's fields, evaluate on the images set apart, and return the weights; the card lies beside them.
+
+    Parameters
+    ----------
+    out
+        Folder for checkpoint, ``fields.csv``, weights and card. The same call after a kill continues there and gives
+        the weights of an uninterrupted run.
+    device
+        ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    OutputError
+        ``out`` cannot be written.
+    WsiPipelineError
+        As of :func:`prepare`, before anything is written; a checkpoint of another recipe or of other data.
+    """
+    prepared = prepare(request, report=report)
+    _check_writable(out)
+    for line in summary(prepared, complete=request.complete):
+        report(line)
+    network = train_segmentation(
+        prepared.samples,
+        out,
+        prepared.recipe,
+        device=device,
+        report=report,
+        checkpoint_every=checkpoint_every,
+        data_digest=prepared.digest,
+        initial=prepared.initial,
+    )
+    weights = out / f"{request.name}.safetensors"
+    write_fields_csv(prepared.rows, out / "fields.csv")
+    save_weights(network.state_dict(), weights)
+    # A card without figures makes the weights loadable, so that what is measured is what will be used.
+    write_card(make_card(request, prepared), weights)
+    report("evaluating on the test images")
+    figures, table = measure(request, prepared, weights, device)
+    write_card(make_card(request, prepared, figures), weights)
+    report(table)
+    return weights
+
+
+def summary(prepared: Prepared, *, complete: bool) -> list[str]:
+    """Return what will be learnt from what, and what is assumed, for people."""
+    noun = OWN_KINDS[prepared.kind].noun
+    test = [row.image for row in prepared.rows if row.split == "test"]
+    shown = ", ".join(test[:5]) + (" ..." if len(test) > 5 else "")
+    assumed = (
+        f"assumed: all {noun} have a label, and all else, cells of other kinds too, is background to this network "
+        "(where only some have one: --incomplete)"
+        if complete
+        else f"assumed: only some {noun} have a label; stained pixels without one are ignored, so this network may "
+        "find cells of other kinds too, and only its recall is measured"
+    )
+    return [
+        f"{len(prepared.rows)} images, {sum(row.cells for row in prepared.rows)} {noun}, {prepared.diameter_um:.1f} um "
+        f"across in the median; for {', '.join(prepared.specimens)} at {prepared.recipe.mpp:g} um per pixel",
+        f"train on {len(prepared.rows) - len(test)} images, test on {len(test)}: {shown}",
+        f"the network tells apart {', '.join(prepared.recipe.kinds)}",
+        assumed,
+        *([prepared.start.sentence(prepared.recipe.kinds)] if prepared.start else []),
+    ]
+
+
+def _check_writable(out: Path) -> None:
+    """Find out now, not after an hour of training."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--out {out} cannot be made: {error.strerror}") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise OutputError(f"--out {out}: this user may not write there")
+
+
+def _every(many: int, report: Callable[[str], None]) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        if done % many == 0:
+            report(f"read {done} of {total} fields")
+
+    return progress

@@ -1,0 +1,158 @@
+"""Whether a user's masks can be what they are said to be: one label a cell, cells of the kind's size.
+
+The bounds are wide: they stop a wrong scale, touching cells in one piece, and maps of classes, not odd cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.evaluation.images import MIN_COMPONENT_PX
+from wsi_pipeline.training.own_segmentation_data import Field
+from wsi_pipeline.training.own_segmentation_request import OWN_KINDS
+
+_MIN_DIAMETER_PX = 5.0
+_MOST_OF_IMAGE = 0.8
+_MAX_SCATTERED = 0.3
+_MAX_JOINED = 0.2
+_JOINED_AREA, _JOINED_SOLIDITY = 1.7, 0.92
+_OWN_MEDIAN_CELLS = 5
+_LISTED = 5
+
+
+def check_masks(fields: Sequence[Field], kind: str, *, allow_any_size: bool = False) -> float:
+    """Check that masks hold single cells of a kind, and return their median diameter in um.
+
+    Parameters
+    ----------
+    kind
+        One of :data:`OWN_KINDS`.
+    allow_any_size
+        Go on when sizes are implausible or labels look like several cells that touch.
+
+    Raises
+    ------
+    DataError
+        A label covers most of an image; labels are classes, not cells; several cells have one label; the median
+        diameter is none of the kind, or only a few pixels.
+    """
+    _check_coverage(fields)
+    _check_scattered(fields)
+    diameters = [_diameters_um(field) for field in fields]
+    median = float(np.median(np.concatenate(diameters)))
+    if not allow_any_size:
+        _check_sizes(fields, diameters, median, kind)
+        _check_joined(fields, kind)
+    pixels = float(np.median(np.concatenate([d / f.mpp for d, f in zip(diameters, fields, strict=True)])))
+    if pixels < _MIN_DIAMETER_PX:
+        raise DataError(
+            f"the cells are {pixels:.1f} px across in the median; {_MIN_DIAMETER_PX:g} px are needed to learn an "
+            "outline: use images of a higher magnification"
+        )
+    return median
+
+
+def _check_coverage(fields: Sequence[Field]) -> None:
+    for field in fields:
+        largest = int(np.bincount(field.labels.ravel())[1:].max(initial=0))
+        if largest > _MOST_OF_IMAGE * field.labels.size:
+            raise DataError(
+                f"{field.mask}: one label covers {100 * largest / field.labels.size:.0f} % of the image; a label "
+                "is one cell and background is 0 (is the mask inverted, or its background a label?)"
+            )
+
+
+def _check_scattered(fields: Sequence[Field]) -> None:
+    """Refuse labels that lie in many pieces: class numbers, or label numbers that were used again."""
+    scattered = total = 0
+    example: tuple[int, Field] | None = None
+    for field in fields:
+        pieces_of_label = _pieces(field.labels)
+        many = pieces_of_label > 1
+        scattered += int(pieces_of_label[many].sum())
+        total += int(pieces_of_label.sum())
+        most = int(pieces_of_label.max(initial=0))
+        if example is None or most > example[0]:
+            example = (most, field)
+    if example is not None and scattered > _MAX_SCATTERED * total:
+        most, field = example
+        raise DataError(
+            f"the masks look like maps of classes, not of cells: {100 * scattered / total:.0f} % of the labelled "
+            f"pieces share their label with another piece of the image ({field.mask.name} has a label in {most} "
+            "pieces); every cell needs a label of its own (or draw one kind as a binary mask with gaps between cells)"
+        )
+
+
+def _pieces(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Return for each label 1.. the number of its connected pieces, specks left out; at least 1."""
+    from skimage.measure import label
+
+    pieces = label(labels, connectivity=2, background=0)
+    _, first, area = np.unique(pieces, return_index=True, return_counts=True)
+    owner = labels.ravel()[first]
+    real = (owner > 0) & (area >= MIN_COMPONENT_PX)
+    return np.maximum(np.bincount(owner[real], minlength=int(labels.max(initial=0)) + 1)[1:], 1)
+
+
+def _diameters_um(field: Field) -> npt.NDArray[np.float64]:
+    """Return the diameters of the circles of each cell's area; cells cut by the border are left out if others stay."""
+    areas = np.bincount(field.labels.ravel())[1:]
+    diameters = 2 * np.sqrt(areas / np.pi) * field.mpp
+    edge = np.concatenate([field.labels[0], field.labels[-1], field.labels[:, 0], field.labels[:, -1]])
+    whole = np.setdiff1d(np.arange(1, len(areas) + 1), edge)
+    return diameters[whole - 1] if len(whole) else diameters
+
+
+def _check_sizes(
+    fields: Sequence[Field], diameters: Sequence[npt.NDArray[np.float64]], median: float, kind: str
+) -> None:
+    low, high = OWN_KINDS[kind].diameter_um
+    expected = f"but {OWN_KINDS[kind].noun} are {low:g} to {high:g} um"
+    scales = sorted({field.mpp for field in fields})
+    at = f"{scales[0]:g}" if len(scales) == 1 else f"{scales[0]:g} to {scales[-1]:g}"
+    if not low <= median <= high:
+        joined = ", or cells that touch share a label (a binary mask joins them)" if median > high else ""
+        raise DataError(
+            f"the labelled cells measure {median:.1f} um across in the median at {at} um per pixel, {expected}: "
+            f"--mpp is probably wrong{joined}, or --kind is another; --allow-any-size goes on all the same"
+        )
+    odd = [
+        f"{field.image.name} ({np.median(own):.1f} um at {field.mpp:g})"
+        for field, own in zip(fields, diameters, strict=True)
+        if len(own) >= _OWN_MEDIAN_CELLS and not low <= np.median(own) <= high
+    ]
+    if odd:
+        more = f" and {len(odd) - _LISTED} more" if len(odd) > _LISTED else ""
+        raise DataError(
+            f"the cells of {len(odd)} images have no plausible size: {', '.join(odd[:_LISTED])}{more}, {expected}; the "
+            "--mpp of these images is probably wrong; --allow-any-size goes on all the same"
+        )
+
+
+def _check_joined(fields: Sequence[Field], kind: str) -> None:
+    """Refuse masks in which many labels are several cells: far larger than the median, and not convex."""
+    from skimage.measure import regionprops
+
+    regions = [(field, region) for field in fields for region in regionprops(field.labels)]
+    areas = np.array([region.area * field.mpp**2 for field, region in regions])
+    largest = np.pi / 4 * OWN_KINDS[kind].diameter_um[1] ** 2
+    # Within the joined cells of a mask the median is already too large, so single ones are judged by their lower half.
+    single = float(np.quantile(areas, 0.25))
+    joined = 0
+    worst: tuple[float, Field] | None = None
+    for area, (field, region) in zip(areas, regions, strict=True):
+        shaped = area > _JOINED_AREA * single and region.solidity < _JOINED_SOLIDITY
+        if area > largest or shaped:
+            joined += 1
+            if worst is None or area > worst[0]:
+                worst = (float(area), field)
+    if worst is not None and joined > _MAX_JOINED * len(areas):
+        raise DataError(
+            f"{joined} of {len(areas)} labels look like several cells in one (the largest, in {worst[1].mask.name}, "
+            f"covers {worst[0]:.0f} um2): touching cells need labels of their own (a binary mask joins them; export an "
+            "instance mask, or leave a background line between cells); --allow-any-size goes on all the same"
+        )
