@@ -72,11 +72,10 @@ def segmentation(
     fields that you labelled.
     """
     from wsi_pipeline.runtime.devices import resolve_device
-    from wsi_pipeline.training.own_segmentation import train_own
-    from wsi_pipeline.training.own_segmentation_request import OwnTraining
-    from wsi_pipeline.training.segmentation_card import train_shipped
 
     if images is None:
+        from wsi_pipeline.training.segmentation_card import train_shipped
+
         own = {
             "--masks": masks, "--mpp": mpp, "--kind": kind, "--specimen": specimen, "--start-from": start_from,
             "--incomplete": not complete, "--skip-unpaired": skip_unpaired, "--allow-any-size": allow_any_size,
@@ -93,6 +92,9 @@ def segmentation(
             seed=seed,
         )
     else:
+        from wsi_pipeline.training.own_segmentation import train_own
+        from wsi_pipeline.training.own_segmentation_request import OwnTraining
+
         if masks is None:
             raise ConfigError("--images needs --masks, the folder of the masks of its cells")
         if data is not None:

@@ -17,11 +17,13 @@ import numpy.typing as npt
 from scipy import ndimage as ndi
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from skimage.filters import threshold_otsu
 
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.simulation.cutouts import estimate_glass, optical_density
 from wsi_pipeline.training.own_segmentation_data import Field
 from wsi_pipeline.training.segmentation import Recipe
-from wsi_pipeline.training.segmentation_data import IGNORE, Sample, Split, stain_density
+from wsi_pipeline.training.segmentation_data import IGNORE, Sample, Split
 from wsi_pipeline.training.splits import Fingerprint, fingerprint, near_duplicates, split_by_group
 
 EMPTY_SHARE = 0.25
@@ -136,7 +138,9 @@ def _field_sample(field: Field, recipe: Recipe, *, complete: bool) -> Sample:
 
 def _clear(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Return pixels that are surely no cell: paler than what is stained, and not next to it."""
-    density, threshold = stain_density(rgb)
+    density = cv2.GaussianBlur(optical_density(rgb, estimate_glass(rgb)).sum(axis=2), (0, 0), 1)
+    # The darkest hundredth, nuclei, must not lift the threshold over pale red cells.
+    threshold = threshold_otsu(density[density <= np.quantile(density, 0.99)])
     stained = ndi.binary_fill_holes(density > _STAINED * threshold)
     return ~ndi.binary_dilation(stained, iterations=_CLEAR_PX)
 
