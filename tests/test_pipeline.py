@@ -31,7 +31,7 @@ CLASSIFIER = "pbc-blast" if "pbc-blast" in shipped_weights() else None
 SETTINGS: dict[str, Any] = {"cells.classifier": CLASSIFIER, "cells.chunk_cells": 64, "exports.report": False}
 """Small chunks, so that there is more than one; most runs go without reports, which have tests of their own."""
 
-TABLES = ("differential.csv", "predictions.csv")
+TABLES = ("differential.csv", "differential_corrected.csv", "predictions.csv")
 FILES = ("regions.geojson", "qupath.geojson.gz")
 
 

@@ -13,7 +13,7 @@ from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.report import write_slide_report
-from wsi_pipeline.predictions import criteria_predictions, differential
+from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import slide_of, use_threads
 from wsi_pipeline.stages import Prepared, SlideJob, attempt_key, chunk_name, ledger_of
@@ -62,6 +62,14 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         taxonomy=taxonomy,
         config=config.predictions,
     )
+    corrected = corrected_differential(
+        table.answered,
+        counts,
+        card=None if config.cells.classifier is None else find_weights(config.cells.classifier, "cells").card,
+        specimen=config.specimen,
+        taxonomy=taxonomy,
+        config=config.predictions,
+    )
     exporting = time.monotonic()
     bounds = slide.bounds
     dropped = 0
@@ -104,6 +112,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
             }
             for row in counts.rows
         ],
+        "differential_corrected": corrected.to_dict(),
         "denominator": {"n": counts.n, "wording": counts.denominator},
         "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],

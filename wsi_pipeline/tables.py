@@ -11,6 +11,7 @@ from typing import Any
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.finish import taxonomy_of
 from wsi_pipeline.predictions import (
+    CORRECTED_COLUMNS,
     DIFFERENTIAL_COLUMNS,
     PREDICTION_COLUMNS,
     criteria_predictions,
@@ -23,8 +24,8 @@ SLIDE_COLUMNS = ("slide_id", "path", "specimen", "status", "reason", "mpp", "are
 
 
 def write_tables(out: Path, jobs: Sequence[SlideJob], summaries: Sequence[dict[str, Any]]) -> None:
-    """Write ``slides.csv``, ``predictions.csv`` and ``differential.csv``, rows in the order of the jobs."""
-    slide_rows, prediction_rows, count_rows = [], [], []
+    """Write the tables of the run, rows in the order of the jobs."""
+    slide_rows, prediction_rows, count_rows, corrected_rows = [], [], [], []
     for summary in summaries:
         mpp = summary.get("mpp")
         slide_rows.append(
@@ -44,10 +45,15 @@ def write_tables(out: Path, jobs: Sequence[SlideJob], summaries: Sequence[dict[s
         for row in summary.get("differential", []):
             known = {k: ("" if row[k] is None else round(row[k], 4)) for k in ("percent", "lower", "upper")}
             count_rows.append({"slide_id": summary["slide_id"], "class": row["class"], "count": row["count"], **known})
+        # Two decimals: the interval is made by drawing, and further ones may differ between machine types.
+        for row in summary.get("differential_corrected", {}).get("rows", []):
+            rounded = {k: round(row[k], 2) for k in ("percent", "lower", "upper")}
+            corrected_rows.append({"slide_id": summary["slide_id"], **row, **rounded})
     prediction_rows += _patient_rows(jobs, summaries)
     _write_csv(out / "slides.csv", SLIDE_COLUMNS, slide_rows)
     _write_csv(out / "predictions.csv", PREDICTION_COLUMNS, prediction_rows)
     _write_csv(out / "differential.csv", DIFFERENTIAL_COLUMNS, count_rows)
+    _write_csv(out / "differential_corrected.csv", CORRECTED_COLUMNS, corrected_rows)
 
 
 def _prediction_row(prediction: Mapping[str, Any]) -> dict[str, Any]:

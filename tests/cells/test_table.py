@@ -182,6 +182,7 @@ def test_white_cells_get_the_classifiers_answer_and_the_rest_keep_theirs(tmp_pat
     )
     assert summary.kinds == cells["kind"].value_counts().sort_index().to_dict()
     assert summary.classes == cells["class_name"].value_counts().sort_index().to_dict()
+    assert summary.answered == cells.loc[white, "class_name"].value_counts().sort_index().to_dict()
     assert summary.truncated == cells["truncated"].sum()
     assert summary.mean_flow_error == pytest.approx(cells["flow_error"].mean())
 

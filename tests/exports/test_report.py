@@ -139,6 +139,34 @@ def test_slide_report_is_whole_and_self_contained(
         assert max(image.size) <= 1201
 
 
+def test_corrected_percentages_stand_beside_the_counted_ones(
+    tmp_path: Path, slide: FakeSlide, fake_taxonomy: FakeTaxonomy
+) -> None:
+    section: dict[str, Any] = {
+        "reason": None,
+        "interval": "sampling + classification",
+        "assumption": "It presumes that the classifier errs on this slide as it did on its test images.",
+        "calibration": {"images": "test images", "n": 1234, "per_class": {}},
+        "rows": [
+            {"level": "class", "class": "blast", "percent": 17.04, "lower": 12.3, "upper": 22.96},
+            {"level": "group", "class": "neutrophils", "percent": 61.23, "lower": 57.0, "upper": 65.5},
+        ],
+    }
+    write_summary(tmp_path, summary(COUNTS, differential_corrected=section))
+    page = _report(tmp_path, slide, fake_taxonomy)
+    for words in (
+        "Corrected %", "corrected for classification error; interval: sampling + classification",
+        "presumes that the classifier errs on this slide as it did on its test images", "17.0", "12.3 – 23.0",
+        "Neutrophils, band and segmented", "61.2", "1\u202f234 images: test images",
+    ):  # fmt: skip
+        assert re.sub(r"\s+", " ", words) in page.text, words
+    why = {"reason": "no-confusion-in-card", "wording": "The card of old does not say.", "rows": []}
+    write_summary(tmp_path, summary(COUNTS, differential_corrected=why))
+    page = _report(tmp_path, slide, fake_taxonomy)
+    assert "Corrected %" not in page.text
+    assert "Not corrected for classification error: the classifier's card does not say how it errs" in page.text
+
+
 def test_everything_from_outside_is_escaped(tmp_path: Path, slide: FakeSlide) -> None:
     from make_cells import FakeClass
 

@@ -16,12 +16,14 @@ from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.cells.network import CellNetwork, NetworkSpec, initialise
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.evaluation.cells import evaluate_classifier_on_folder, mapped_answers
+from wsi_pipeline.simulation.split import is_reserved
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.training.augment import AugmentSpec, augment
-from wsi_pipeline.training.cell_data import pack, pack_cached, read_class_folders, shipped_recipe
+from wsi_pipeline.training.cell_confusion import calibration_cells, card_confusion, write_confusion
+from wsi_pipeline.training.cell_data import PackedCells, pack, pack_cached, read_class_folders, shipped_recipe
 from wsi_pipeline.training.cell_fit import CellRecipe, sampling_weights
 from wsi_pipeline.training.cell_report import Answers, report_on, source_leak
-from wsi_pipeline.training.cells import train_cells
+from wsi_pipeline.training.cells import measure_confusion, train_cells
 
 RECIPE = CellRecipe(
     window_px=32, side_px=48, stem=8, widths=(16, 24), depths=(1, 1), embedding_dim=16, batch=16, epochs=6, dropout=0.0
@@ -69,6 +71,75 @@ def test_trained_weights_work_and_carry_a_card(trained: Path, folders: Path) -> 
     assert card["sha256"] in text
     assert "Research use only" in text
     assert (trained.parent / "split.csv").read_text().count("\n") == 121
+
+
+def test_the_card_says_how_the_classifier_errs_on_its_test_images(trained: Path) -> None:
+    card = json.loads(trained.with_suffix(".json").read_text())
+    blood, marrow = (card["confusion"]["specimens"][s] for s in ("blood_smear", "marrow_smear"))
+    assert blood == marrow
+    assert blood["classes"] == ["eosinophil", "lymphocyte"]
+    assert sum(map(sum, blood["counts"])) == card["split"]["test"]
+    assert "What corrects the differential of a blood smear and marrow smear" in trained.with_suffix(".md").read_text()
+
+
+def test_the_confusion_can_be_made_again_without_training(trained: Path, folders: Path, tmp_path: Path) -> None:
+    weights = tmp_path / trained.name
+    for suffix in (".safetensors", ".json", ".md"):
+        weights.with_suffix(suffix).write_bytes(trained.with_suffix(suffix).read_bytes())
+    before = {s: weights.with_suffix(s).read_bytes() for s in (".safetensors", ".json", ".md")}
+    card = json.loads(before[".json"])
+    wrong = {**card["confusion"]["specimens"], "marrow_smear": {**card["confusion"]["specimens"]["blood_smear"]}}
+    wrong["marrow_smear"]["counts"] = [[1, 2], [3, 4]]
+    write_confusion(weights, {"specimens": wrong})
+    assert weights.with_suffix(".json").read_bytes() != before[".json"]
+    measure_confusion(weights, folders, tmp_path, mpp=0.5, recipe=RECIPE, report=lambda _: None)
+    assert {s: weights.with_suffix(s).read_bytes() for s in before} == before
+    other = tmp_path / "other"
+    for name in COLOURS:
+        (other / name).mkdir(parents=True)
+        for k in range(4):
+            Image.fromarray(_cell(name, 100 + k)).save(other / name / f"{k}.png")
+    with pytest.raises(DataError, match="splits into"):
+        measure_confusion(weights, other, tmp_path / "work", mpp=0.5, recipe=RECIPE, report=lambda _: None)
+    weights.with_suffix(".md").write_text("not a card")
+    with pytest.raises(DataError, match="not a card of this package"):
+        write_confusion(weights, card["confusion"])
+
+
+def test_images_of_the_simulator_correct_nothing() -> None:
+    """Of the shipped recipe, reserved images and their near-duplicates are left out, each smear has its own images."""
+    names = [f"pbc/monocyte/{k}.jpg" for k in range(60)] + [f"marrow-cells/BLA/{k}.jpg" for k in range(30)]
+    split = np.array((["train", "val", "test"] * 30)[: len(names)])
+    reserved = np.array([is_reserved(name) for name in names])
+    split[reserved] = "test"
+    groups = np.arange(len(names))
+    twin = int(np.flatnonzero(~reserved & (split == "test"))[0])
+    groups[twin] = groups[int(np.flatnonzero(reserved)[0])]
+    nothing = np.zeros(len(names))
+    cells = PackedCells(
+        images=nothing, background=nothing, class_names=nothing, sources=nothing, digests=nothing,
+        files=np.array(names), fields=nothing,
+    )  # fmt: skip
+    chosen = calibration_cells(cells, split, groups, shipped=True)
+    assert set(chosen) == set(np.flatnonzero(~reserved & (split != "train"))) - {twin}
+    assert set(calibration_cells(cells, split, groups, shipped=False)) == set(np.flatnonzero(split == "test"))
+    truth = np.array(["monocyte", "monocyte", "monocyte", "blast", "basophil"])
+    answers = Answers(
+        truth=truth,
+        answer=np.array(["monocyte", "blast", "blast", "blast", "monocyte"]),
+        source=np.array(["pbc", "pbc", "marrow-cells", "marrow-cells", "bccd"]),
+        group=np.arange(5),
+        probability=np.ones(5, np.float32),
+        embedding=np.ones((5, 2), np.float16),
+    )
+    made = card_confusion(answers, ("basophil", "monocyte", "blast"), ("blood_smear", "marrow_smear"), shipped=True)[
+        "specimens"
+    ]
+    assert made["blood_smear"]["counts"] == [[0, 1, 0], [0, 1, 1], [0, 0, 1]]
+    assert made["marrow_smear"]["counts"] == [[0, 1, 0], [0, 0, 1], [0, 0, 1]]
+    assert made["marrow_smear"]["sources"] == {
+        "basophil": ["bccd"], "monocyte": ["marrow-cells"], "blast": ["marrow-cells"]
+    }  # fmt: skip
 
 
 class _KilledError(Exception):

@@ -164,6 +164,9 @@ class TableSummary:
     ----------
     kinds, classes
         Cells by kind and by class.
+    answered
+        Of the cells the classifier saw, those by its answer; empty without a classifier. Fewer than ``classes`` of
+        the same name where the segmentation names a kind alike (platelets).
     truncated
         Cells cut by an edge or too large.
     mean_cell_probability, mean_flow_error
@@ -172,6 +175,7 @@ class TableSummary:
 
     kinds: dict[str, int]
     classes: dict[str, int]
+    answered: dict[str, int]
     truncated: int
     mean_cell_probability: float | None
     mean_flow_error: float | None
@@ -202,6 +206,7 @@ def write_cells(
     stream = _ClassStream(chunks)
     kinds: Counter[str] = Counter()
     named: Counter[str] = Counter()
+    answered: Counter[str] = Counter()
     truncated, probability, error = 0, 0.0, 0.0
     source = pq.ParquetFile(table)
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -210,6 +215,9 @@ def write_cells(
             writer.write_table(band, row_group_size=ROW_GROUP)
             kinds.update(band.column("kind").to_pylist())
             named.update(band.column("class_name").to_pylist())
+            if classes:
+                seen = band.filter(pa.compute.equal(band.column("kind"), "white"))
+                answered.update(seen.column("class_name").to_pylist())
             truncated += int(np.count_nonzero(band.column("truncated").to_numpy()))
             probability += float(np.sum(band.column("cell_probability").to_numpy(), dtype=np.float64))
             error += float(np.sum(band.column("flow_error").to_numpy(), dtype=np.float64))
@@ -217,6 +225,7 @@ def write_cells(
     return TableSummary(
         kinds=dict(sorted(kinds.items())),
         classes=dict(sorted(named.items())),
+        answered=dict(sorted(answered.items())),
         truncated=truncated,
         mean_cell_probability=probability / n if n else None,
         mean_flow_error=error / n if n else None,

@@ -28,6 +28,7 @@ from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import DataError, DeviceError
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.training.cards import Card, DataSource, save_weights, write_card
+from wsi_pipeline.training.cell_confusion import calibration_cells, card_confusion, confusion_tables, write_confusion
 from wsi_pipeline.training.cell_data import (
     FIELD_SETS,
     SHIPPED_SETS,
@@ -39,7 +40,7 @@ from wsi_pipeline.training.cell_data import (
 )
 from wsi_pipeline.training.cell_fit import CellRecipe, Fitted, fit, logits_of, split_cells
 from wsi_pipeline.training.cell_report import answers_on, report_on
-from wsi_pipeline.weights import Weights, find_weights
+from wsi_pipeline.weights import Weights, find_weights, load_weights
 
 SHIPPED_NAME = "pbc-blast"
 
@@ -192,10 +193,67 @@ def train_cells(
     write_card(card, weights)
     classifier = load_classifier(weights, device)
     measured = report_on(answers_on(classifier, cells, np.flatnonzero(split == "test"), groups), labels, classes)
-    write_card(replace(card, figures=measured.figures, tables=measured.tables), weights)
+    chosen = calibration_cells(cells, split, groups, shipped=mpp is None)
+    errors = answers_on(classifier, cells, chosen, groups)
+    confusion = card_confusion(errors, classes, card.specimens, shipped=mpp is None)
+    full = replace(
+        card,
+        figures=measured.figures,
+        tables={**measured.tables, **confusion_tables(confusion)},
+        details={**card.details, "confusion": confusion},
+    )
+    write_card(full, weights)
     for figure in measured.figures:
         report(f"{figure.name}, {figure.on}, n={figure.n}: {figure.value}")
     return weights
+
+
+def measure_confusion(
+    weights: Path,
+    data: Path,
+    work: Path,
+    *,
+    mpp: float | None = None,
+    device: str = "cpu",
+    recipe: CellRecipe = CellRecipe(),  # noqa: B008 - frozen
+    report: Callable[[str], None],
+) -> None:
+    """Make the ``confusion`` of a classifier's card again from its images, without training.
+
+    The split of the training is made anew and must have the numbers of the card; weights and figures stay as they
+    are.
+
+    Parameters
+    ----------
+    weights
+        A ``.safetensors`` file with its card, for example the shipped one.
+    data, mpp
+        As :func:`train_cells` was given them.
+    work
+        Folder that keeps the packed images and the split, or has them from the training.
+    recipe
+        Of the training.
+
+    Raises
+    ------
+    DataError
+        The data are not those of the training.
+    """
+    card = load_weights(weights).card
+    labels = load_taxonomy(card["taxonomy"])
+    cutouts = shipped_recipe(data) if mpp is None else _folder_cutouts(data, mpp, labels)
+    report(f"reading {len(cutouts)} cells")
+    cells = pack_cached(cutouts, side=recipe.side_px, mpp=recipe.mpp, cache=work / "cells.npz")
+    split, groups = _fixed_split(cells, work / "split.csv", recipe.window_px, resume=True, report=report)
+    found = {s: int((split == s).sum()) for s in ("train", "val", "test")}
+    made = {s: card["split"].get(s) for s in found}
+    if found != made:
+        raise DataError(f"{data} splits into {found}; the card of {weights.name} was made from {made}")
+    classifier = load_classifier(weights, device)
+    chosen = calibration_cells(cells, split, groups, shipped=mpp is None)
+    errors = answers_on(classifier, cells, chosen, groups)
+    write_confusion(weights, card_confusion(errors, classifier.classes, classifier.specimens, shipped=mpp is None))
+    report(f"confusion of {len(chosen)} images in {weights.with_suffix('.json')}")
 
 
 def _tensors(weights: Weights) -> dict[str, torch.Tensor]:

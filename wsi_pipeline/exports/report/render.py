@@ -23,6 +23,7 @@ def render(template: str, out: Path, **values: Any) -> None:
     environment.filters.update(
         title_of=text.title,
         index_of=lambda code: text.INDICES.get(code, text.title(code)),
+        group_of=lambda code: text.GROUPS.get(code, text.title(code)),
         answer_class=text.answer_class,
         reason_text=text.reason,
         task_of=lambda code: text.TASKS.get(code, text.title(code)),

@@ -43,6 +43,42 @@ class DifferentialRow(_Part):
     in_denominator: bool = True
 
 
+class CorrectedRow(_Part):
+    """A class or a group of classes after correction; percentages 0 to 100."""
+
+    level: str
+    name: str = Field(alias="class")
+    percent: float
+    lower: float
+    upper: float
+
+
+class Calibration(_Part):
+    """The images a classifier's errors were measured on."""
+
+    images: str = ""
+    n: int = 0
+
+
+class Corrected(_Part):
+    """The differential corrected for the classifier's errors, or the reason why there is none."""
+
+    reason: str | None = None
+    wording: str = ""
+    interval: str = ""
+    assumption: str = ""
+    calibration: Calibration | None = None
+    rows: tuple[CorrectedRow, ...] = ()
+
+    @property
+    def by_class(self) -> dict[str, CorrectedRow]:
+        return {row.name: row for row in self.rows if row.level == "class"}
+
+    @property
+    def groups(self) -> tuple[CorrectedRow, ...]:
+        return tuple(row for row in self.rows if row.level == "group")
+
+
 class Denominator(_Part):
     """What the percentages are of."""
 
@@ -116,6 +152,7 @@ class SlideSummary(_Part):
     n_cells: int = 0
     counts: Counts = Field(default_factory=lambda: Counts.model_validate({}))
     differential: tuple[DifferentialRow, ...] = ()
+    differential_corrected: Corrected = Corrected()
     denominator: Denominator = Denominator()
     indices: tuple[Index, ...] = ()
     predictions: tuple[Answer, ...] = ()

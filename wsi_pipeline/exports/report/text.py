@@ -41,6 +41,9 @@ REASONS = {
     "no-dysplasia-classes": "dysplasia is not among the model's classes",
     "no-abnormal-promyelocyte-class": "abnormal promyelocytes are not among the model's classes",
     "no-blast-class": "blasts are not among the model's classes",
+    "no-confusion-in-card": "the classifier's card does not say how it errs",
+    "too-few-calibration-images": "the classifier was tested on too few images of a class",
+    "no-differential": "a section has no differential",
     "missing-mpp": "the slide carries no microns per pixel",
     "implausible-mpp": "the slide's microns per pixel are implausible",
     "unreadable": "the file is damaged or incomplete",
@@ -71,6 +74,12 @@ INDICES = {
     "platelets_per_1000_red_cells": "Platelets per 1,000 red cells",
     "nucleus_per_mm2": "Nuclei per mm²",
     "megakaryocyte_per_mm2": "Megakaryocytes per mm²",
+}
+
+GROUPS = {
+    "neutrophils": "Neutrophils, band and segmented",
+    "granulocyte_precursors": "Promyelocytes to metamyelocytes",
+    "granulocytic": "Granulocytes and their precursors",
 }
 
 _CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
