@@ -74,7 +74,7 @@ def segmentation(
     from wsi_pipeline.runtime.devices import resolve_device
 
     if images is None:
-        from wsi_pipeline.training.segmentation_card import train_shipped
+        from wsi_pipeline.training.segmentation import RECIPES
 
         own = {
             "--masks": masks, "--mpp": mpp, "--kind": kind, "--specimen": specimen, "--start-from": start_from,
@@ -82,6 +82,13 @@ def segmentation(
         }  # fmt: skip
         if given := [name for name, value in own.items() if value]:
             raise ConfigError(f"{', '.join(given)}: only for fields of your own; give their folder with --images")
+        if model not in RECIPES:
+            raise ConfigError(
+                f"--model {model!r}: shipped recipes are {', '.join(RECIPES)}; a network of your own needs --images and "
+                "--masks"
+            )
+        from wsi_pipeline.training.segmentation_card import train_shipped
+
         weights = train_shipped(
             _root(data),
             out or Path("training_runs/segmentation"),

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from wsi_pipeline.errors import OutputError
+from wsi_pipeline.errors import ConfigError, OutputError
 from wsi_pipeline.training.cards import save_weights, write_card
 from wsi_pipeline.training.own_segmentation_card import FieldRow, Prepared, make_card, measure, write_fields_csv
 from wsi_pipeline.training.own_segmentation_checks import check_masks
@@ -51,6 +51,11 @@ def prepare(request: OwnTraining, *, report: Callable[[str], None]) -> Prepared:
     check_name(request.name)
     start = None if request.start_from is None else load_start(request.start_from)
     kind, specimens = settle_kind(request.kind, request.specimens, start.specimens if start else (), report)
+    if kind == "megakaryocyte" and not request.complete:
+        raise ConfigError(
+            "--incomplete: megakaryocytes are labelled completely or not at all, since nothing in their stain says "
+            "which other pixels are none; label all on each image"
+        )
     mpp = working_mpp(specimens)
     if start is not None:
         start.check_mpp(mpp, specimens)

@@ -15,11 +15,15 @@ from wsi_pipeline.evaluation.images import MIN_COMPONENT_PX
 from wsi_pipeline.training.own_segmentation_data import Field
 from wsi_pipeline.training.own_segmentation_request import OWN_KINDS
 
+MIN_LABELLED_IMAGES = 3
+MIN_CELLS = 20
+
 _MIN_DIAMETER_PX = 5.0
 _MOST_OF_IMAGE = 0.8
 _MAX_SCATTERED = 0.3
 _MAX_JOINED = 0.2
 _JOINED_AREA, _JOINED_SOLIDITY = 1.7, 0.92
+_MAX_NOT_CONVEX = 0.5
 _OWN_MEDIAN_CELLS = 5
 _LISTED = 5
 
@@ -38,7 +42,7 @@ def check_masks(fields: Sequence[Field], kind: str, *, allow_any_size: bool = Fa
     ------
     DataError
         A label covers most of an image; labels are classes, not cells; several cells have one label; the median
-        diameter is none of the kind, or only a few pixels.
+        diameter is none of the kind, or only a few pixels; there are too few cells or labelled images.
     """
     _check_coverage(fields)
     _check_scattered(fields)
@@ -47,6 +51,7 @@ def check_masks(fields: Sequence[Field], kind: str, *, allow_any_size: bool = Fa
     if not allow_any_size:
         _check_sizes(fields, diameters, median, kind)
         _check_joined(fields, kind)
+    _check_counts(fields)
     pixels = float(np.median(np.concatenate([d / f.mpp for d, f in zip(diameters, fields, strict=True)])))
     if pixels < _MIN_DIAMETER_PX:
         raise DataError(
@@ -134,25 +139,33 @@ def _check_sizes(
 
 
 def _check_joined(fields: Sequence[Field], kind: str) -> None:
-    """Refuse masks in which many labels are several cells: far larger than the median, and not convex."""
+    """Refuse masks in which many labels are several cells: too large for the kind, or large and not convex."""
     from skimage.measure import regionprops
 
     regions = [(field, region) for field in fields for region in regionprops(field.labels)]
     areas = np.array([region.area * field.mpp**2 for field, region in regions])
-    largest = np.pi / 4 * OWN_KINDS[kind].diameter_um[1] ** 2
-    # Within the joined cells of a mask the median is already too large, so single ones are judged by their lower half.
-    single = float(np.quantile(areas, 0.25))
-    joined = 0
-    worst: tuple[float, Field] | None = None
-    for area, (field, region) in zip(areas, regions, strict=True):
-        shaped = area > _JOINED_AREA * single and region.solidity < _JOINED_SOLIDITY
-        if area > largest or shaped:
-            joined += 1
-            if worst is None or area > worst[0]:
-                worst = (float(area), field)
-    if worst is not None and joined > _MAX_JOINED * len(areas):
+    solidity = np.array([region.solidity for _, region in regions])
+    too_large = areas > np.pi / 4 * OWN_KINDS[kind].diameter_um[1] ** 2
+    # With many pairs the median is no longer that of a single cell, so the lower quarter stands for one; where
+    # nearly all are joined there is none, but half of the labels are not convex, as in no set of single cells.
+    joined = too_large | ((areas > _JOINED_AREA * np.quantile(areas, 0.25)) & (solidity < _JOINED_SOLIDITY))
+    if (solidity < _JOINED_SOLIDITY).mean() > _MAX_NOT_CONVEX:
+        joined |= solidity < _JOINED_SOLIDITY
+    if joined.mean() > _MAX_JOINED:
+        worst = int(np.argmax(np.where(joined, areas, 0)))
         raise DataError(
-            f"{joined} of {len(areas)} labels look like several cells in one (the largest, in {worst[1].mask.name}, "
-            f"covers {worst[0]:.0f} um2): touching cells need labels of their own (a binary mask joins them; export an "
-            "instance mask, or leave a background line between cells); --allow-any-size goes on all the same"
+            f"{int(joined.sum())} of {len(areas)} labels look like several cells in one (the largest, in "
+            f"{regions[worst][0].mask.name}, covers {areas[worst]:.0f} um2): touching cells need labels of their own "
+            "(a binary mask joins them; export an instance mask, or leave a background line between cells); "
+            "--allow-any-size goes on all the same"
+        )
+
+
+def _check_counts(fields: Sequence[Field]) -> None:
+    labelled = sum(field.n_cells > 0 for field in fields)
+    cells = sum(field.n_cells for field in fields)
+    if labelled < MIN_LABELLED_IMAGES or cells < MIN_CELLS:
+        raise DataError(
+            f"{fields[0].mask.parent}: {cells} cells are labelled on {labelled} images; at least {MIN_CELLS} cells on "
+            f"{MIN_LABELLED_IMAGES} images are needed, and a few hundred cells for a network worth using"
         )

@@ -22,8 +22,6 @@ from wsi_pipeline.evaluation.run_segmentation import read_mpp
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.slides.formats import PLAUSIBLE_MPP
 
-MIN_LABELLED_IMAGES = 3
-MIN_CELLS = 20
 MIN_SIDE_PX, MAX_SIDE_PX = 32, 8192
 """Sides of a field: evaluation on single images takes no longer one."""
 
@@ -99,7 +97,7 @@ def read_fields(
     ------
     DataError
         Files that do not pair, cannot be read or do not fit each other; microns per pixel that are missing or
-        implausible; too few images or cells. The message names up to five files.
+        implausible; no labelled cell. The message names up to five files.
     """
     pairs = _paired(images, masks, skip_unpaired=skip_unpaired)
     mpp_of = resolve_mpp(pairs, mpp)
@@ -113,7 +111,8 @@ def read_fields(
         progress(done, len(pairs))
     if problems:
         raise DataError(_listing(problems, f"{len(problems)} of {len(pairs)} labelled images cannot be used"))
-    _check_counts(fields, masks)
+    if not any(field.n_cells for field in fields):
+        raise DataError(f"none of the {len(fields)} masks in {masks} holds a labelled cell; every pixel is background")
     return fields
 
 
@@ -220,18 +219,6 @@ def _check_colour(rgb: npt.NDArray[np.uint8], path: Path) -> None:
     chroma = rgb.max(axis=-1) - rgb.min(axis=-1)
     if np.quantile(chroma, 0.999) <= _GREY_CHROMA:
         raise DataError(f"{path}: greyscale stored as RGB found; a colour image of stained cells is needed")
-
-
-def _check_counts(fields: Sequence[Field], masks: Path) -> None:
-    labelled = sum(field.n_cells > 0 for field in fields)
-    cells = sum(field.n_cells for field in fields)
-    if not cells:
-        raise DataError(f"none of the {len(fields)} masks in {masks} holds a labelled cell; every pixel is background")
-    if labelled < MIN_LABELLED_IMAGES or cells < MIN_CELLS:
-        raise DataError(
-            f"{masks}: {cells} cells are labelled on {labelled} images; at least {MIN_CELLS} cells on "
-            f"{MIN_LABELLED_IMAGES} images are needed, and a few hundred cells for a network worth using"
-        )
 
 
 def _names(names: Sequence[str]) -> str:

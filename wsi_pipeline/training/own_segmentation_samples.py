@@ -30,7 +30,7 @@ EMPTY_SHARE = 0.25
 _TEST_SHARE = 0.2
 _SALT = "own-fields-1"
 _PIECE_CROPS = 2.5
-_STAINED, _CLEAR_PX = 0.8, 2
+_GLASS_DENSITY, _NEAR_NUCLEAR, _CLEAR_PX = 0.10, 0.8, 2
 
 
 def kinds_of(fields: Sequence[Field], kind: str) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def make_samples(
         Its kinds, nominal pixel size and side of a crop.
     complete
         Every cell of the kind has a label, so all else is background. When false, only labelled cells and clear
-        glass or pale stroma are known; other stained pixels are ignored by the loss.
+        glass (on sections, what is not nuclear) are known; other stained pixels are ignored by the loss.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def _field_sample(field: Field, recipe: Recipe, *, complete: bool) -> Sample:
         kinds[(labels > 0) & nucleus] = recipe.kinds.index("white_nucleus")
     known = np.ones(labels.shape, bool)
     if not complete:
-        known = (labels > 0) | _clear(rgb)
+        known = (labels > 0) | _clear(rgb, section="nucleus" in recipe.kinds)
         kinds[~known] = IGNORE
     return Sample(
         name=f"own/{field.name}", split="train", rgb=rgb, labels=labels, kinds=kinds, known=known,
@@ -136,12 +136,15 @@ def _field_sample(field: Field, recipe: Recipe, *, complete: bool) -> Sample:
     )  # fmt: skip
 
 
-def _clear(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Return pixels that are surely no cell: paler than what is stained, and not next to it."""
-    density = cv2.GaussianBlur(optical_density(rgb, estimate_glass(rgb)).sum(axis=2), (0, 0), 1)
-    # The darkest hundredth, nuclei, must not lift the threshold over pale red cells.
-    threshold = threshold_otsu(density[density <= np.quantile(density, 0.99)])
-    stained = ndi.binary_fill_holes(density > _STAINED * threshold)
+def _clear(rgb: npt.NDArray[np.uint8], *, section: bool) -> npt.NDArray[np.bool_]:
+    """Return pixels that are surely no cell and not next to one: clear glass; on a section what is not nuclear."""
+    density = optical_density(rgb, estimate_glass(rgb))
+    if section:
+        # Haematoxylin absorbs red light, eosin hardly does.
+        red = cv2.GaussianBlur(np.ascontiguousarray(density[..., 0]), (0, 0), 1)
+        stained = red > _NEAR_NUCLEAR * threshold_otsu(red)
+    else:
+        stained = ndi.binary_fill_holes(cv2.GaussianBlur(density.sum(axis=2), (0, 0), 1) > _GLASS_DENSITY)
     return ~ndi.binary_dilation(stained, iterations=_CLEAR_PX)
 
 
