@@ -84,8 +84,8 @@ def segmentation(
             raise ConfigError(f"{', '.join(given)}: only for fields of your own; give their folder with --images")
         if model not in RECIPES:
             raise ConfigError(
-                f"--model {model!r}: shipped recipes are {', '.join(RECIPES)}; a network of your own needs --images and "
-                "--masks"
+                f"--model {model!r}: shipped recipes are {', '.join(RECIPES)}; a network of your own "
+                "needs --images and --masks"
             )
         from wsi_pipeline.training.segmentation_card import train_shipped
 
