@@ -100,6 +100,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "mpp": prepared.about["mpp"],
         "area_mm2": prepared.about["area_mm2"],
         "n_cells": merged.n_cells,
+        "taxonomy": taxonomy.name,
         "counts": {"kind": table.kinds, "class": table.classes},
         "differential": [
             {

@@ -24,7 +24,12 @@ def segmentation(
     masks: Annotated[Path | None, typer.Option(help="Folder of instance or binary masks.")] = None,
     points: Annotated[Path | None, typer.Option(help="Folder of text files, x y [class] a line.")] = None,
     model: Annotated[str | None, typer.Option(help="Model; default the compact network for the kind.")] = None,
-    kind: Annotated[str | None, typer.Option(help="white, red, platelet or nucleus; default every cell.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="white, red, platelet, nucleus or megakaryocyte; default every cell.")
+    ] = None,
+    radius_um: Annotated[
+        float, typer.Option("--radius", help="With --points: farthest distance of a matched centre, um.", min=0)
+    ] = 3.0,
     out: Out = Path("evaluation"),
     device: Device = None,
     assignments: Assignments = None,
@@ -55,14 +60,22 @@ def segmentation(
         done += 1
         typer.echo(f"{done} {name}", err=True)
 
-    about = {"model": segmenter.model.name, "sha256": segmenter.model.sha256, "kind": kind, "images": str(images)}
+    about: dict[str, Any] = {
+        "model": segmenter.model.name,
+        "sha256": segmenter.model.sha256,
+        "kind": kind,
+        "images": str(images),
+    }
     if masks is not None:
         found, otsu = evaluate_masks(images, masks, segmenter, read_mpp(mpp), progress=progress)
         typer.echo(segmentation_table({segmenter.model.name: found, "Otsu": otsu}))
         metrics = segmentation_metrics(found, baseline=otsu)
     else:
         assert points is not None
-        seen, trivial = evaluate_point_folder(images, points, segmenter, read_mpp(mpp), progress=progress)
+        seen, trivial = evaluate_point_folder(
+            images, points, segmenter, read_mpp(mpp), radius_um=radius_um, progress=progress
+        )
+        about["radius_um"] = radius_um
         typer.echo(points_table({segmenter.model.name: seen, "Otsu": trivial}))
         metrics = points_metrics(seen, baseline=trivial)
     write_json(out / "metrics.json", {**about, **metrics})
@@ -110,4 +123,20 @@ def cells(
     typer.echo(result.table())
     source = "assumed" if mpp is None else "option"
     write_json(out / "metrics.json", {**result.to_dict(), "mpp_source": source, "data": str(data)})
+    typer.echo(f"metrics: {out / 'metrics.json'}")
+
+
+@app.command()
+def simulated(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run on virtual slides.")],
+    truth: Annotated[Path, typer.Option(help="Folder with <slide>.truth.csv of every slide.")],
+    out: Out = Path("evaluation"),
+) -> None:
+    """Evaluate a run on virtual slides: cells by kind, white cells by class, the differential raw and corrected."""
+    from wsi_pipeline.evaluation.simulated import evaluate_simulated
+    from wsi_pipeline.evaluation.simulated_tables import simulated_metrics, simulated_table
+
+    result = evaluate_simulated(run, truth, progress=lambda slide_id: typer.echo(slide_id, err=True))
+    typer.echo(simulated_table(result))
+    write_json(out / "metrics.json", {"run": str(run), "truth": str(truth), **simulated_metrics(result)})
     typer.echo(f"metrics: {out / 'metrics.json'}")
