@@ -312,6 +312,15 @@ def test_the_split_is_by_content_and_always_has_both_sides(folder: Path, tmp_pat
         assert set(split_fields(fields[:n])) == {"train", "test"}
 
 
+def test_few_fields_are_split_near_the_share_whatever_their_hash(tmp_path: Path) -> None:
+    folder = write_fields(tmp_path / "own", 24)
+    fields = read_fields(folder / "images", folder / "masks", "0.25")
+    for start in range(0, 18, 3):
+        assert 1 <= split_fields(fields[start : start + 6]).count("test") <= 2
+    for size in (12, 18, 24):
+        assert 1 <= split_fields(fields[:size]).count("test") <= size // 3
+
+
 def test_copies_stay_on_one_side(folder: Path) -> None:
     for number in range(6):
         rgb, labels = draw(number)

@@ -27,7 +27,7 @@ from wsi_pipeline.training.segmentation_data import IGNORE, Sample, Split
 from wsi_pipeline.training.splits import Fingerprint, fingerprint, near_duplicates, split_by_group
 
 EMPTY_SHARE = 0.25
-_TEST_SHARE = 0.2
+_TEST_SHARE, _MAX_TEST_SHARE = 0.2, 1 / 3
 _SALT = "own-fields-1"
 _PIECE_CROPS = 2.5
 _GLASS_DENSITY, _NEAR_NUCLEAR, _CLEAR_PX = 0.10, 0.8, 2
@@ -44,8 +44,8 @@ def kinds_of(fields: Sequence[Field], kind: str) -> tuple[str, ...]:
 def split_fields(fields: Sequence[Field]) -> list[Split]:
     """Return ``train`` or ``test`` for each field, by a hash of its pixels, near-duplicates together.
 
-    About a fifth is test, at least one labelled field; a field keeps its side when others are added, unless one
-    side had no cells.
+    About a fifth is test: at least one labelled field, at most a third of them. Except where these bounds move it, a
+    field keeps its side when others are added.
 
     Raises
     ------
@@ -63,9 +63,12 @@ def split_fields(fields: Sequence[Field]) -> list[Split]:
             "none of them can test what is learnt on the others; add images of other places"
         )
     ranked = sorted(candidates, key=lambda g: min(d for d, own in zip(digests, groups, strict=True) if own == g))
-    for side, group in (("test", ranked[0]), ("train", ranked[-1])):
-        if not (labelled & (sides == side)).any():
-            sides[groups == group] = side
+    # Of few images chance may set half apart, or none.
+    for group in ranked[::-1]:
+        if (labelled & (sides == "test")).sum() > _MAX_TEST_SHARE * labelled.sum():
+            sides[groups == group] = "train"
+    if not (labelled & (sides == "test")).any():
+        sides[groups == ranked[0]] = "test"
     return list(sides)
 
 
