@@ -31,7 +31,7 @@ class Outlines:
     Parameters
     ----------
     encoded
-        ``(n,)`` objects: WKB bytes or WKT text of a polygon each.
+        ``(n,)`` objects: WKB bytes of a valid polygon each.
     bounds
         ``(n, 4)``: x0, y0, x1, y1.
     area
@@ -49,12 +49,18 @@ class Outlines:
     def measure(cls, encoded: npt.NDArray[np.object_]) -> Outlines:
         """Return outlines with their bounds and areas.
 
+        Parameters
+        ----------
+        encoded
+            ``(n,)`` objects: WKB bytes or WKT text.
+
         Raises
         ------
         ValueError
             One of them is no polygon; the message gives its number, from 0.
         """
         bounds, area = np.empty((len(encoded), 4)), np.empty(len(encoded))
+        kept = np.empty(len(encoded), object)
         for start in range(0, len(encoded), _AT_ONCE):
             rows = slice(start, start + _AT_ONCE)
             shapes = decode(encoded[rows])
@@ -62,7 +68,8 @@ class Outlines:
             if bad.any():
                 raise ValueError(f"row {start + int(np.argmax(bad))} is no polygon")
             bounds[rows], area[rows] = shapely.bounds(shapes), shapely.area(shapes)
-        return cls(encoded=encoded, bounds=bounds, area=area)
+            kept[rows] = shapely.to_wkb(shapes)
+        return cls(encoded=kept, bounds=bounds, area=area)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +142,7 @@ def match_polygons(
     threshold
         Smallest IoU of a pair, inclusive.
     """
-    t, p, common = _overlaps(true, pred)
+    t, p, common = _overlaps(true, pred, ignored, threshold)
     iou = common / (true.area[t] + pred.area[p] - common)
     good = iou >= threshold
     kept = good & ~ignored[t]
@@ -187,16 +194,22 @@ def assign(rows: IntArray, columns: IntArray, gain: FloatArray) -> tuple[IntArra
     return r[np.concatenate(found_rows)], c[np.concatenate(found_columns)]
 
 
-def _overlaps(true: Outlines, pred: Outlines) -> tuple[IntArray, IntArray, FloatArray]:
-    """Return all overlapping pairs and the area they share, a strip of true outlines at a time."""
+def _overlaps(
+    true: Outlines, pred: Outlines, ignored: BoolArray, threshold: float
+) -> tuple[IntArray, IntArray, FloatArray]:
+    """Return pairs and the area they share: all of ignored true outlines, else those that may reach the threshold."""
     order = np.argsort(true.bounds[:, 1], kind="stable")
     parts: list[tuple[IntArray, IntArray, FloatArray]] = []
     for start in range(0, len(order), _AT_ONCE):
         mine = order[start : start + _AT_ONCE]
         top, bottom = true.bounds[mine, 1].min(), true.bounds[mine, 3].max()
         near = np.flatnonzero((pred.bounds[:, 3] >= top) & (pred.bounds[:, 1] <= bottom))
-        shapes, others = decode(true.encoded[mine]), decode(pred.encoded[near])
-        i, j = shapely.STRtree(others).query(shapes, predicate="intersects")
+        shapes, others = shapely.from_wkb(true.encoded[mine]), shapely.from_wkb(pred.encoded[near])
+        i, j = shapely.STRtree(others).query(shapes)
+        # No pair shares more than its boxes do; of touching neighbours that is too little, and cheap to see.
+        least = threshold / (1 + threshold) * (true.area[mine[i]] + pred.area[near[j]])
+        hopeful = ignored[mine[i]] | (_shared_box(true.bounds[mine[i]], pred.bounds[near[j]]) >= 0.999 * least)
+        i, j = i[hopeful], j[hopeful]
         common = shapely.area(shapely.intersection(shapes[i], others[j]))
         real = common > 0
         parts.append((mine[i[real]], near[j[real]], common[real]))
@@ -204,3 +217,8 @@ def _overlaps(true: Outlines, pred: Outlines) -> tuple[IntArray, IntArray, Float
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
     t, p, common = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return t, p, common
+
+
+def _shared_box(a: FloatArray, b: FloatArray) -> FloatArray:
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    return np.maximum(sides, 0).prod(axis=1)

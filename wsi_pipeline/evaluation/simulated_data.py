@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import shapely
 
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.evaluation.polygons import BoolArray, FloatArray, IntArray, Outlines, decode
+from wsi_pipeline.evaluation.polygons import BoolArray, FloatArray, IntArray, Outlines
 
 TRUTH_NEEDED = ("class", "kind", "x_px0", "y_px0", "truncated", "outline")
 """Columns of a truth table that are read; others may follow."""
@@ -69,7 +69,7 @@ class Cells:
 
     def shapes(self, rows: IntArray) -> npt.NDArray[np.object_]:
         """Return the polygons of some rows."""
-        return decode(self.outlines.encoded[rows])
+        return np.asarray(shapely.from_wkb(self.outlines.encoded[rows]), object)
 
 
 def read_finished_run(run: Path, truth: Path) -> tuple[list[FinishedSlide], dict[str, str]]:
