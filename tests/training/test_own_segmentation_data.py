@@ -12,7 +12,7 @@ from own_fields import CENTRES, MPP, SIDE, draw, save, write_fields
 from PIL import Image
 
 from wsi_pipeline.errors import ConfigError, DataError, WsiPipelineError
-from wsi_pipeline.training.own_segmentation import prepare
+from wsi_pipeline.training.own_segmentation import prepare, summary
 from wsi_pipeline.training.own_segmentation_card import Prepared
 from wsi_pipeline.training.own_segmentation_data import read_fields
 from wsi_pipeline.training.own_segmentation_request import OwnTraining
@@ -89,6 +89,10 @@ def joined(folder: Path) -> None:
 
 def classes(folder: Path) -> None:
     each_mask(folder, lambda mask: np.where(mask > 0, 1 + mask % 2, 0).astype(np.uint8))
+
+
+def class_levels(folder: Path) -> None:
+    each_mask(folder, lambda mask: np.where(mask > 0, np.where(mask % 2, 128, 255), 0).astype(np.uint8))
 
 
 def inverted(folder: Path) -> None:
@@ -172,6 +176,8 @@ def nothing(folder: Path) -> None:
         (joined, {}, ["12 of 12 labels", "several cells in one", "instance mask", "--allow-any-size"]),
         (joined, {"kind": "red"}, ["12 of 12 labels", "binary mask joins them"]),
         (classes, {}, ["maps of classes", "label of its own"]),
+        (class_levels, {}, ["three grey levels", "24 of 24 cells are of one level", "classes"]),
+        (class_levels, {"kind": "red"}, ["three grey levels", "--kind is red"]),
         (inverted, {}, ["one label covers", "inverted"]),
         (coloured, {}, ["6 of 6", "one value a pixel"]),
         (no_labels, {}, ["none of the 6 masks", "background"]),
@@ -253,6 +259,10 @@ def test_mpp_comes_from_the_image(folder: Path) -> None:
             resolutionunit="CENTIMETER",
         )  # fmt: skip
     assert {row.mpp for row in prepared(folder, mpp=None).rows} == {0.25}
+    said: list[str] = []
+    found = prepare(asked(folder, mpp="0.3"), report=said.append)
+    assert {row.mpp for row in found.rows} == {0.3}
+    assert any("f0.tif states 0.25, 0.3 is used" in line for line in said)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
@@ -298,6 +308,13 @@ def test_kind_and_specimens_have_defaults_that_are_said(folder: Path) -> None:
 def test_an_unknown_name_is_a_config_error(folder: Path) -> None:
     with pytest.raises(ConfigError):
         prepared(folder, name="compact-section")
+
+
+def test_images_without_a_label_are_said_to_be_taken_as_empty(folder: Path) -> None:
+    save(folder / "masks" / "f4.png", np.zeros((SIDE, SIDE), np.uint16))
+    found = prepared(folder)
+    assert [row.cells for row in found.rows] == [4, 4, 4, 4, 0, 4]
+    assert "1 images have no label: they are taken to show no white cells" in summary(found, complete=True)
 
 
 # Split and samples ---------------------------------------------------------------------------------------------------

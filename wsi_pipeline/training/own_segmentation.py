@@ -16,7 +16,7 @@ from wsi_pipeline.errors import ConfigError, OutputError
 from wsi_pipeline.training.cards import save_weights, write_card
 from wsi_pipeline.training.own_segmentation_card import FieldRow, Prepared, make_card, measure, write_fields_csv
 from wsi_pipeline.training.own_segmentation_checks import check_masks
-from wsi_pipeline.training.own_segmentation_data import read_fields
+from wsi_pipeline.training.own_segmentation_data import contradicted_mpp, read_fields
 from wsi_pipeline.training.own_segmentation_request import (
     OWN_KINDS,
     OwnTraining,
@@ -63,6 +63,8 @@ def prepare(request: OwnTraining, *, report: Callable[[str], None]) -> Prepared:
     fields = read_fields(
         request.images, request.masks, request.mpp, skip_unpaired=request.skip_unpaired, progress=_every(100, report)
     )
+    if contradicted := contradicted_mpp(fields):
+        report(f"note: other microns per pixel are stated by images: {'; '.join(contradicted)}")
     diameter = check_masks(fields, kind, allow_any_size=request.allow_any_size)
     splits = split_fields(fields)
     fine = start is not None
@@ -161,6 +163,8 @@ def summary(prepared: Prepared, *, complete: bool) -> list[str]:
     """Return what will be learnt from what, and what is assumed, for people."""
     noun = OWN_KINDS[prepared.kind].noun
     test = [row.image for row in prepared.rows if row.split == "test"]
+    bare = sum(row.cells == 0 for row in prepared.rows)
+    by_number = [row for row in prepared.rows if not Path(row.mask).stem.startswith(Path(row.image).stem)]
     shown = ", ".join(test[:5]) + (" ..." if len(test) > 5 else "")
     assumed = (
         f"assumed: all {noun} have a label, and all else, cells of other kinds too, is background to this network "
@@ -175,6 +179,12 @@ def summary(prepared: Prepared, *, complete: bool) -> list[str]:
         f"train on {len(prepared.rows) - len(test)} images, test on {len(test)}: {shown}",
         f"the network tells apart {', '.join(prepared.recipe.kinds)}",
         assumed,
+        *(
+            [f"{len(by_number)} masks were paired by number: {by_number[0].image} with {by_number[0].mask} ..."]
+            if by_number
+            else []
+        ),
+        *([f"{bare} images have no label: they are taken to show no {noun}"] if bare and complete else []),
         *([prepared.start.sentence(prepared.recipe.kinds)] if prepared.start else []),
     ]
 

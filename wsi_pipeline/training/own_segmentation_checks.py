@@ -24,6 +24,7 @@ _MAX_SCATTERED = 0.3
 _MAX_JOINED = 0.2
 _JOINED_AREA, _JOINED_SOLIDITY = 1.7, 0.92
 _MAX_NOT_CONVEX = 0.5
+_ONE_LEVEL, _MAX_ONE_LEVEL = 0.02, 0.5
 _OWN_MEDIAN_CELLS = 5
 _LISTED = 5
 
@@ -41,11 +42,12 @@ def check_masks(fields: Sequence[Field], kind: str, *, allow_any_size: bool = Fa
     Raises
     ------
     DataError
-        A label covers most of an image; labels are classes, not cells; several cells have one label; the median
-        diameter is none of the kind, or only a few pixels; there are too few cells or labelled images.
+        A label covers most of an image; labels or grey levels are classes, not cells; several cells have one label;
+        the median diameter is none of the kind, or only a few pixels; there are too few cells or labelled images.
     """
     _check_coverage(fields)
     _check_scattered(fields)
+    _check_levels(fields, kind)
     diameters = [_diameters_um(field) for field in fields]
     median = float(np.median(np.concatenate(diameters)))
     if not allow_any_size:
@@ -89,6 +91,29 @@ def _check_scattered(fields: Sequence[Field]) -> None:
             f"the masks look like maps of classes, not of cells: {100 * scattered / total:.0f} % of the labelled "
             f"pieces share their label with another piece of the image ({field.mask.name} has a label in {most} "
             "pieces); every cell needs a label of its own (or draw one kind as a binary mask with gaps between cells)"
+        )
+
+
+def _check_levels(fields: Sequence[Field], kind: str) -> None:
+    """Refuse three grey levels that are not the cytoplasm and nucleus of white cells."""
+    three = [field for field in fields if field.nucleus is not None]
+    if three and kind != "white":
+        raise DataError(
+            f"{three[0].mask}: a mask of three grey levels is read as cytoplasm and nucleus of white cells, but "
+            f"--kind is {kind}; give each cell a number of its own, or draw one kind as a binary mask"
+        )
+    shares = [np.zeros(0)]
+    for field in three:
+        area = np.bincount(field.labels.ravel())[1:]
+        nuclear = np.bincount(field.labels[field.nucleus], minlength=len(area) + 1)[1:]
+        shares.append(nuclear / np.maximum(area, 1))
+    share = np.concatenate(shares)
+    one_level = (share < _ONE_LEVEL) | (share > 1 - _ONE_LEVEL)
+    if len(share) and one_level.mean() > _MAX_ONE_LEVEL:
+        raise DataError(
+            f"{three[0].mask} and others have three grey levels, read as cytoplasm (grey) and nucleus (white), but "
+            f"{int(one_level.sum())} of {len(share)} cells are of one level; if the levels are classes, give each cell "
+            "a number of its own instead"
         )
 
 

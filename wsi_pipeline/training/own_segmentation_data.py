@@ -20,7 +20,7 @@ from wsi_pipeline.evaluation.datasets import ImagePair, pair_folders
 from wsi_pipeline.evaluation.images import read_image, read_mask
 from wsi_pipeline.evaluation.run_segmentation import read_mpp
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.slides.formats import PLAUSIBLE_MPP
+from wsi_pipeline.slides.formats import PLAUSIBLE_MPP, is_tiff, tiff_mpp
 
 MIN_SIDE_PX, MAX_SIDE_PX = 32, 8192
 """Sides of a field: evaluation on single images takes no longer one."""
@@ -28,6 +28,7 @@ MIN_SIDE_PX, MAX_SIDE_PX = 32, 8192
 _LISTED = 5
 _GREY_CHROMA = 2
 _SQUARE = 0.02
+_SAME_MPP = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,17 @@ def resolve_mpp(pairs: Sequence[ImagePair], mpp: str | None) -> Mapping[str, flo
             f"what microscopes give: {_names(implausible)}; give the true value with --mpp"
         )
     return found
+
+
+def contradicted_mpp(fields: Sequence[Field]) -> list[str]:
+    """Return, for people, the TIFFs that state other microns per pixel than the ones used, which win."""
+    found = []
+    for field in fields:
+        own = tiff_mpp(field.image) if is_tiff(field.image) else None
+        if own is not None and abs(own[0] - field.mpp) > _SAME_MPP * field.mpp:
+            found.append(f"{field.image.name} states {own[0]:g}, {field.mpp:g} is used")
+    more = [f"and {len(found) - _LISTED} more"] if len(found) > _LISTED else []
+    return [*found[:_LISTED], *more]
 
 
 def _stated(image: Path) -> float:
