@@ -50,7 +50,7 @@ _STILL = 1e-5
 """EM stops for a draw that moved by less than this (a thousandth of a percent) over a block of steps."""
 _STILL_ESTIMATE = 1e-9
 _EDGE = 5e-5
-"""A bound nearer to 0 or 1 than this is on it; less than what two decimals of a percentage show."""
+"""A share nearer to 0 or 1 than this is taken for it; less than what two decimals of a percentage show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class CorrectedProportions:
         shares = np.divide(self.draws[part].sum(axis=0), of, out=np.zeros_like(of), where=of > 0)
         tail = (1 - confidence) / 2
         lower, upper = np.quantile(shares, [tail, 1 - tail])
-        # Near 0 and 1 the estimate may lie beyond the draws by a hair, and EM comes near an edge without reaching it.
+        # Near 0 and 1 the estimate may lie beyond the draws by a hair.
         low, high = min(value, float(lower)), max(value, float(upper))
         return value, 0.0 if low < _EDGE else low, 1.0 if high > 1 - _EDGE else high
 
@@ -190,6 +190,9 @@ def correct_proportions(
     c = np.array(table.counts, dtype=np.float64)[np.ix_(order, order)]
     rates = (c / c.sum(axis=1, keepdims=True))[:, :, None]
     estimate = maximum_likelihood((k / k.sum())[:, None], rates, still=_STILL_ESTIMATE, most_steps=50_000)
+    # EM comes near an edge without reaching it.
+    estimate[estimate < _EDGE] = 0
+    estimate /= estimate.sum(axis=0)
     rng = np.random.default_rng(_SEED)
     q = _dirichlet(rng, k + ANSWER_PRIOR, draws)
     drawn = np.stack([_dirichlet(rng, row + ERROR_PRIOR, draws) for row in c])
