@@ -239,8 +239,12 @@ def _warnings(job: SlideJob, prepared: Prepared, dropped: int) -> list[str]:
     found = [about["regions_note"]] if about["regions_note"] and not prepared.blocks else []
     if about["mpp"]["source"] == "forced":
         found.append("Microns per pixel were forced; what the slide says was overridden.")
-    if job.config.specimen == "trephine" and "section" in str(about["segmentation_model"]):
-        found.append("Megakaryocytes are not told from other nuclei by this model.")
+    if job.config.specimen == "trephine":
+        found.append(
+            "Megakaryocytes were told from other nuclei by a network that has seen few of them: look before you count."
+            if "megakaryocyte" in about["segmentation_kinds"]
+            else "Megakaryocytes are not told from other nuclei by this model."
+        )
     if dropped:
         found.append(f"{dropped} cells are too small for QuPath's grid of 0.01 pixels and are not in its file.")
     return found

@@ -196,6 +196,7 @@ def prepare(job: SlideJob) -> Prepared:
             "device": device,
             "segmentation_model": model.name,
             "segmentation_sha256": model.sha256,
+            "segmentation_kinds": list(model.kinds),
             "classifier": classifier.name if classifier else None,
             "classifier_sha256": classifier.sha256 if classifier else None,
         }

@@ -25,7 +25,10 @@ from wsi_pipeline.slides import Slide, open_slide
 from wsi_pipeline.tiling import TileLattice, halo_px, plan_blocks
 from wsi_pipeline.units import Box
 
-KINDS = ("white", "red", "platelet", "nucleus")
+KINDS = ("white", "red", "platelet", "nucleus", "megakaryocyte")
+CENTRE_RADIUS_UM = 3.0
+"""Default distance within which a centre matches a point: less than the radius of any nucleated cell."""
+
 _MAX_SIDE_PX = 8192
 
 Labels = npt.NDArray[np.int32]
@@ -48,6 +51,19 @@ class Segmenter:
 
     def labels(self, slide: Slide) -> Labels:
         """Return ``(h, w)`` int32 instances of an open image, at its own resolution."""
+        labels, kinds = self.cells(slide)
+        if self.kind is None:
+            return labels
+        return keep_kinds(labels, kinds, self.kind)
+
+    def cells(self, slide: Slide) -> tuple[Labels, npt.NDArray[np.object_]]:
+        """Return all instances of an open image, at its own resolution, and the ``(n,)`` kind of each.
+
+        Raises
+        ------
+        DataError
+            The image is too large to be segmented in one piece.
+        """
         mpp = self.config.segmentation.mpp
         width, height = slide.size_at(mpp)
         if max(width, height, *slide.dimensions) > _MAX_SIDE_PX:
@@ -75,12 +91,14 @@ class Segmenter:
             config=self.config.segmentation,
             specimen=self.config.specimen,
         )
-        wanted = np.ones(len(found.kind) + 1, bool)
-        wanted[0] = False
-        if self.kind is not None:
-            wanted[1:] = found.kind == self.kind
-        working = np.where(wanted[found.instances.labels], found.instances.labels, 0).astype(np.int32)
-        return _at_level0(working, slide, mpp)
+        return _at_level0(found.instances.labels, slide, mpp), found.kind
+
+
+def keep_kinds(labels: Labels, kinds: npt.NDArray[np.object_], *wanted: str) -> Labels:
+    """Return the instances that are of the wanted kinds; the others become background."""
+    keep = np.zeros(len(kinds) + 1, bool)
+    keep[1:] = np.isin(kinds.astype(str), wanted)
+    return np.where(keep[labels], labels, 0).astype(np.int32)
 
 
 def _at_level0(working: Labels, slide: Slide, mpp: float) -> Labels:
@@ -100,7 +118,7 @@ def make_segmenter(model: str | None, kind: str | None, device: str, overrides: 
     model
         Name or path; None takes the shipped compact network for the kind.
     kind
-        ``white``, ``red``, ``platelet``, ``nucleus``, or None for every instance.
+        One of ``KINDS``, or None for every instance.
     overrides
         Dotted configuration keys.
 
@@ -111,15 +129,17 @@ def make_segmenter(model: str | None, kind: str | None, device: str, overrides: 
     """
     if kind is not None and kind not in KINDS:
         raise DataError(f"--kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
-    section = kind == "nucleus" or (kind is None and model == "compact-section")
+    section = kind in ("nucleus", "megakaryocyte") or (kind is None and model == "compact-section")
     specimen: Specimen = "trephine" if section else "blood_smear"
     settings = {"segmentation.batch_size": 1, **overrides}
     if model is not None:
         settings["segmentation.model"] = model
     config = load_config(specimen, settings)
     loaded = load_model(config.segmentation.model, specimen=specimen, device=device)
-    if kind == "platelet" and loaded.kinds and "platelet" not in loaded.kinds:
-        raise ModelError(f"model {loaded.name} knows {', '.join(loaded.kinds)}, not {kind}")
+    # A model without kinds tells platelets by their stain, but nothing tells it megakaryocytes.
+    if ((kind == "platelet" and loaded.kinds) or kind == "megakaryocyte") and kind not in loaded.kinds:
+        known = ", ".join(loaded.kinds) or "no kinds"
+        raise ModelError(f"model {loaded.name} knows {known}, not {kind}")
     return Segmenter(model=loaded, config=config, kind=kind)
 
 
@@ -193,17 +213,25 @@ def evaluate_point_folder(
     segmenter: Segmenter,
     mpp: Callable[[Path], float],
     *,
+    radius_um: float | None = CENTRE_RADIUS_UM,
     only: Callable[[ImagePair], bool] = lambda _: True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[PointsMetrics, PointsMetrics]:
-    """Evaluate on images whose cells are marked by points; return the model's metrics and Otsu's."""
+    """Evaluate on images whose cells are marked by points; return the model's metrics and Otsu's.
+
+    Parameters
+    ----------
+    radius_um
+        Farthest distance of a matched centre; None matches no centres.
+    """
     results, trivial = [], []
     for pair in _pairs(images, points, "points", only):
         xy = read_points(pair.truth).xy
         with open_slide(pair.image, mpp=mpp(pair.image), force_mpp=True) as slide:
             found = segmenter.labels(slide)
-        results.append(match_points(pair.name, found, xy))
-        trivial.append(match_points(pair.name, otsu_baseline(read_image(pair.image)), xy))
+        radius_px = None if radius_um is None else radius_um / mpp(pair.image)
+        results.append(match_points(pair.name, found, xy, radius_px=radius_px))
+        trivial.append(match_points(pair.name, otsu_baseline(read_image(pair.image)), xy, radius_px=radius_px))
         progress(pair.name)
     return evaluate_points(results), evaluate_points(trivial)
 

@@ -33,8 +33,8 @@ def segmentation_table(results: Mapping[str, SegmentationMetrics]) -> str:
 def points_table(results: Mapping[str, PointsMetrics]) -> str:
     """Return one line a method."""
     return text_table(
-        ["", "images", "points", "predicted", "recall", "predicted/true"],
-        [[name, m.n_images, m.n_points, m.n_pred, m.recall, m.ratio] for name, m in results.items()],
+        ["", "images", "points", "predicted", "recall", "predicted/true", "F1 of centres"],
+        [[name, m.n_images, m.n_points, m.n_pred, m.recall, m.ratio, m.centre_f1] for name, m in results.items()],
     )
 
 
@@ -86,7 +86,8 @@ def segmentation_metrics(
 
 def points_metrics(metrics: PointsMetrics, *, baseline: PointsMetrics | None = None) -> dict[str, Any]:
     """Return ``metrics.json`` of points; ``n`` counts points."""
-    figures = {name: getattr(metrics, name) for name in ("recall", "precision", "ratio")}
+    names = ("recall", "precision", "ratio", "centre_recall", "centre_precision", "centre_f1")
+    figures = {name: getattr(metrics, name) for name in names}
     result = {
         "n": metrics.n_points,
         "n_images": metrics.n_images,
@@ -99,7 +100,11 @@ def points_metrics(metrics: PointsMetrics, *, baseline: PointsMetrics | None = N
         ],
     }
     if baseline is not None:
-        result["baseline"] = {"recall": baseline.recall.value, "ratio": baseline.ratio.value}
+        result["baseline"] = {
+            "recall": baseline.recall.value,
+            "ratio": baseline.ratio.value,
+            "centre_f1": baseline.centre_f1.value,
+        }
     return result
 
 

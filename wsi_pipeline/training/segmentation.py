@@ -38,6 +38,8 @@ class Recipe:
         Factors on it that crops are drawn at.
     side
         Side of a training crop, pixels.
+    eosin
+        Share of crops with pink ground laid under them.
     """
 
     kinds: tuple[str, ...]
@@ -45,6 +47,7 @@ class Recipe:
     scale_range: tuple[float, float]
     side: int = 224
     batch: int = 8
+    eosin: float = 0.0
     steps: int = 2000
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -53,8 +56,8 @@ class Recipe:
 
 
 RECIPES = {
-    "compact-smear": Recipe(kinds=SMEAR_KINDS, mpp=0.25, scale_range=(0.65, 1.6)),
-    "compact-section": Recipe(kinds=SECTION_KINDS, mpp=0.5, scale_range=(0.35, 1.5), steps=1500),
+    "compact-smear": Recipe(kinds=SMEAR_KINDS, mpp=0.25, scale_range=(0.6, 1.7), steps=2600),
+    "compact-section": Recipe(kinds=SECTION_KINDS, mpp=0.5, scale_range=(0.4, 1.6), eosin=0.5, steps=1600),
 }
 
 
@@ -82,9 +85,14 @@ def sampling_weights(samples: Sequence[Sample]) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _centre_on_cell(sample: Sample, rng: np.random.Generator) -> tuple[float, float] | None:
-    """Aim half of the crops of a smear field at a white cell, so that whites are seen whole."""
-    ys, xs = np.nonzero(sample.kinds == SMEAR_KINDS.index("white_nucleus"))
+_AIMED_AT = {SMEAR_KINDS: "white_nucleus", SECTION_KINDS: "megakaryocyte"}
+
+
+def _centre_on_cell(sample: Sample, kinds: tuple[str, ...], rng: np.random.Generator) -> tuple[float, float] | None:
+    """Aim half of the crops of a field at a white cell or a megakaryocyte, so that those are seen whole."""
+    if kinds not in _AIMED_AT:
+        return None
+    ys, xs = np.nonzero(sample.kinds == kinds.index(_AIMED_AT[kinds]))
     if len(ys) == 0 or rng.random() < 0.5:
         return None
     pick = int(rng.integers(len(ys)))
@@ -98,10 +106,12 @@ def batch_of(samples: Sequence[Sample], recipe: Recipe, step: int) -> list[Crop]
     crops = []
     for index in rng.choice(len(samples), recipe.batch, p=weights):
         sample = samples[index]
-        centre = _centre_on_cell(sample, rng) if recipe.kinds == SMEAR_KINDS else None
         crops.append(
-            random_crop(sample, rng, side=recipe.side, mpp=recipe.mpp, scale_range=recipe.scale_range, centre=centre)
-        )
+            random_crop(
+                sample, rng, side=recipe.side, mpp=recipe.mpp, scale_range=recipe.scale_range, eosin=recipe.eosin,
+                centre=_centre_on_cell(sample, recipe.kinds, rng),
+            )
+        )  # fmt: skip
     return crops
 
 

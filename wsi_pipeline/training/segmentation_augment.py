@@ -14,6 +14,9 @@ from wsi_pipeline.segmentation.networks import FLOW_SCALE
 from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram, normalisation_from_histogram
 from wsi_pipeline.training.segmentation_data import IGNORE, Sample
 
+_PALE_COLOURS = 0.25
+_OWN_NORMALISATION = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
@@ -40,24 +43,52 @@ class Crop:
     known: npt.NDArray[np.float32]
 
 
-def restain(rgb: npt.NDArray[np.uint8], rng: np.random.Generator, strength: float) -> npt.NDArray[np.uint8]:
-    """Vary stain and light: gains and a channel mix in optical density, then glass tint, gamma and shading."""
-    density = -np.log((rgb.astype(np.float32) + 1) / 256)
+def draw_restaining(rng: np.random.Generator, strength: float) -> Restaining:
+    """Draw a change of stain and light: gains and a channel mix in optical density, then glass tint, gamma and shading.
+
+    Now and then the colours are drawn towards grey: what a cell is must not hang on its hue alone.
+    """
     mix = np.eye(3, dtype=np.float32) + rng.normal(0, 0.10 * strength, (3, 3)).astype(np.float32)
+    if rng.random() < _PALE_COLOURS:
+        grey = np.float32(rng.uniform(0.2, 0.9))
+        mix = (1 - grey) * mix + grey * np.full((3, 3), 1 / 3, np.float32)
     gain = np.exp(rng.normal(0, 0.22 * strength, 3)).astype(np.float32) * np.float32(np.exp(rng.normal(0, 0.15)))
-    density = np.clip(density @ mix.T, 0, None) * gain
-    light = 256 * np.exp(-density) - 1
-    tint = 1 - np.abs(rng.normal(0, 0.08 * strength, 3)).astype(np.float32)
-    height, width = rgb.shape[:2]
-    slope = rng.normal(0, 0.06 * strength, 2)
-    shade = 1 + np.linspace(-slope[0], slope[0], height)[:, None] + np.linspace(-slope[1], slope[1], width)[None]
-    light = light * tint * shade[..., None].astype(np.float32)
-    gamma = np.float32(np.exp(rng.normal(0, 0.12 * strength)))
-    return np.clip(255 * np.clip(light / 255, 0, 1) ** gamma, 0, 255).astype(np.uint8)
+    return Restaining(
+        mix=mix,
+        gain=gain,
+        tint=1 - np.abs(rng.normal(0, 0.08 * strength, 3)).astype(np.float32),
+        slope=rng.normal(0, 0.06 * strength, 2).astype(np.float32),
+        gamma=float(np.exp(rng.normal(0, 0.12 * strength))),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restaining:
+    """One change of stain and light, the same for a crop and for the field it is cut from."""
+
+    mix: npt.NDArray[np.float32]
+    gain: npt.NDArray[np.float32]
+    tint: npt.NDArray[np.float32]
+    slope: npt.NDArray[np.float32]
+    gamma: float
+
+    def apply(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return ``(h, w, 3)`` uint8 in the other stain and light."""
+        density = -np.log((rgb.astype(np.float32) + 1) / 256)
+        density = np.clip(density @ self.mix.T, 0, None) * self.gain
+        light = (256 * np.exp(-density) - 1) * self.tint
+        height, width = rgb.shape[:2]
+        down = np.linspace(-self.slope[0], self.slope[0], height, dtype=np.float32)
+        across = np.linspace(-self.slope[1], self.slope[1], width, dtype=np.float32)
+        light *= (1 + down[:, None] + across[None])[..., None]
+        return np.clip(255 * np.clip(light / 255, 0, 1) ** np.float32(self.gamma), 0, 255).astype(np.uint8)
 
 
 def degrade(rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Blur, sharpen, add noise or recompress, each now and then."""
+    """Lose resolution, blur, sharpen, add noise or recompress, each now and then."""
+    if rng.random() < 0.2:
+        side, small = rgb.shape[0], round(rgb.shape[0] / rng.uniform(1.2, 2.2))
+        rgb = cv2.resize(cv2.resize(rgb, (small, small), interpolation=cv2.INTER_AREA), (side, side))
     if rng.random() < 0.35:
         rgb = cv2.GaussianBlur(rgb, (0, 0), float(rng.uniform(0.4, 1.6)))
     elif rng.random() < 0.3:
@@ -72,9 +103,31 @@ def degrade(rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray
     return rgb
 
 
+def add_eosin(
+    rgb: npt.NDArray[np.uint8], nuclei: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Lay cloudy pink ground, as of H&E, under a field of bare nuclei.
+
+    Parameters
+    ----------
+    nuclei
+        ``(h, w)``: where the stain is left nearly as it is.
+    """
+    height, width = rgb.shape[:2]
+    cloud = np.zeros((height, width), np.float32)
+    for period in (4, 12, 40):
+        coarse = rng.random((height // period + 2, width // period + 2), dtype=np.float32)
+        cloud += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    cloud = np.clip((cloud / 3 - rng.uniform(0.1, 0.45)) * rng.uniform(1, 2.5), 0, None)
+    cloud *= 1 - 0.8 * cv2.GaussianBlur(nuclei.astype(np.float32), (0, 0), 1.2)
+    pink = np.array([rng.uniform(0.0, 0.25), rng.uniform(0.5, 1.0), rng.uniform(0.15, 0.6)], np.float32)
+    density = np.float32(rng.uniform(0.15, 0.9)) * cloud[..., None] * pink
+    return np.clip(rgb * np.exp(-density), 0, 255).astype(np.uint8)
+
+
 def random_crop(
     sample: Sample, rng: np.random.Generator, *, side: int, mpp: float, scale_range: tuple[float, float],
-    centre: tuple[float, float] | None = None,
+    centre: tuple[float, float] | None = None, eosin: float = 0.0,
 ) -> Crop:  # fmt: skip
     """Cut a turned, scaled and restained square from a field.
 
@@ -88,9 +141,10 @@ def random_crop(
         Factors on the nominal pixel size, log-uniform.
     centre
         x, y in the field that the crop is centred on; a random place when None.
+    eosin
+        Share of the crops that get pink ground (:func:`add_eosin`).
     """
-    rgb = restain(sample.rgb, rng, strength=float(rng.choice([0.3, 1.0, 1.6])))
-    normalisation = _jittered(normalisation_from_histogram(colour_histogram(rgb)), rng)
+    restaining = draw_restaining(rng, strength=float(rng.choice([0.3, 1.0, 1.6])))
     factor = mpp * float(np.exp(rng.uniform(*np.log(scale_range)))) / sample.mpp
     height, width = sample.labels.shape
     if centre is None:
@@ -103,6 +157,7 @@ def random_crop(
     # Maps crop pixels to field pixels.
     matrix = np.array([[cos * flip, -sin, 0], [sin * flip, cos, 0]], np.float64)
     matrix[:, 2] = np.asarray(centre) - matrix[:, :2] @ (half, half)
+    rgb = sample.rgb
     if factor > 1.2:
         rgb = cv2.GaussianBlur(rgb, (0, 0), 0.45 * float(np.sqrt(factor**2 - 1)))
     # Outside the field: reflected pixels the loss ignores, or white glass, as beyond the edge of a slide.
@@ -112,7 +167,6 @@ def random_crop(
         rgb, matrix, (side, side), flags=cv2.INTER_LINEAR | inverse,
         borderMode=cv2.BORDER_REFLECT_101 if reflected else cv2.BORDER_CONSTANT, borderValue=(255, 255, 255),
     )  # fmt: skip
-    image = degrade(image, rng)
 
     def warp(layer: npt.NDArray[Any], outside: int) -> npt.NDArray[Any]:
         return cv2.warpAffine(layer, matrix, (side, side), flags=cv2.INTER_NEAREST | inverse, borderValue=outside)
@@ -120,6 +174,17 @@ def random_crop(
     labels = warp(sample.labels.astype(np.float32), 0).astype(np.int32)
     kinds = warp(sample.kinds, IGNORE if reflected else 0).astype(np.int64)
     known = warp(sample.known.astype(np.uint8), 0 if reflected else 1).astype(np.float32)
+    pink = rng.random() < eosin
+    if pink:
+        image = add_eosin(image, labels > 0, rng)
+    image = restaining.apply(image)
+    if not reflected:
+        image[warp(np.ones(sample.labels.shape, np.uint8), 0) == 0] = 255
+    image = degrade(image, rng)
+    # On a slide the bounds come from many tiles, on a single small image from what little it shows.
+    own = rng.random() < _OWN_NORMALISATION or pink
+    histogram = colour_histogram(image if own else restaining.apply(sample.rgb[::4, ::4]))
+    normalisation = _jittered(normalisation_from_histogram(histogram), rng)
     return Crop(
         image=np.ascontiguousarray(normalisation.apply(image).transpose(2, 0, 1)),
         flows=FLOW_SCALE * labels_to_flows(labels),
