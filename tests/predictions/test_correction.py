@@ -165,7 +165,7 @@ def test_the_interval_covers_the_truth_of_200_counts() -> None:
         result = correct_proportions(
             dict(zip(c.classes, (int(v) for v in k), strict=True)),
             ConfusionTable(classes=c.classes, counts=own),
-            draws=500,
+            draws=300,
         )
         for code, true in zip(c.classes, p, strict=True):
             if code in inside and true >= 0.05:
