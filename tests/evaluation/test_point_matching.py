@@ -92,3 +92,42 @@ def test_an_object_cut_by_the_border_counts_only_when_it_holds_a_point() -> None
     labels[15:22, 15:22] = 3  # whole, not marked
     result = match_points("field", labels, [(8, 3)])
     assert (result.n_points, result.found, result.n_pred) == (1, 1, 2)
+
+
+def test_centres_are_matched_one_to_one_within_the_radius() -> None:
+    labels = two_cells()  # centres of mass (10, 10) and (35, 10)
+    near = match_points("a", labels, [(12, 10), (9, 10), (38.5, 10)], radius_px=3)
+    assert (near.n_centres, near.near) == (2, 1)
+    assert (near.n_points, near.found) == (3, 2)
+    wider = match_points("a", labels, [(12, 10), (9, 10), (38.5, 10)], radius_px=4)
+    assert wider.near == 2
+    assert match_points("a", labels, [], radius_px=3).near == 0
+    assert match_points("a", np.zeros((9, 9), int), [(3, 3)], radius_px=3).near == 0
+
+
+def test_as_many_centres_as_possible_are_matched() -> None:
+    labels = np.zeros((30, 50), np.int32)
+    labels[9:12, 9:12] = 1  # centre (10.5, 10.5)
+    labels[9:12, 13:16] = 2  # centre (14.5, 10.5)
+    # The first point is nearest to the second cell, which the other point needs.
+    result = match_points("a", labels, [(13, 10.5), (17, 10.5)], radius_px=3)
+    assert result.near == 2
+
+
+def test_a_cut_cell_counts_among_centres_only_when_it_matches() -> None:
+    labels = two_cells()
+    labels[0:4, 20:30] = 9
+    assert match_points("a", labels, [(10, 10)], radius_px=3).n_centres == 2
+    assert match_points("a", labels, [(10, 10), (25, 2)], radius_px=3).n_centres == 3
+
+
+def test_figures_of_centres() -> None:
+    results = [
+        match_points("a", two_cells(), [(10, 10), (25, 25)], radius_px=3),
+        match_points("b", two_cells(), [(10, 10), (35, 10)], radius_px=3),
+    ]
+    metrics = evaluate_points(results)
+    assert metrics.centre_recall.value == metrics.centre_precision.value == metrics.centre_f1.value == 0.75
+    without = evaluate_points([match_points("a", two_cells(), [(10, 10)])])
+    assert without.centre_f1.value is None
+    assert without.recall.value == 1

@@ -13,7 +13,7 @@ import torch
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.segmentation.networks import CompactFlowNet
 from wsi_pipeline.training.segmentation import RECIPES, Recipe, batch_of, losses, sampling_weights, train_segmentation
-from wsi_pipeline.training.segmentation_data import IGNORE, SMEAR_KINDS, Sample
+from wsi_pipeline.training.segmentation_data import IGNORE, SET_SHARES, SMEAR_KINDS, Sample
 
 RECIPE = replace(RECIPES["compact-smear"], side=32, batch=2, steps=4)
 
@@ -138,7 +138,7 @@ def test_crops_are_what_the_loss_takes(samples: list[Sample]) -> None:
 def test_sets_are_drawn_by_their_share_whatever_their_size(samples: list[Sample]) -> None:
     weights = sampling_weights([sample("bccd/x", 0)] * 7 + [sample("pbc/y", 0)] * 2)
     assert weights.sum() == pytest.approx(1)
-    assert weights[:7].sum() / weights[7:].sum() == pytest.approx(0.35 / 0.3)
+    assert weights[:7].sum() / weights[7:].sum() == pytest.approx(SET_SHARES["bccd"] / SET_SHARES["pbc"])
 
 
 def test_only_what_is_known_is_learnt() -> None:
