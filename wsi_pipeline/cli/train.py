@@ -63,6 +63,12 @@ def segmentation(
         typer.Option("--out", help="Folder for checkpoint, weights and card; the same command there resumes."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps; default the recipe's.", min=1)] = None,
+    folds: Annotated[
+        int, typer.Option(help="Shipped recipes: cross-validate over this many folds, too; 0 does not.", min=0, max=20)
+    ] = 0,
+    fold: Annotated[
+        int | None, typer.Option(help="Of --folds, train and measure only this one: for running folds in parallel.")
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
@@ -87,6 +93,10 @@ def segmentation(
                 f"--model {model!r}: shipped recipes are {', '.join(RECIPES)}; a network of your own "
                 "needs --images and --masks"
             )
+        if folds == 1 or (fold is not None and not 0 <= fold < folds):
+            raise ConfigError(
+                f"--folds {folds}, --fold {fold}: cross-validation needs at least two folds, numbered from 0"
+            )
         from wsi_pipeline.training.segmentation_card import train_shipped
 
         weights = train_shipped(
@@ -97,15 +107,20 @@ def segmentation(
             report=_say,
             steps=steps,
             seed=seed,
+            folds=folds,
+            fold=fold,
         )
+        if fold is not None:
+            typer.echo(f"scores: {weights}")
+            return
     else:
         from wsi_pipeline.training.own_segmentation import train_own
         from wsi_pipeline.training.own_segmentation_request import OwnTraining
 
         if masks is None:
             raise ConfigError("--images needs --masks, the folder of the masks of its cells")
-        if data is not None:
-            raise ConfigError("--data is for the shipped recipes; leave it out with --images")
+        if data is not None or folds or fold is not None:
+            raise ConfigError("--data, --folds and --fold are for the shipped recipes; leave them out with --images")
         request = OwnTraining(
             name=model,
             images=images,

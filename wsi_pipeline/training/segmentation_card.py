@@ -111,12 +111,10 @@ def train_shipped(
     Raises
     ------
     DataError
-        No such recipe or fold, data are missing, or the checkpoint belongs to another training.
+        No such recipe, data are missing, or the checkpoint belongs to another training.
     """
     if name not in RECIPES:
         raise DataError(f"--model {name!r}: shipped recipes are {', '.join(RECIPES)}")
-    if fold is not None and not 0 <= fold < folds:
-        raise DataError(f"--fold {fold}: with --folds {folds} it must be 0 to {folds - 1}")
     recipe = replace(RECIPES[name], seed=seed, steps=steps or RECIPES[name].steps)
     wanted = range(folds) if fold is None else (fold,)
     scored = [_fold(root, out, name, recipe, (i, folds), device=device, report=report) for i in wanted]
