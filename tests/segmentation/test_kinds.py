@@ -104,3 +104,24 @@ def test_nuclear_pixels_absorb_red() -> None:
     nucleus, red_cell, glass = (90, 50, 140), (215, 130, 125), (245, 245, 245)
     rgb = np.array([[nucleus, red_cell, glass]], np.uint8)
     assert nuclear_pixels(rgb, PLAIN, None, ()).tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize(("nucleus_um2", "expected"), [(8.9, "red"), (9.0, "white")])
+def test_a_cell_with_a_nucleus_is_never_red(nucleus_um2: float, expected: str) -> None:
+    nucleus = round(255 * nucleus_um2 * 16)
+    kind, support = decide([[0, 6 * nucleus, 0, nucleus, nucleus]], SMEAR)
+    assert kind.tolist() == [expected]
+    assert support[0] == pytest.approx(2 / 8 if expected == "white" else 6 / 8)
+
+
+def test_a_giant_platelet_stays_one_whatever_it_stains_like() -> None:
+    nucleus = 255 * 10 * 16
+    kind, _ = decide([[0, 0, 3 * nucleus, 0, nucleus]], SMEAR)
+    assert kind.tolist() == ["platelet"]
+
+
+@pytest.mark.parametrize(("area_um2", "expected"), [(59, "nucleus"), (61, "megakaryocyte")])
+def test_a_small_nucleus_is_no_megakaryocyte(area_um2: float, expected: str) -> None:
+    section = ("background", "nucleus", "megakaryocyte")
+    kind, _ = decide([[0, 10, 90]], section, area_px=np.array([area_um2 * 4]), um2_per_px=0.25, specimen="trephine")
+    assert kind.tolist() == [expected]

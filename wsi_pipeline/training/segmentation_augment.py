@@ -14,7 +14,7 @@ from wsi_pipeline.segmentation.networks import FLOW_SCALE
 from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram, normalisation_from_histogram
 from wsi_pipeline.training.segmentation_data import IGNORE, Sample
 
-_PALE_COLOURS = 0.25
+_PALE_COLOURS = 0.1
 _OWN_NORMALISATION = 0.5
 
 
@@ -84,6 +84,28 @@ class Restaining:
         return np.clip(255 * np.clip(light / 255, 0, 1) ** np.float32(self.gamma), 0, 255).astype(np.uint8)
 
 
+def restain_red_cells(
+    rgb: npt.NDArray[np.uint8], spared: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Give haemoglobin another hue and density than the rest: pink, grey, blue-green or dark, as laboratories differ.
+
+    The dyes of nuclei are the same everywhere; what red cells look like hangs on eosin, pH and camera.
+
+    Parameters
+    ----------
+    spared
+        ``(h, w)``: white cells and platelets, which keep their stain. Glass hardly changes, for it absorbs nothing.
+    """
+    glass = np.percentile(rgb.reshape(-1, 3)[::7], 95, axis=0).astype(np.float32) + 1
+    density = np.clip(-np.log((rgb.astype(np.float32) + 1) / glass), 0, None)
+    grey = np.float32(rng.uniform(0, 1))
+    mix = (1 - grey) * np.eye(3, dtype=np.float32) + grey * np.full((3, 3), 1 / 3, np.float32)
+    gain = np.exp(rng.normal(0, 0.3, 3) + rng.uniform(-0.5, 1.1)).astype(np.float32)
+    other = glass * np.exp(-np.clip(density @ mix.T, 0, None) * gain) - 1
+    keep = cv2.GaussianBlur(spared.astype(np.float32), (0, 0), 0.8)[..., None]
+    return np.clip(keep * rgb + (1 - keep) * other, 0, 255).astype(np.uint8)
+
+
 def degrade(rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Lose resolution, blur, sharpen, add noise or recompress, each now and then."""
     if rng.random() < 0.2:
@@ -127,7 +149,7 @@ def add_eosin(
 
 def random_crop(
     sample: Sample, rng: np.random.Generator, *, side: int, mpp: float, scale_range: tuple[float, float],
-    centre: tuple[float, float] | None = None, eosin: float = 0.0,
+    centre: tuple[float, float] | None = None, eosin: float = 0.0, red_stain: float = 0.0, red: int = 1,
 ) -> Crop:  # fmt: skip
     """Cut a turned, scaled and restained square from a field.
 
@@ -143,6 +165,9 @@ def random_crop(
         x, y in the field that the crop is centred on; a random place when None.
     eosin
         Share of the crops that get pink ground (:func:`add_eosin`).
+    red_stain, red
+        Share of the crops whose red cells get a stain of their own (:func:`restain_red_cells`), and the kind that
+        red cells are.
     """
     restaining = draw_restaining(rng, strength=float(rng.choice([0.3, 1.0, 1.6])))
     factor = mpp * float(np.exp(rng.uniform(*np.log(scale_range)))) / sample.mpp
@@ -177,12 +202,15 @@ def random_crop(
     pink = rng.random() < eosin
     if pink:
         image = add_eosin(image, labels > 0, rng)
+    lone = rng.random() < red_stain
+    if lone:
+        image = restain_red_cells(image, (labels > 0) & (kinds != red), rng)
     image = restaining.apply(image)
     if not reflected:
         image[warp(np.ones(sample.labels.shape, np.uint8), 0) == 0] = 255
     image = degrade(image, rng)
     # On a slide the bounds come from many tiles, on a single small image from what little it shows.
-    own = rng.random() < _OWN_NORMALISATION or pink
+    own = rng.random() < _OWN_NORMALISATION or pink or lone
     histogram = colour_histogram(image if own else restaining.apply(sample.rgb[::4, ::4]))
     normalisation = _jittered(normalisation_from_histogram(histogram), rng)
     return Crop(
