@@ -152,14 +152,26 @@ def cells(
     seed: Seed = 0,
     device: Device = None,
     restart: Annotated[bool, typer.Option("--restart", help="Ignore an earlier checkpoint.")] = False,
+    card_only: Annotated[
+        str | None,
+        typer.Option(help="Train nothing: measure the confusion of these weights (a name or a file) into their card."),
+    ] = None,
 ) -> None:
     """Train a cell classifier: the shipped one from the data sets, or one of your own class folders (with --mpp)."""
     from wsi_pipeline.runtime.devices import resolve_device
-    from wsi_pipeline.training.cells import train_cells
+    from wsi_pipeline.training.cells import measure_confusion, train_cells
 
     root = _root(data)
     if not root.is_dir():
         raise DataError(f"{root} does not exist")
+    if card_only is not None:
+        from wsi_pipeline.weights import find_weights
+
+        if model is not None or epochs is not None or restart:
+            raise ConfigError("--card-only trains nothing; leave --model, --epochs and --restart out")
+        path = find_weights(card_only, "cells").path
+        measure_confusion(path, root, out, mpp=mpp, device=resolve_device(_device(device)), report=_say)
+        return
     weights = train_cells(
         root,
         out,
