@@ -106,7 +106,7 @@ def test_nuclear_pixels_absorb_red() -> None:
     assert nuclear_pixels(rgb, PLAIN, None, ()).tolist() == [[True, False, False]]
 
 
-@pytest.mark.parametrize(("nucleus_um2", "expected"), [(8.9, "red"), (9.0, "white")])
+@pytest.mark.parametrize(("nucleus_um2", "expected"), [(15.9, "red"), (16.0, "white")])
 def test_a_cell_with_a_nucleus_is_never_red(nucleus_um2: float, expected: str) -> None:
     nucleus = round(255 * nucleus_um2 * 16)
     kind, support = decide([[0, 6 * nucleus, 0, nucleus, nucleus]], SMEAR)
@@ -115,7 +115,7 @@ def test_a_cell_with_a_nucleus_is_never_red(nucleus_um2: float, expected: str) -
 
 
 def test_a_giant_platelet_stays_one_whatever_it_stains_like() -> None:
-    nucleus = 255 * 10 * 16
+    nucleus = 255 * 20 * 16
     kind, _ = decide([[0, 0, 3 * nucleus, 0, nucleus]], SMEAR)
     assert kind.tolist() == ["platelet"]
 

@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
 from wsi_pipeline.training.segmentation_augment import Crop, random_crop
 from wsi_pipeline.training.segmentation_data import IGNORE, SECTION_KINDS, SET_SHARES, SMEAR_KINDS, Sample
-
 
 _CELL_CHANNEL = 2
 
@@ -45,6 +44,8 @@ class Recipe:
         Share of crops with pink ground laid under them.
     red_stain
         Share of crops whose red cells get a stain of their own.
+    kind_weight
+        Weight of the loss of the kinds.
     logit_offset
         Taken off the cell logit of the trained network, so that its outlines are neither loose nor tight at a
         threshold of 0; chosen on the validation split.
@@ -57,6 +58,7 @@ class Recipe:
     batch: int = 8
     eosin: float = 0.0
     red_stain: float = 0.0
+    kind_weight: float = 0.5
     logit_offset: float = 0.0
     steps: int = 2000
     learning_rate: float = 2e-3
@@ -66,14 +68,18 @@ class Recipe:
 
 
 RECIPES = {
-    "compact-smear": Recipe(kinds=SMEAR_KINDS, mpp=0.25, scale_range=(0.6, 1.7), red_stain=0.5, steps=2600),
+    "compact-smear": Recipe(
+        kinds=SMEAR_KINDS, mpp=0.25, scale_range=(0.6, 1.7), red_stain=0.6, kind_weight=1.0, steps=2400
+    ),
     "compact-section": Recipe(
         kinds=SECTION_KINDS, mpp=0.5, scale_range=(0.4, 1.6), eosin=0.5, logit_offset=0.75, steps=1600
     ),
 }
 
 
-def losses(output: Tensor, flows: Tensor, cell: Tensor, kinds: Tensor, known: Tensor) -> Tensor:
+def losses(
+    output: Tensor, flows: Tensor, cell: Tensor, kinds: Tensor, known: Tensor, *, kind_weight: float = 0.5
+) -> Tensor:
     """Return the training loss of a batch.
 
     Parameters
@@ -87,7 +93,7 @@ def losses(output: Tensor, flows: Tensor, cell: Tensor, kinds: Tensor, known: Te
     flow = (((output[:, :2] - flows) ** 2).sum(1) * known).sum() / weight
     probability = nn.functional.binary_cross_entropy_with_logits(output[:, 2], cell, reduction="none")
     kind = nn.functional.cross_entropy(output[:, 3:], kinds, ignore_index=IGNORE)
-    return 0.25 * flow + (probability * known).sum() / weight + 0.5 * kind
+    return 0.25 * flow + (probability * known).sum() / weight + kind_weight * kind
 
 
 def sampling_weights(samples: Sequence[Sample]) -> np.ndarray:
@@ -168,7 +174,9 @@ def train_segmentation(
     step = 0
     if checkpoint.is_file():
         step, extra = load_checkpoint(checkpoint, networks={"live": network, "average": average}, optimiser=optimiser)
-        if extra["recipe"] != plain_recipe(recipe):
+        # A recipe of an earlier version lacks the fields that came later; their defaults are what it did.
+        defaults = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
+        if {**defaults, **extra["recipe"]} != plain_recipe(recipe):
             raise DataError(f"{checkpoint} was written by another recipe; choose another --out or remove it")
         if extra.get("data_digest") != data_digest:
             raise DataError(f"{checkpoint} was written from other data; choose another --out or remove it")
@@ -189,6 +197,7 @@ def train_segmentation(
             torch.from_numpy(np.stack([c.cell for c in crops])).to(device),
             torch.from_numpy(np.stack([c.kinds for c in crops])).to(device),
             torch.from_numpy(np.stack([c.known for c in crops])).to(device),
+            kind_weight=recipe.kind_weight,
         )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

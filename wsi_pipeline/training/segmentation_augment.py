@@ -16,6 +16,7 @@ from wsi_pipeline.training.segmentation_data import IGNORE, Sample
 
 _PALE_COLOURS = 0.1
 _OWN_NORMALISATION = 0.5
+_INCLUSIONS = 0.35
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,43 @@ def restain_red_cells(
     return np.clip(keep * rgb + (1 - keep) * other, 0, 255).astype(np.uint8)
 
 
+def add_inclusions(
+    rgb: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], red: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Lay purple and brown dots and veils into some of the red cells.
+
+    Basophilic stippling, Howell-Jolly bodies, parasites with their pigment and platelets on top make no white cell
+    of a red one; none of the labelled sets shows enough of them to learn it.
+
+    Parameters
+    ----------
+    labels
+        ``(h, w)`` instances.
+    red
+        ``(h, w)``: pixels of red cells.
+    """
+    cells = np.unique(labels[red])
+    chosen = cells[rng.random(len(cells)) < rng.uniform(0.05, 0.5)]
+    amount = np.zeros(labels.shape, np.float32)
+    for cell in chosen:
+        mask = (labels == cell) & red
+        ys, xs = np.nonzero(mask)
+        dots = np.zeros(labels.shape, np.float32)
+        size = float(np.sqrt(len(ys)))
+        if rng.random() < 0.35:
+            k = int(rng.integers(len(ys)))
+            cv2.circle(dots, (int(xs[k]), int(ys[k])), max(2, round(rng.uniform(0.2, 0.5) * size)), 0.5, -1)
+            dots = cv2.GaussianBlur(dots, (0, 0), 1.5)
+        for k in rng.integers(len(ys), size=int(rng.choice([1, 2, 4, 10, 25]))):
+            reach = max(1, round(rng.uniform(0.02, 0.09) * size))
+            cv2.circle(dots, (int(xs[k]), int(ys[k])), reach, float(rng.uniform(0.5, 1.2)), -1)
+        amount[mask] = dots[mask]
+    amount = cv2.GaussianBlur(amount, (0, 0), 0.6)
+    brown, purple = np.array([0.8, 1.0, 1.1], np.float32), np.array([0.9, 1.3, 0.5], np.float32)
+    density = amount[..., None] * (purple if rng.random() < 0.8 else brown) * np.float32(rng.uniform(0.6, 1.4))
+    return np.clip(rgb * np.exp(-density), 0, 255).astype(np.uint8)
+
+
 def degrade(rgb: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Lose resolution, blur, sharpen, add noise or recompress, each now and then."""
     if rng.random() < 0.2:
@@ -166,8 +204,8 @@ def random_crop(
     eosin
         Share of the crops that get pink ground (:func:`add_eosin`).
     red_stain, red
-        Share of the crops whose red cells get a stain of their own (:func:`restain_red_cells`), and the kind that
-        red cells are.
+        Share of the crops whose red cells get a stain of their own (:func:`restain_red_cells`), a third of them
+        inclusions as well (:func:`add_inclusions`), and the kind that red cells are.
     """
     restaining = draw_restaining(rng, strength=float(rng.choice([0.3, 1.0, 1.6])))
     factor = mpp * float(np.exp(rng.uniform(*np.log(scale_range)))) / sample.mpp
@@ -205,6 +243,8 @@ def random_crop(
     lone = rng.random() < red_stain
     if lone:
         image = restain_red_cells(image, (labels > 0) & (kinds != red), rng)
+        if rng.random() < _INCLUSIONS:
+            image = add_inclusions(image, labels, (labels > 0) & (kinds == red), rng)
     image = restaining.apply(image)
     if not reflected:
         image[warp(np.ones(sample.labels.shape, np.uint8), 0) == 0] = 255
