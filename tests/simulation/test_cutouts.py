@@ -139,11 +139,11 @@ def test_damaged_assets_are_a_typed_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"ASSETS\.json"):
         load_sprites(tmp_path)
     (tmp_path / "ASSETS.json").write_text(
-        '{"cutouts": [{"atlas": "a.png", "box": [0, 0, 9, 9], "class": "x", "kind": "red", "source": "s"}]}'
+        '{"cutouts": [{"atlas": "a.webp", "box": [0, 0, 9, 9], "class": "x", "kind": "red", "source": "s"}]}'
     )
     with pytest.raises(DataError):
         load_sprites(tmp_path)
-    (tmp_path / "a.png").write_bytes((ASSETS_FOLDER / "platelet.png").read_bytes())
+    (tmp_path / "a.webp").write_bytes((ASSETS_FOLDER / "platelet.webp").read_bytes())
     text = (tmp_path / "ASSETS.json").read_text().replace("[0, 0, 9, 9]", "[0, 0, 99999, 9]")
     (tmp_path / "ASSETS.json").write_text(text)
     load_sprites.cache_clear()

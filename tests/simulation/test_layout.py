@@ -77,7 +77,7 @@ def test_mix_and_density_follow_the_profile() -> None:
 
 
 def test_every_profile_loads() -> None:
-    assert set(profile_names()) == {"normal", "aml", "reactive", "section"}
+    assert set(profile_names()) == {"normal", "aml", "apl", "mds", "reactive", "section"}
     for name in profile_names():
         assert load_profile(name).name == name
 
@@ -100,7 +100,7 @@ def test_bad_profile_is_refused(tmp_path, text: str, message: str) -> None:
 
 
 def test_unknown_profile_and_unknown_class_name_what_exists(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="aml, normal, reactive, section"):
+    with pytest.raises(ConfigError, match="aml, apl, mds, normal, reactive, section"):
         load_profile("leukaemia")
     path = tmp_path / "own.yaml"
     path.write_text(

@@ -17,7 +17,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.cutouts import central_cell, cut, estimate_glass, find_cells
 from wsi_pipeline.simulation.layout import Layout, Placed
 from wsi_pipeline.simulation.profile import Profile, load_profile
-from wsi_pipeline.simulation.render import GRAIN_PX, draw_stain, render
+from wsi_pipeline.simulation.render import GRAIN_PX, draw_focus, draw_stain, render, restain
 from wsi_pipeline.simulation.sprites import ASSET_MPP, Sprite, make_sprite
 from wsi_pipeline.units import Box
 
@@ -97,7 +97,8 @@ def render_labelled_field(
     if not 0 <= stain_variation <= 2 or not 0 <= blur_variation <= 2:
         raise ConfigError(f"stain_variation {stain_variation}, blur_variation {blur_variation}; both are 0 to 2")
     chosen = _thicken(load_profile(profile) if isinstance(profile, str) else profile, thickness)
-    layout = Layout(chosen, tuple(sprites), seed)
+    stain = draw_stain(seed, chosen.background, stain_variation)
+    layout = Layout(chosen, restain(sprites, stain), seed)
     box = Box(x0=origin_px[0], y0=origin_px[1], x1=origin_px[0] + width, y1=origin_px[1] + height)
     around = Box(
         x0=box.x0 // GRAIN_PX * GRAIN_PX,
@@ -105,8 +106,10 @@ def render_labelled_field(
         x1=-(-box.x1 // GRAIN_PX) * GRAIN_PX,
         y1=-(-box.y1 // GRAIN_PX) * GRAIN_PX,
     )
-    stain = draw_stain(seed, chosen.background)
-    rgb = render(layout, around, seed=seed, mpp=mpp, background=chosen.background, stain=stain)
+    rgb = render(
+        layout, around, seed=seed, mpp=mpp, background=chosen.background, stain=stain,
+        focus=draw_focus(seed, blur_variation),
+    )  # fmt: skip
     dy, dx = box.y0 - around.y0, box.x0 - around.x0
     things = layout.within(box.x0 * mpp, box.y0 * mpp, box.x1 * mpp, box.y1 * mpp)
     return _rasterise(np.ascontiguousarray(rgb[dy : dy + height, dx : dx + width]), things, box, mpp)

@@ -12,10 +12,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.simulation.film import MONOLAYER, Film, Zone
 from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise
 from wsi_pipeline.simulation.profile import LayerProfile, Profile
 from wsi_pipeline.simulation.sprites import Sprite, placed_outline, snap
@@ -28,6 +30,11 @@ _Things = npt.NDArray[np.float64]
 
 _DENSITY_WAVELENGTH_UM = 420.0
 _TRIES = 14
+_OVERLAP_GAP = 0.72
+_REACH, _REACH_UM = 2.2, 8.0
+"""A thing shows at most this many of its radii, and this far, from its centre."""
+_THICK_GAP, _THICK_OVERLAPPING = 0.3, 0.7
+_NOTHING: _Things = np.empty((0, 8))
 _PURPOSE_PLACE, _PURPOSE_DENSITY = 100, 200
 
 
@@ -68,13 +75,18 @@ class Layout:
         What is placed, and the cutouts to choose from.
     seed
         Any non-negative integer.
+    film
+        The film of the smear; None is one layer everywhere.
     """
 
-    def __init__(self, profile: Profile, sprites: tuple[Sprite, ...], seed: int) -> None:
+    def __init__(self, profile: Profile, sprites: tuple[Sprite, ...], seed: int, film: Film | None = None) -> None:
+        self._film = film
         self._layers = tuple(profile.layers.items())
         self._sprites = sprites
         self._seed = seed
         self._squares: dict[tuple[int, int, int], _Things] = {}
+        self._sizes = np.array([_size(sprite) for sprite in sprites])
+        self._white = np.array([sprite.kind == "white" for sprite in sprites])
         self._choices = [_choices(layer, sprites) for _, layer in self._layers]
         self._largest = [
             max([*(layer.radius_um or ()), *(_size(sprites[n]) for n in numbers)])
@@ -83,27 +95,34 @@ class Layout:
 
     def square(self, column: int, row: int) -> Iterator[Placed]:
         """Yield what has its centre in a square, layer by layer, in a fixed order."""
-        for index, (name, _) in enumerate(self._layers):
+        for index in range(len(self._layers)):
             for thing in self._fill(index, column, row):
-                number = int(thing[_SPRITE])
-                yield Placed(
-                    layer=name,
-                    x_um=float(thing[_X]),
-                    y_um=float(thing[_Y]),
-                    radius_um=float(thing[_RADIUS]),
-                    sprite=self._sprites[number] if number >= 0 else None,
-                    angle=float(thing[_ANGLE]),
-                    flip=bool(thing[_FLIP]),
-                    gain=float(thing[_GAIN]),
-                )
+                yield self._placed(index, thing)
 
     def within(self, x0_um: float, y0_um: float, x1_um: float, y1_um: float) -> Iterator[Placed]:
         """Yield, layer by layer and square by square, what may reach into a rectangle."""
         columns = range(math.floor(x0_um / SQUARE_UM) - 1, math.floor(x1_um / SQUARE_UM) + 2)
         rows = range(math.floor(y0_um / SQUARE_UM) - 1, math.floor(y1_um / SQUARE_UM) + 2)
-        found = [thing for row in rows for column in columns for thing in self.square(column, row)]
-        order: dict[str, int] = {name: i for i, (name, _) in enumerate(self._layers)}
-        yield from sorted(found, key=lambda thing: order[thing.layer])
+        for index in range(len(self._layers)):
+            things = np.concatenate([self._fill(index, column, row) for row in rows for column in columns])
+            far = _REACH * self._largest[index] + _REACH_UM
+            near = (things[:, _X] > x0_um - far) & (things[:, _X] < x1_um + far)
+            near &= (things[:, _Y] > y0_um - far) & (things[:, _Y] < y1_um + far)
+            for thing in things[near]:
+                yield self._placed(index, thing)
+
+    def _placed(self, index: int, thing: npt.NDArray[np.float64]) -> Placed:
+        x, y, radius, _, number, angle, flip, gain = thing.tolist()
+        return Placed(
+            layer=self._layers[index][0],
+            x_um=x,
+            y_um=y,
+            radius_um=radius,
+            sprite=self._sprites[int(number)] if number >= 0 else None,
+            angle=angle,
+            flip=bool(flip),
+            gain=gain,
+        )
 
     def forget_above(self, row: int) -> None:
         """Drop squares above ``row``; they are worked out again if they are asked for again."""
@@ -134,63 +153,99 @@ class Layout:
         return np.concatenate([earlier, near(same)]), len(earlier)
 
     def _throw(self, index: int, column: int, row: int) -> _Things:
-        _, layer = self._layers[index]
-        rng = keyed_generator(self._seed, _PURPOSE_PLACE + index, column, row)
+        name, layer = self._layers[index]
         origin = np.array([column, row], dtype=np.float64) * SQUARE_UM
         middle = origin + SQUARE_UM / 2
+        zone = MONOLAYER if self._film is None else self._film.at(float(middle[0]), float(middle[1]))
+        density = zone.white_density if name == "white" else zone.density
+        if density == 0:
+            return _NOTHING
+        rng = keyed_generator(self._seed, _PURPOSE_PLACE + index, column, row)
         wave = smooth_noise(self._seed, _PURPOSE_DENSITY + index, middle[0], middle[1], _DENSITY_WAVELENGTH_UM)
-        mean = layer.per_mm2 * (SQUARE_UM / 1000.0) ** 2 * (1.0 + layer.variation * float(wave[0, 0]))
+        mean = density * layer.per_mm2 * (SQUARE_UM / 1000.0) ** 2 * (1.0 + layer.variation * float(wave[0, 0]))
         wanted = int(rng.poisson(mean))
         near, earlier = self._neighbours(index, column, row)
-        taken = np.concatenate([near, np.zeros((wanted, 8))])
-        end = len(near)
-        for _ in range(wanted):
-            thing = self._draw(index, layer, rng)
-            darts = _aim(layer, rng, origin, thing, taken[earlier:end])
-            free = ((darts >= origin) & (darts < origin + SQUARE_UM)).all(axis=1)
-            free &= ~_collides(darts, thing, taken[:end], earlier)
-            if free.any():
-                thing[: _Y + 1] = darts[np.argmax(free)]
-                taken[end] = thing
-                end += 1
+        things = self._draw(index, layer, rng, wanted, zone if name == "red" else MONOLAYER)
+        taken = np.concatenate([near, things])
+        end = _place(
+            taken, len(near), earlier, origin[0], origin[1], SQUARE_UM, layer.gap,
+            rng.random((wanted, _TRIES, 2)),
+            rng.random((wanted, _TRIES)) < layer.sticky,
+            rng.random((wanted, _TRIES)) * 2 * math.pi,
+            rng.uniform(1.0, 1.03, (wanted, _TRIES)),
+            rng.random((wanted, _TRIES)),
+        )  # fmt: skip
         return taken[len(near) : end].copy()
 
-    def _draw(self, index: int, layer: LayerProfile, rng: np.random.Generator) -> _Things:
-        thing = np.zeros(8)
-        thing[_SPRITE] = -1
-        thing[_GAP] = 0.72 if rng.random() < layer.overlapping else layer.gap
-        thing[_FLIP] = float(rng.random() < 0.5)
-        thing[_ANGLE] = rng.random() * 2 * math.pi
-        thing[_GAIN] = 1.0 + 0.05 * np.clip(rng.standard_normal(), -2, 2)
+    def _draw(self, index: int, layer: LayerProfile, rng: np.random.Generator, n: int, zone: Zone) -> _Things:
+        """Return ``n`` things that have everything but a place."""
+        things = np.zeros((n, 8))
+        over = min(1.0, layer.overlapping + _THICK_OVERLAPPING * zone.thickness)
+        overlapping = rng.random(n) < over
+        things[:, _GAP] = np.where(overlapping, _OVERLAP_GAP - _THICK_GAP * zone.thickness, layer.gap)
+        things[:, _FLIP] = rng.random(n) < 0.5
+        things[:, _ANGLE] = rng.random(n) * 2 * math.pi
+        things[:, _GAIN] = 1.0 + 0.05 * np.clip(rng.standard_normal(n), -2, 2)
         if layer.radius_um is not None:
-            thing[_RADIUS] = rng.uniform(*layer.radius_um)
-            return thing
+            things[:, _SPRITE] = -1
+            things[:, _RADIUS] = rng.uniform(*layer.radius_um, n)
+            return things
         numbers, upto = self._choices[index]
-        chosen = int(np.searchsorted(upto, rng.random(), side="right"))
-        number = int(numbers[min(chosen, len(numbers) - 1)])
-        sprite = self._sprites[number]
-        thing[_SPRITE] = number
-        if sprite.kind == "white":
-            # Quarter turns keep every pixel of the chromatin as it was photographed.
-            thing[_ANGLE] = math.floor(thing[_ANGLE] / (math.pi / 2)) * (math.pi / 2)
-        thing[_RADIUS] = _size(sprite)
-        return thing
+        chosen = np.minimum(np.searchsorted(upto, rng.random(n), side="right"), len(numbers) - 1)
+        things[:, _SPRITE] = numbers[chosen]
+        things[:, _RADIUS] = self._sizes[numbers[chosen]]
+        # Quarter turns keep every pixel of the chromatin as it was photographed.
+        white = self._white[numbers[chosen]]
+        things[white, _ANGLE] = np.floor(things[white, _ANGLE] / (math.pi / 2)) * (math.pi / 2)
+        return things
 
 
-def _aim(
-    layer: LayerProfile, rng: np.random.Generator, origin: npt.NDArray[np.float64], thing: _Things, same: _Things
-) -> npt.NDArray[np.float64]:
-    """Return places to try, ``(_TRIES, 2)``: anywhere in the square, or against one of the same layer."""
-    darts = origin + rng.random((_TRIES, 2)) * SQUARE_UM
-    sticks = rng.random(_TRIES) < layer.sticky
-    angle = rng.random(_TRIES) * 2 * math.pi
-    stretch = rng.uniform(1.0, 1.03, _TRIES) * max(layer.gap, float(thing[_GAP]))
-    if len(same):
-        others = same[rng.integers(len(same), size=_TRIES)]
-        distance = (others[:, _RADIUS] + thing[_RADIUS]) * stretch
-        aside = np.stack([np.cos(angle), np.sin(angle)], axis=1) * distance[:, None]
-        darts = np.where(sticks[:, None], others[:, : _Y + 1] + aside, darts)
-    return darts
+@numba.njit(cache=True, nogil=True)
+def _place(
+    taken: np.ndarray,
+    end: int,
+    earlier: int,
+    x0: float,
+    y0: float,
+    side: float,
+    least_gap: float,
+    darts: np.ndarray,
+    sticks: np.ndarray,
+    angles: np.ndarray,
+    stretch: np.ndarray,
+    others: np.ndarray,
+) -> int:
+    """Give the things from row ``end`` on a place each, in turn, drop those that find none, and return the new end.
+
+    A dart flies anywhere in the square, or against one of the same layer. It must not come nearer to another thing
+    than the gaps of both allow; the first ``earlier`` rows are of earlier layers and are never overlapped.
+    """
+    first = end
+    for k in range(len(darts)):
+        radius, gap = taken[first + k, 2], taken[first + k, 3]
+        for t in range(darts.shape[1]):
+            x, y = x0 + darts[k, t, 0] * side, y0 + darts[k, t, 1] * side
+            same = end - earlier
+            if sticks[k, t] and same > 0:
+                other = earlier + min(int(others[k, t] * same), same - 1)
+                distance = (taken[other, 2] + radius) * stretch[k, t] * max(least_gap, gap)
+                x = taken[other, 0] + math.cos(angles[k, t]) * distance
+                y = taken[other, 1] + math.sin(angles[k, t]) * distance
+                if x < x0 or y < y0 or x >= x0 + side or y >= y0 + side:
+                    continue
+            free = True
+            for j in range(end):
+                share = max(1.0, taken[j, 3]) if j < earlier else min(taken[j, 3], gap)
+                least = (taken[j, 2] + radius) * share
+                if (x - taken[j, 0]) ** 2 + (y - taken[j, 1]) ** 2 < least * least:
+                    free = False
+                    break
+            if free:
+                taken[end] = taken[first + k]
+                taken[end, 0], taken[end, 1] = x, y
+                end += 1
+                break
+    return end
 
 
 def _size(sprite: Sprite) -> float:
@@ -202,25 +257,20 @@ def _phase(column: int, row: int) -> int:
     return column % 2 + 2 * (row % 2)
 
 
-def _collides(darts: npt.NDArray[np.float64], thing: _Things, taken: _Things, earlier: int) -> npt.NDArray[np.bool_]:
-    """Return which darts lie too near something; the first ``earlier`` rows are never overlapped."""
-    gap = np.minimum(taken[:, _GAP], thing[_GAP])
-    gap[:earlier] = np.maximum(1.0, taken[:earlier, _GAP])
-    least = (taken[:, _RADIUS] + thing[_RADIUS]) * gap
-    away = darts[:, None, :] - taken[None, :, : _Y + 1]
-    return np.asarray(((away**2).sum(axis=2) < least * least).any(axis=1))
-
-
 def _choices(layer: LayerProfile, sprites: tuple[Sprite, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return sprite numbers and cumulated probabilities: a class by its weight, any of its cutouts alike."""
+    """Return sprite numbers and cumulated probabilities: a class by its weight, any of its cutouts alike.
+
+    ``class:variant`` names the cutouts of a variant, ``class`` those that are of none.
+    """
     numbers: list[int] = []
     weights: list[float] = []
     total = sum(layer.mix.values())
-    for class_name, weight in layer.mix.items():
-        members = [i for i, sprite in enumerate(sprites) if sprite.class_name == class_name]
+    for name, weight in layer.mix.items():
+        class_name, _, variant = name.partition(":")
+        members = [i for i, s in enumerate(sprites) if (s.class_name, s.variant) == (class_name, variant)]
         if not members:
-            known = ", ".join(sorted({sprite.class_name for sprite in sprites}))
-            raise ConfigError(f"a profile asks for class {class_name!r}; there are cutouts of {known}")
+            known = ", ".join(sorted({f"{s.class_name}:{s.variant}".rstrip(":") for s in sprites}))
+            raise ConfigError(f"a profile asks for class {name!r}; there are cutouts of {known}")
         numbers += members
         weights += [weight / total / len(members)] * len(members)
     return np.array(numbers, dtype=np.int64), np.cumsum(weights)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.simulation.layout import Layout, Placed
 from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise
-from wsi_pipeline.simulation.sprites import multiply_into
+from wsi_pipeline.simulation.sprites import Sprite, multiply_into
 from wsi_pipeline.units import Box, FloatArray
 
 GRAIN_PX = 256
 """Side of the blocks that sensor noise is keyed by; tiles are multiples of it."""
 
 _PURPOSE_STAIN, _PURPOSE_LIGHT, _PURPOSE_STROMA, _PURPOSE_GRAIN = 1, 2, 10, 20
+_PURPOSE_FOCUS = 40
 _GRAIN_SIGMA = 1.3
+_PAD_PX = 12
+_BLURS_PX = (0.0, 0.6, 1.2, 2.4)
+_BLUR_TAPS = 2 * _PAD_PX - 3
+_PATCH_WAVELENGTH_UM = 1400.0
 # Extremes of the glass colours met on scanners: the cream of a CellaVision camera, a neutral white.
 _CREAM, _NEUTRAL = np.array([247.0, 232.0, 214.0]), np.array([240.0, 238.0, 236.0])
 _LILAC = np.array([236.0, 234.0, 238.0])
@@ -25,24 +34,76 @@ _LILAC = np.array([236.0, 234.0, 238.0])
 _STROMA_OD = np.array([0.055, 0.105, 0.035])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Stain:
-    """What differs between slides: the colour of empty glass and how strongly cells are stained."""
+    """What differs between slides.
+
+    Attributes
+    ----------
+    glass
+        Colour of empty glass.
+    gain
+        How strongly cells are stained.
+    mix
+        ``(3, 3)``: optical density of a cell is multiplied by it, channels by channels; hue and balance of the dyes.
+    """
 
     glass: tuple[float, float, float]
     gain: float
+    mix: npt.NDArray[np.float32]
 
 
-def draw_stain(seed: int, background: str) -> Stain:
-    """Return the stain of a slide; it depends on the seed alone."""
+@dataclass(frozen=True, kw_only=True)
+class Focus:
+    """How sharp a slide is: everywhere a little, here and there much less.
+
+    Attributes
+    ----------
+    base_um
+        Blur where the slide is in focus, standard deviation.
+    patch_um
+        Blur added in the middle of patches that are out of focus.
+    """
+
+    base_um: float
+    patch_um: float
+
+
+def draw_stain(seed: int, background: str, variation: float = 1.0) -> Stain:
+    """Return the stain of a slide, which depends on the seed alone; ``variation`` 0 gives all slides the same."""
     rng = keyed_generator(seed, _PURPOSE_STAIN, 0, 0)
-    towards = rng.random()
+    towards = 0.5 + variation * (rng.random() - 0.5)
     base = _LILAC if background == "tissue" else _CREAM * (1 - towards) + _NEUTRAL * towards
-    r, g, b = base + rng.uniform(-2.0, 2.0, 3)
-    return Stain(glass=(float(r), float(g), float(b)), gain=float(rng.uniform(0.94, 1.04)))
+    r, g, b = np.clip(base + variation * rng.uniform(-2.0, 2.0, 3), 150, 252)
+    mix = np.diag(np.exp(variation * rng.normal(0, 0.05, 3))) + variation * rng.normal(0, 0.025, (3, 3))
+    return Stain(
+        glass=(float(r), float(g), float(b)),
+        gain=float(1.0 + variation * rng.uniform(-0.06, 0.04)),
+        mix=mix.astype(np.float32),
+    )
 
 
-def render(layout: Layout, box: Box, *, seed: int, mpp: float, background: str, stain: Stain) -> npt.NDArray[np.uint8]:
+def draw_focus(seed: int, variation: float = 1.0) -> Focus:
+    """Return the focus of a slide; it depends on the seed alone."""
+    rng = keyed_generator(seed, _PURPOSE_FOCUS, 0, 0)
+    return Focus(base_um=variation * float(rng.uniform(0.0, 0.12)), patch_um=variation * float(rng.uniform(0.1, 0.5)))
+
+
+def restain(sprites: Sequence[Sprite], stain: Stain) -> tuple[Sprite, ...]:
+    """Return the sprites in the stain of a slide (Beer-Lambert)."""
+    if np.array_equal(stain.mix, np.eye(3, dtype=np.float32)):
+        return tuple(sprites)
+    changed = []
+    for sprite in sprites:
+        density = -np.log(np.clip(1.0 - sprite.absorbed, 0.015, 1.06))
+        absorbed = 1.0 - np.exp(-density @ stain.mix.T)
+        changed.append(replace(sprite, absorbed=np.ascontiguousarray(absorbed, dtype=np.float32)))
+    return tuple(changed)
+
+
+def render(
+    layout: Layout, box: Box, *, seed: int, mpp: float, background: str, stain: Stain, focus: Focus | None = None
+) -> npt.NDArray[np.uint8]:
     """Return the pixels of a box, ``(h, w, 3)`` uint8.
 
     A pixel's value does not depend on the box it is drawn in.
@@ -51,12 +112,43 @@ def render(layout: Layout, box: Box, *, seed: int, mpp: float, background: str, 
     ----------
     box
         Level-0 pixels; its corners must be multiples of ``GRAIN_PX``.
+    focus
+        None is sharp everywhere.
     """
+    things = list(layout.within(box.x0 * mpp, box.y0 * mpp, box.x1 * mpp, box.y1 * mpp))
+    return render_things(things, box, seed=seed, mpp=mpp, background=background, stain=stain, focus=focus)
+
+
+def render_things(
+    things: Sequence[Placed],
+    box: Box,
+    *,
+    seed: int,
+    mpp: float,
+    background: str,
+    stain: Stain,
+    focus: Focus | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Return the pixels of a box that ``things``, all that reach into it, lie in; see :func:`render`."""
+    blur = None if focus is None or (not things and background == "glass") else _blur_px(focus, box, seed, mpp)
+    if blur is None:
+        canvas = _draw(things, box, seed=seed, mpp=mpp, background=background, stain=stain)
+    else:
+        grown = Box(x0=box.x0 - _PAD_PX, y0=box.y0 - _PAD_PX, x1=box.x1 + _PAD_PX, y1=box.y1 + _PAD_PX)
+        canvas = _draw(things, grown, seed=seed, mpp=mpp, background=background, stain=stain)
+        canvas = _defocus(canvas, blur)[_PAD_PX:-_PAD_PX, _PAD_PX:-_PAD_PX]
+    canvas = canvas + _grain(seed, box)
+    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+
+
+def _draw(
+    things: Sequence[Placed], box: Box, *, seed: int, mpp: float, background: str, stain: Stain
+) -> npt.NDArray[np.float32]:
+    """Return glass or tissue with its cells, ``(h, w, 3)`` float32, before lens and camera."""
     x_um = (np.arange(box.x0, box.x1) + 0.5) * mpp
     y_um = (np.arange(box.y0, box.y1) + 0.5) * mpp
     light = 1.0 + 0.012 * smooth_noise(seed, _PURPOSE_LIGHT, x_um, y_um, 700.0)
     canvas = light[..., None].astype(np.float32) * np.asarray(stain.glass, dtype=np.float32)
-    things = list(layout.within(box.x0 * mpp, box.y0 * mpp, box.x1 * mpp, box.y1 * mpp))
     if background == "tissue":
         ground = _stroma(seed, x_um, y_um)
         for thing in things:
@@ -80,8 +172,30 @@ def render(layout: Layout, box: Box, *, seed: int, mpp: float, background: str, 
                 gain=thing.gain * stain.gain,
                 mpp=mpp,
             )
-    canvas += _grain(seed, box)
-    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+    return canvas
+
+
+def _blur_px(focus: Focus, box: Box, seed: int, mpp: float) -> npt.NDArray[np.float32] | None:
+    """Return the blur of every pixel of the padded box, standard deviation in pixels; None where there is none."""
+    x_um = (np.arange(box.x0 - _PAD_PX, box.x1 + _PAD_PX) + 0.5) * mpp
+    y_um = (np.arange(box.y0 - _PAD_PX, box.y1 + _PAD_PX) + 0.5) * mpp
+    patches = np.clip(smooth_noise(seed, _PURPOSE_FOCUS, x_um, y_um, _PATCH_WAVELENGTH_UM) * 2.5 - 1.0, 0, 1)
+    sigma = (focus.base_um + focus.patch_um * patches) / mpp
+    return np.minimum(sigma, _BLURS_PX[-1]).astype(np.float32) if sigma.max() > 0.05 else None
+
+
+def _defocus(canvas: npt.NDArray[np.float32], sigma: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Blur by a smooth map: between the two blurs of a ladder that enclose a pixel's, it is mixed linearly."""
+    out = np.zeros_like(canvas)
+    for below, above in pairwise(_BLURS_PX):
+        if sigma.max() < below or sigma.min() > above:
+            continue
+        for rung, share in ((below, (above - sigma) / (above - below)), (above, (sigma - below) / (above - below))):
+            inside = (sigma >= below) & (sigma < above) if above < _BLURS_PX[-1] else sigma >= below
+            weight = np.where(inside, share, 0).astype(np.float32)[..., None]
+            soft = canvas if rung == 0 else cv2.GaussianBlur(canvas, (_BLUR_TAPS, _BLUR_TAPS), rung)
+            out += weight * soft
+    return out
 
 
 def _stroma(seed: int, x_um: FloatArray, y_um: FloatArray) -> npt.NDArray[np.float32]:
@@ -130,12 +244,20 @@ def _add_cytoplasm(ground: npt.NDArray[np.float32], cx: float, cy: float, radius
 
 
 def _grain(seed: int, box: Box) -> npt.NDArray[np.float32]:
-    """Return sensor noise of a box, made of blocks keyed by their place."""
+    """Return sensor noise of a box: pieces of one field of noise, at places keyed by the blocks they lie in."""
+    field = _noise_field(seed)
     grain = np.empty((box.height, box.width, 3), dtype=np.float32)
     for y in range(box.y0, box.y1, GRAIN_PX):
         for x in range(box.x0, box.x1, GRAIN_PX):
             rng = keyed_generator(seed, _PURPOSE_GRAIN, x // GRAIN_PX, y // GRAIN_PX)
-            block = rng.standard_normal((GRAIN_PX, GRAIN_PX, 3), dtype=np.float32)
+            dy, dx = rng.integers(0, GRAIN_PX, 2)
+            block = field[dy : dy + GRAIN_PX, dx : dx + GRAIN_PX]
             part = grain[y - box.y0 : y - box.y0 + GRAIN_PX, x - box.x0 : x - box.x0 + GRAIN_PX]
-            part[...] = block[: part.shape[0], : part.shape[1]] * np.float32(_GRAIN_SIGMA)
+            part[...] = block[: part.shape[0], : part.shape[1]]
     return grain
+
+
+@lru_cache(maxsize=2)
+def _noise_field(seed: int) -> npt.NDArray[np.float32]:
+    rng = keyed_generator(seed, _PURPOSE_GRAIN + 1, 0, 0)
+    return rng.standard_normal((2 * GRAIN_PX, 2 * GRAIN_PX, 3), dtype=np.float32) * np.float32(_GRAIN_SIGMA)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,20 +16,16 @@ import numpy.typing as npt
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.simulation.layout import SQUARE_UM, Layout, Placed
-from wsi_pipeline.simulation.profile import Profile, load_profile
-from wsi_pipeline.simulation.render import Stain, draw_stain, render
-from wsi_pipeline.simulation.sprites import Sprite, load_sprites
-from wsi_pipeline.units import Box
+from wsi_pipeline.simulation.profile import load_profile
+from wsi_pipeline.simulation.scene import Scene, draw_tiles
 
-TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "source")
+TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "source", "variant")
 """Columns of the truth table; ``outline`` is a WKT polygon in level-0 pixels."""
 
 _DOWNSAMPLE = 4
 _SMALLEST_LEVEL_PX = 1024
 _MAX_SIDE_PX = 400_000
 _BIGTIFF_ABOVE_PX = 3_000_000_000
-_KEPT_ROWS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +60,15 @@ def make_virtual_slide(
     mpp: float = 0.25,
     tile_px: int = 512,
     jpeg_quality: int = 90,
+    film: bool = False,
+    stain_variation: float = 1.0,
+    blur_variation: float = 1.0,
+    workers: int = 1,
 ) -> VirtualSlide:
     """Make a virtual slide of real cells, with its truth.
 
-    Pixels and cells depend on profile, seed, size and ``mpp`` alone; a larger slide of the same seed holds the
-    smaller one's cells. Memory grows with the width of the slide, not with its area.
+    Pixels and cells depend on these parameters alone, but not on ``workers``; without a film a larger slide of the
+    same seed holds the smaller one's cells. Memory grows with the width of the slide, not with its area.
 
     Parameters
     ----------
@@ -87,6 +86,14 @@ def make_virtual_slide(
         Side of the TIFF's tiles, 256 or 512.
     jpeg_quality
         50 to 100.
+    film
+        Lay the cells out as the film of a smear (:mod:`wsi_pipeline.simulation.film`) instead of one layer
+        everywhere. Sections have none.
+    stain_variation, blur_variation
+        How much slides of different seeds differ in stain, and how much they are out of focus: 0 not at all, 1 as
+        usual, at most 2.
+    workers
+        Processes that draw, each a band of the slide.
 
     Raises
     ------
@@ -97,8 +104,18 @@ def make_virtual_slide(
     """
     width, height = (size_px, size_px) if isinstance(size_px, int) else size_px
     _check(width, height, seed=seed, mpp=mpp, tile_px=tile_px, jpeg_quality=jpeg_quality)
+    if not 0 <= stain_variation <= 2 or not 0 <= blur_variation <= 2:
+        raise ConfigError(f"stain_variation {stain_variation}, blur_variation {blur_variation}: both are 0 to 2")
+    if not 1 <= workers <= 256:
+        raise ConfigError(f"workers {workers}: use 1 to 256")
     chosen = load_profile(profile)
-    writer = _SlideWriter(chosen, width, height, seed=seed, mpp=mpp, tile_px=tile_px, jpeg_quality=jpeg_quality)
+    if film and chosen.background == "tissue":
+        raise ConfigError(f"profile {chosen.name} is of a section, which has no film")
+    scene = Scene(
+        profile=chosen, width=width, height=height, seed=seed, mpp=mpp, tile_px=tile_px, film=film,
+        stain_variation=stain_variation, blur_variation=blur_variation,
+    )  # fmt: skip
+    writer = _SlideWriter(scene, jpeg_quality=jpeg_quality, workers=workers)
     truth = out.with_name(f"{out.stem}.truth.csv")
     with (
         atomic_path(truth) as truth_part,
@@ -135,24 +152,19 @@ def _check(width: int, height: int, *, seed: int, mpp: float, tile_px: int, jpeg
 class _SlideWriter:
     """Streams tiles of level 0 into the file, smaller levels through scratch files, truth as it passes."""
 
-    def __init__(
-        self, profile: Profile, width: int, height: int, *, seed: int, mpp: float, tile_px: int, jpeg_quality: int
-    ) -> None:
-        self._profile = profile
-        self._width, self._height = width, height
-        self._seed, self._mpp = seed, mpp
-        self._tile, self._quality = tile_px, jpeg_quality
-        self._layout = Layout(profile, load_sprites(), seed)
-        self._stain: Stain = draw_stain(seed, profile.background)
+    def __init__(self, scene: Scene, *, jpeg_quality: int, workers: int) -> None:
+        self._scene = scene
+        self._quality, self._workers = jpeg_quality, workers
         self.counts: Counter[str] = Counter()
 
     def write(self, path: Path, table: TextIO) -> None:
         from tifffile import TiffWriter
 
+        scene = self._scene
         truth = csv.writer(table, lineterminator="\n")
         truth.writerow(TRUTH_COLUMNS)
-        sizes = _level_sizes(self._width, self._height)
-        big = self._width * self._height > _BIGTIFF_ABOVE_PX
+        sizes = _level_sizes(scene.width, scene.height)
+        big = scene.width * scene.height > _BIGTIFF_ABOVE_PX
         with (
             tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as scratch,
             TiffWriter(path, bigtiff=big) as tif,
@@ -161,14 +173,14 @@ class _SlideWriter:
             for level, (width, height) in enumerate(sizes):
                 below = (Path(scratch) / f"{level + 1}.rgb").open("wb+") if level + 1 < len(sizes) else None
                 tiles = (
-                    self._level0_tiles(truth) if source is None else _stored_tiles(source, width, height, self._tile)
+                    self._level0_tiles(truth) if source is None else _stored_tiles(source, width, height, scene.tile_px)
                 )
-                resolution = 1e4 / (self._mpp * _DOWNSAMPLE**level)
+                resolution = 1e4 / (scene.mpp * _DOWNSAMPLE**level)
                 tif.write(
-                    _reduced(tiles, below, width, height, self._tile),
+                    _reduced(tiles, below, width, height, scene.tile_px),
                     shape=(height, width, 3),
                     dtype=np.uint8,
-                    tile=(self._tile, self._tile),
+                    tile=(scene.tile_px, scene.tile_px),
                     photometric="rgb",
                     compression="jpeg",
                     compressionargs={"level": self._quality},
@@ -185,51 +197,21 @@ class _SlideWriter:
                 source = below
 
     def _description(self) -> str:
-        return f"virtual slide (simulated from real cells); profile {self._profile.name}; seed {self._seed}"
+        scene = self._scene
+        return f"virtual slide (simulated from real cells); profile {scene.profile.name}; seed {scene.seed}"
 
     def _level0_tiles(self, truth: _Rows) -> Iterator[npt.NDArray[np.uint8]]:
-        next_row = -1
-        for y in range(0, self._height, self._tile):
-            last_row = math.floor(min(y + self._tile, self._height) * self._mpp / SQUARE_UM)
-            for row in range(next_row, last_row + 1):
-                self._write_truth(truth, row)
-            next_row = last_row + 1
-            for x in range(0, self._width, self._tile):
-                box = Box(x0=x, y0=y, x1=x + self._tile, y1=y + self._tile)
-                yield render(
-                    self._layout,
-                    box,
-                    seed=self._seed,
-                    mpp=self._mpp,
-                    background=self._profile.background,
-                    stain=self._stain,
-                )
-            self._layout.forget_above(last_row - _KEPT_ROWS)
-
-    def _write_truth(self, truth: _Rows, row: int) -> None:
-        for column in range(-1, math.ceil(self._width * self._mpp / SQUARE_UM) + 1):
-            for thing in self._layout.square(column, row):
-                if thing.sprite is None:
-                    continue
-                x, y = thing.position_px(self._mpp)
-                if 0 <= x < self._width and 0 <= y < self._height:
-                    self.counts[thing.sprite.class_name] += 1
-                    truth.writerow(_truth_row(thing, thing.sprite, (self._width, self._height), self._mpp))
+        for tile in draw_tiles(self._scene, self._workers):
+            for row in tile.truth:
+                self.counts[row[0]] += 1
+                truth.writerow(row)
+            yield tile.pixels
 
 
 class _Rows(Protocol):
     """What a csv writer offers; the standard library does not export its type."""
 
     def writerow(self, row: Iterable[str], /) -> object: ...
-
-
-def _truth_row(thing: Placed, sprite: Sprite, size: tuple[int, int], mpp: float) -> tuple[str, ...]:
-    x, y = thing.position_px(mpp)
-    ring = thing.outline_px(mpp)
-    truncated = bool((ring < 0).any() or (ring > size).any())
-    points = [f"{px:.2f} {py:.2f}" for px, py in [*ring, ring[0]]]
-    wkt = f"POLYGON (({', '.join(points)}))"
-    return sprite.class_name, sprite.kind, f"{x:.2f}", f"{y:.2f}", str(truncated).lower(), wkt, sprite.source
 
 
 def _level_sizes(width: int, height: int) -> list[tuple[int, int]]:

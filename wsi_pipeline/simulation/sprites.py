@@ -43,6 +43,8 @@ class Sprite:
         Largest distance from the centroid to the outline.
     source
         Image the cell was cut from, as a path below the data root.
+    variant
+        What is special about it within its class (``abnormal`` red cells, ``smudge``); usually empty.
     """
 
     absorbed: npt.NDArray[np.float32]
@@ -53,6 +55,7 @@ class Sprite:
     class_name: str
     kind: str
     source: str
+    variant: str = ""
 
 
 @lru_cache(maxsize=2)
@@ -87,6 +90,7 @@ def _sprite(entry: dict[str, object], atlas: npt.NDArray[np.uint8]) -> Sprite:
         class_name=str(entry["class"]),
         kind=str(entry["kind"]),
         source=str(entry["source"]),
+        variant=str(entry.get("variant", "")),
     )
 
 
@@ -97,6 +101,7 @@ def make_sprite(
     class_name: str,
     kind: str,
     source: str,
+    variant: str = "",
 ) -> Sprite:
     """Return a sprite of a cutout at ``ASSET_MPP``.
 
@@ -124,6 +129,7 @@ def make_sprite(
         class_name=class_name,
         kind=kind,
         source=source,
+        variant=variant,
     )
 
 
