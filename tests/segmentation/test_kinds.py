@@ -27,13 +27,13 @@ def decide(sums: list[list[int]], kinds: tuple[str, ...], **changes):
 
 
 def test_nucleus_and_cytoplasm_speak_for_one_white_cell() -> None:
-    kind, support = decide([[10, 100, 0, 60, 50], [0, 111, 0, 60, 50], [0, 5, 90, 3, 2]], SMEAR)
+    kind, support = decide([[10, 60, 0, 60, 50], [0, 68, 0, 60, 50], [0, 5, 90, 3, 2]], SMEAR)
     assert kind.tolist() == ["white", "red", "platelet"]
-    np.testing.assert_allclose(support, [110 / 220, 111 / 221, 0.9])
+    np.testing.assert_allclose(support, [110 / 180, 68 / 178, 0.9])
 
 
 def test_ties_have_one_answer() -> None:
-    kind, _ = decide([[0, 50, 50, 50, 0]], SMEAR)
+    kind, _ = decide([[0, 0, 50, 50, 0]], SMEAR)
     assert kind.tolist() == ["white"]
 
 
@@ -106,12 +106,11 @@ def test_nuclear_pixels_absorb_red() -> None:
     assert nuclear_pixels(rgb, PLAIN, None, ()).tolist() == [[True, False, False]]
 
 
-@pytest.mark.parametrize(("nucleus_um2", "expected"), [(15.9, "red"), (16.0, "white")])
-def test_a_cell_with_a_nucleus_is_never_red(nucleus_um2: float, expected: str) -> None:
-    nucleus = round(255 * nucleus_um2 * 16)
-    kind, support = decide([[0, 6 * nucleus, 0, nucleus, nucleus]], SMEAR)
+@pytest.mark.parametrize(("white", "expected"), [(61, "red"), (62, "white")])
+def test_a_doubtful_cell_is_red(white: int, expected: str) -> None:
+    kind, support = decide([[0, 100 - white, 0, white - 30, 30]], SMEAR)
     assert kind.tolist() == [expected]
-    assert support[0] == pytest.approx(2 / 8 if expected == "white" else 6 / 8)
+    assert support[0] == pytest.approx(white / 100 if expected == "white" else 1 - white / 100)
 
 
 def test_a_giant_platelet_stays_one_whatever_it_stains_like() -> None:
