@@ -131,3 +131,11 @@ def test_figures_of_centres() -> None:
     without = evaluate_points([match_points("a", two_cells(), [(10, 10)])])
     assert without.centre_f1.value is None
     assert without.recall.value == 1
+
+
+def test_the_rim_is_as_wide_as_a_working_pixel() -> None:
+    labels = two_cells()
+    labels[1:4, 20:30] = 9
+    assert match_points("a", labels, [(10, 10)]).n_pred == 3
+    assert match_points("a", labels, [(10, 10)], rim_px=2).n_pred == 2
+    assert match_points("a", labels, [(10, 10), (25, 2)], rim_px=2).n_pred == 3

@@ -9,7 +9,13 @@ import numpy as np
 from wsi_pipeline.simulation import is_reserved
 from wsi_pipeline.simulation.sprites import ASSETS_FOLDER, load_sprites
 
-SIZES_UM = {"white": (4.5, 30), "red": (3.4, 10.5), "platelet": (1.2, 9), "nucleus": (4, 16), "megakaryocyte": (13, 40)}
+SIZES_UM = {
+    "white": (4.5, 30),
+    "red": (3.4, 10.5),
+    "platelet": (1.2, 10),
+    "nucleus": (4, 16),
+    "megakaryocyte": (13, 40),
+}
 
 
 def test_every_source_is_reserved() -> None:

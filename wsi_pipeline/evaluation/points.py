@@ -59,7 +59,12 @@ class PointsMetrics:
 
 
 def match_points(
-    name: str, labels: npt.NDArray[np.integer], xy: npt.ArrayLike, *, radius_px: float | None = None
+    name: str,
+    labels: npt.NDArray[np.integer],
+    xy: npt.ArrayLike,
+    *,
+    radius_px: float | None = None,
+    rim_px: int = 1,
 ) -> PointsResult:
     """Count the points of one image that its predicted instances find.
 
@@ -72,6 +77,9 @@ def match_points(
         belongs to the last pixel.
     radius_px
         Match centres of mass with points up to this far apart, too.
+    rim_px
+        Width of the rim; an object on it is cut by the border. A model that works on coarser pixels than the image
+        outlines to one of its own pixels only.
 
     Raises
     ------
@@ -87,7 +95,8 @@ def match_points(
     column = np.minimum(points[:, 0].astype(np.intp), width - 1)
     row = np.minimum(points[:, 1].astype(np.intp), height - 1)
     hit = np.unique(labels[row, column])
-    rim = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    edges = (labels[:rim_px], labels[-rim_px:], labels[:, :rim_px], labels[:, -rim_px:])
+    rim = np.unique(np.concatenate([edge.ravel() for edge in edges]))
     counted = np.setdiff1d(np.unique(labels), np.setdiff1d(rim, hit))
     n_centres, near = (None, None) if radius_px is None else _match_centres(labels, points, rim, radius_px)
     return PointsResult(

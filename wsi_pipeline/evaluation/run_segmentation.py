@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,10 @@ class Segmenter:
     model: FlowModel
     config: PipelineConfig
     kind: str | None = None
+
+    def rim_px(self, mpp: float) -> int:
+        """Return the width of one working pixel in pixels of an image, at least 1."""
+        return max(1, math.ceil(self.config.segmentation.mpp / mpp))
 
     def labels(self, slide: Slide) -> Labels:
         """Return ``(h, w)`` int32 instances of an open image, at its own resolution."""
@@ -230,8 +235,10 @@ def evaluate_point_folder(
         with open_slide(pair.image, mpp=mpp(pair.image), force_mpp=True) as slide:
             found = segmenter.labels(slide)
         radius_px = None if radius_um is None else radius_um / mpp(pair.image)
-        results.append(match_points(pair.name, found, xy, radius_px=radius_px))
-        trivial.append(match_points(pair.name, otsu_baseline(read_image(pair.image)), xy, radius_px=radius_px))
+        rim_px = segmenter.rim_px(mpp(pair.image))
+        otsu = otsu_baseline(read_image(pair.image))
+        results.append(match_points(pair.name, found, xy, radius_px=radius_px, rim_px=rim_px))
+        trivial.append(match_points(pair.name, otsu, xy, radius_px=radius_px, rim_px=rim_px))
         progress(pair.name)
     return evaluate_points(results), evaluate_points(trivial)
 

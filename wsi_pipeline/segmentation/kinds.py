@@ -76,10 +76,9 @@ def decide_kinds(
     -----
     With kind channels the kind with most votes wins, with three exceptions that the biology asks for. A cell below
     16 um2 (4.5 um across) is never white: the smallest lymphocytes are 6 um across, and large platelets stain like
-    them. A cell is white only if nucleus and cytoplasm have at least 0.62 of its votes against red: on the fields of the
-    training and validation split every white cell has 0.78 or more and every red cell 0.46 or less, and red cells
-    are a thousand times as many. A nucleus below 60 um2 (8.7 um across) is never a
-    megakaryocyte's.
+    them. A cell is white only if nucleus and cytoplasm have at least 0.62 of its votes against red: on the fields of
+    the training and validation split every white cell has 0.78 or more and every red cell 0.46 or less, and red
+    cells are a thousand times as many. A nucleus below 60 um2 (8.7 um across) is never a megakaryocyte's.
 
     Without kind channels a section has nuclei only; on a smear a cell with at least 9 um2 of nuclear stain is
     white, a smaller one of at most 16 um2 that is mostly nuclear stain a platelet, the rest red, with support 1.
@@ -98,8 +97,8 @@ def decide_kinds(
     best = votes.argmax(axis=1)
     area_um2 = area_px * um2_per_px
     if "white" in names and "red" in names:
-        white, red = votes[:, names.index("white")], votes[:, names.index("red")]
-        doubtful = (best == names.index("white")) & (white < _WHITE_SHARE * (white + red))
+        for_white, for_red = votes[:, names.index("white")], votes[:, names.index("red")]
+        doubtful = (best == names.index("white")) & (for_white < _WHITE_SHARE * (for_white + for_red))
         best = np.where(doubtful, names.index("red"), best)
     if "white" in names and "platelet" in names:
         small = area_um2 < _MAX_PLATELET_UM2

@@ -143,11 +143,14 @@ def measure_outside(root: Path, name: str, weights: Path, device: str) -> Scores
                 )
             else:
                 xy = read_points(pair.truth).xy
-                radius = CENTRE_RADIUS_UM / outside.mpp
+                how: dict[str, Any] = {
+                    "radius_px": CENTRE_RADIUS_UM / outside.mpp,
+                    "rim_px": segmenter.rim_px(outside.mpp),
+                }
                 scores.add_points(
                     what,
-                    model=match_points(pair.name, found, xy, radius_px=radius),
-                    otsu=match_points(pair.name, otsu, xy, radius_px=radius),
+                    model=match_points(pair.name, found, xy, **how),
+                    otsu=match_points(pair.name, otsu, xy, **how),
                 )
     return scores
 
@@ -168,8 +171,8 @@ def _measure_bccd(root: Path, segmenter: Segmenter, chosen: Chosen, scores: Scor
         centres = np.array([((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in boxes]).reshape(-1, 2)
         scores.add_points(
             BOXES,
-            model=match_points(pair.name, keep_kinds(labels, kinds, "red"), centres),
-            otsu=match_points(pair.name, otsu, centres),
+            model=match_points(pair.name, keep_kinds(labels, kinds, "red"), centres, rim_px=segmenter.rim_px(BCCD_MPP)),
+            otsu=match_points(pair.name, otsu, centres, rim_px=segmenter.rim_px(BCCD_MPP)),
         )
 
 
@@ -183,8 +186,8 @@ def _measure_complete(root: Path, segmenter: Segmenter, chosen: Chosen, scores: 
         xy = read_points(pair.truth).xy
         scores.add_points(
             COMPLETE,
-            model=match_points(pair.name, keep_kinds(labels, kinds, "red"), xy),
-            otsu=match_points(pair.name, otsu_baseline(read_image(pair.image)), xy),
+            model=match_points(pair.name, keep_kinds(labels, kinds, "red"), xy, rim_px=segmenter.rim_px(RBC_MPP)),
+            otsu=match_points(pair.name, otsu_baseline(read_image(pair.image)), xy, rim_px=segmenter.rim_px(RBC_MPP)),
         )
 
 
