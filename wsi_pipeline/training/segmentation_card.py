@@ -60,9 +60,10 @@ _ABOUT: dict[str, dict[str, Any]] = {
     },
     "compact-section": {
         "specimens": ("trephine",),
-        "description": "Finds nuclei on haematoxylin-stained sections and tells megakaryocytes from the rest.",
+        "description": "Finds nuclei on haematoxylin-stained sections. It also names megakaryocytes, but has seen too "
+        "few to find them.",
         "fails_on": (
-            "Megakaryocytes were learnt from the nuclei of very few cells, enlarged, turned and restained: expect many "
+            "Megakaryocytes were learnt from the nuclei of very few cells, enlarged, turned and restained: expect most "
             "to be missed, lobes to be counted singly, and other large nuclei to be called so. Do not count "
             "megakaryocytes with this network without looking.",
             "Out-of-focus and overlapping nuclei are merged or missed.",
