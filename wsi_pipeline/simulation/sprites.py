@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -74,9 +75,35 @@ def load_sprites(folder: Path = ASSETS_FOLDER) -> tuple[Sprite, ...]:
             name: np.asarray(Image.open(folder / name).convert("RGBA"))
             for name in sorted({str(entry["atlas"]) for entry in entries})
         }
-        return tuple(_sprite(entry, atlases[entry["atlas"]]) for entry in entries)
+        return one_haemoglobin([_sprite(entry, atlases[entry["atlas"]]) for entry in entries])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{index}: the cell cutouts cannot be loaded ({error}); reinstall the package") from error
+
+
+def one_haemoglobin(sprites: Sequence[Sprite]) -> tuple[Sprite, ...]:
+    """Give the red cells of all laboratories one hue, that of the median red cell; paler ones stay paler.
+
+    On one slide all red cells are stained alike; how slides differ is the slide's stain.
+    """
+    reds = [i for i, sprite in enumerate(sprites) if sprite.kind == "red"]
+    if not reds:
+        return tuple(sprites)
+    means = {i: _mean_density(sprites[i]) for i in reds}
+    target = np.median(list(means.values()), axis=0)
+    changed = list(sprites)
+    for i in reds:
+        strength = float(np.clip((means[i].sum() / target.sum()) ** 0.5, 0.75, 1.3))
+        density = -np.log(np.clip(1.0 - sprites[i].absorbed, 0.02, 1.05)) * (strength * target / means[i])
+        absorbed = np.ascontiguousarray(1.0 - np.exp(-density), dtype=np.float32)
+        changed[i] = replace(sprites[i], absorbed=absorbed)
+    return tuple(changed)
+
+
+def _mean_density(sprite: Sprite) -> npt.NDArray[np.float64]:
+    """Return the mean optical density of the stained part of a sprite, one value a channel."""
+    stained = sprite.absorbed.sum(axis=2) > 0.15
+    density = -np.log(np.clip(1.0 - sprite.absorbed[stained], 0.02, 1.05))
+    return np.maximum(density.mean(axis=0), 0.01).astype(np.float64)
 
 
 def _sprite(entry: dict[str, object], atlas: npt.NDArray[np.uint8]) -> Sprite:
