@@ -96,6 +96,7 @@ _N_RED_OF_FIELDS, _N_ABNORMAL = 80, 40
 _SMUDGES = {"lymphocyte": 8, "blast": 5, "monocyte": 3}
 _MEGAKARYOCYTE_UM = 14.0
 _LEAST_SOLIDITY = 0.93
+_GIANT_PLATELET_UM = 4.6
 _ATLAS_WIDTH = 1200
 
 
@@ -244,7 +245,9 @@ def _platelets_alone(data_root: Path, excluded: frozenset[str]) -> list[_Named]:
         for kind, mask in find_cells(rgb, mpp):
             if kind in {"platelet", "white"} and _is_in_middle(mask) and len(cells) < _N_PLATELET_ALONE:
                 piece = cut(rgb, mask, kind="platelet", mpp=mpp, target_mpp=ASSET_MPP)
-                cells.append(_Named(cutout=piece, class_name="platelet", source=image))
+                giant = 2 * math.sqrt(mask.sum() / math.pi) * mpp > _GIANT_PLATELET_UM
+                variant = "giant" if giant else ""
+                cells.append(_Named(cutout=piece, class_name="platelet", source=image, variant=variant))
                 break
     return cells
 
