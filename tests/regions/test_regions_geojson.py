@@ -104,13 +104,14 @@ def test_bow_tie_is_repaired_and_the_outside_cut(slide, tmp_path):
 @given(seed=st.integers(0, 2**31), offset=st.tuples(st.integers(0, 5000), st.integers(0, 5000)))
 def test_written_regions_come_back(tmp_path, slide, seed, offset):
     rng = np.random.default_rng(seed)
-    mask = rng.random((14, 30)) < 0.5
-    frame = FrameTransform(scale_x=16.3, scale_y=15.9, offset_x=offset[0], offset_y=offset[1])
-    included = MultiPolygon(mask_to_polygons(mask, frame))
+    # Solid blocks: outlines of single pixels cross themselves once they are simplified.
+    mask = np.kron(rng.random((14, 30)) < 0.5, np.ones((4, 4), bool))
+    frame = FrameTransform(scale_x=16.3 / 4, scale_y=15.9 / 4, offset_x=offset[0], offset_y=offset[1])
+    included = shapely.unary_union(mask_to_polygons(mask, frame))
     whole = box(offset[0], offset[1], offset[0] + 30 * 16.3, offset[1] + 14 * 15.9)
     regions = Regions(
         included=included,
-        excluded=(Exclusion(whole.difference(shapely.make_valid(included)), "glass"),),
+        excluded=(Exclusion(whole.difference(included), "glass"),),
         mode_requested="auto",
         mode="stain",
         note="",
