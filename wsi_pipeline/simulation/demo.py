@@ -32,6 +32,9 @@ def make_demo_slides(folder: Path) -> list[DemoSlide]:
     """
     slides = []
     for name, profile, size, seed in _DEMO:
-        made = make_virtual_slide(folder / f"{name}.tiff", profile=profile, size_px=size, seed=seed)
+        # The stain and sharpness of the images that the classifier knows: a demonstration, not a stress test.
+        made = make_virtual_slide(
+            folder / f"{name}.tiff", profile=profile, size_px=size, seed=seed, stain_variation=0.0, blur_variation=0.0
+        )
         slides.append(DemoSlide(path=made.path, specimen=made.specimen, profile=made.profile, truth=made.truth))
     return slides
