@@ -31,6 +31,15 @@ def test_workers_draw_the_same_slide(tmp_path: Path) -> None:
     assert made[0].counts == made[1].counts
 
 
+def test_a_slide_of_one_row_of_tiles_has_workers_too(tmp_path: Path) -> None:
+    made = [
+        make_virtual_slide(tmp_path / f"{n}.tiff", profile="normal", size_px=(1100, 500), seed=2, workers=n)
+        for n in (1, 2)
+    ]
+    assert made[0].truth.read_bytes() == made[1].truth.read_bytes()
+    assert made[0].path.read_bytes() == made[1].path.read_bytes()
+
+
 @pytest.mark.parametrize("options", [{"workers": 0}, {"stain_variation": 2.5}, {"blur_variation": -1.0}])
 def test_options_out_of_range(tmp_path: Path, options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(options))):

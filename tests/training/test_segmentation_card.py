@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.points import PointsResult
@@ -29,9 +28,8 @@ def found(name: str, near: int | None = None) -> PointsResult:
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int] | None]:
+def measured(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int] | None]:
     """Train on two invented fields, measure invented scores, and note which folds were labelled."""
-    torch.set_num_threads(1)
     labelled: list[tuple[int, int] | None] = []
     labels = np.zeros((64, 64), np.int32)
     labels[20:40, 20:40] = 1

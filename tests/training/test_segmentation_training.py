@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +17,7 @@ from wsi_pipeline.training.segmentation_data import IGNORE, SET_SHARES, SMEAR_KI
 RECIPE = replace(RECIPES["compact-smear"], side=32, batch=2, steps=4)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def sample(name: str, seed: int, split: str = "train") -> Sample:

@@ -19,6 +19,7 @@ from wsi_pipeline.evaluation.datasets import ImagePair, pair_folders, read_point
 from wsi_pipeline.evaluation.images import read_image, read_mask
 from wsi_pipeline.evaluation.points import PointsMetrics, evaluate_points, match_points
 from wsi_pipeline.evaluation.segmentation import SegmentationMetrics, evaluate_segmentation, score_image
+from wsi_pipeline.segmentation.kinds import CELL_KINDS
 from wsi_pipeline.segmentation.models import FlowModel, load_model
 from wsi_pipeline.segmentation.normalise import colour_histogram, normalisation_from_histogram
 from wsi_pipeline.segmentation.segment import segment_block
@@ -26,7 +27,9 @@ from wsi_pipeline.slides import Slide, open_slide
 from wsi_pipeline.tiling import TileLattice, halo_px, plan_blocks
 from wsi_pipeline.units import Box
 
-KINDS = ("white", "red", "platelet", "nucleus", "megakaryocyte")
+KINDS = tuple(kind for kind in CELL_KINDS if kind != "other")
+"""Kinds of cells that are measured."""
+
 CENTRE_RADIUS_UM = 3.0
 """Default distance within which a centre matches a point: less than the radius of any nucleated cell."""
 

@@ -225,10 +225,15 @@ def evaluate_segmentation(
 
 
 def _figures(c: FloatArray) -> dict[str, FloatArray]:
-    tp, fp, fn, tp75, fp75, fn75 = c.T
+    tp75, fp75, fn75 = c.T[3:]
+    return {**detection_figures(c[:, :3]), "ap75": divide(tp75, tp75 + fp75 + fn75)}
+
+
+def detection_figures(counts: FloatArray) -> dict[str, FloatArray]:
+    """Return the figures at IoU 0.5 of pooled counts ``(samples, 3)``: TP, FP and FN."""
+    tp, fp, fn = counts.T
     return {
         "ap50": divide(tp, tp + fp + fn),
-        "ap75": divide(tp75, tp75 + fp75 + fn75),
         "precision": divide(tp, tp + fp),
         "recall": divide(tp, tp + fn),
         "f1": divide(2 * tp, 2 * tp + fp + fn),

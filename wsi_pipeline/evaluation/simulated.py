@@ -20,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsi_pipeline.evaluation.bootstrap import Estimate, FloatArray, bootstrap_units, divide
+from wsi_pipeline.evaluation.bootstrap import Estimate, bootstrap_units
 from wsi_pipeline.evaluation.classification import ClassificationMetrics, evaluate_classification
 from wsi_pipeline.evaluation.polygons import BoolArray, IntArray, match_polygons
+from wsi_pipeline.evaluation.run_segmentation import KINDS
+from wsi_pipeline.evaluation.segmentation import detection_figures
 from wsi_pipeline.evaluation.simulated_data import Cells, FinishedSlide, read_finished_run, read_pred, read_truth
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 
-KINDS = ("white", "red", "platelet", "nucleus", "megakaryocyte")
 MISSED, NOTHING = "(missed)", "(nothing)"
 THRESHOLD = 0.5
 SQUARE_UM = 128.0
@@ -255,19 +256,9 @@ def _kind_scores(matched: Sequence[_Matched], *, by_slide: bool) -> list[KindSco
         units = np.stack([part.sum(axis=0) for part in parts]) if by_slide else np.concatenate(parts)
         tp, fp, fn = (int(v) for v in units.sum(axis=0))
         if tp + fp + fn:
-            figures = bootstrap_units(units, _figures)
+            figures = bootstrap_units(units, detection_figures)
             scores.append(KindScore(kind=kind, n_true=tp + fn, n_pred=tp + fp, tp=tp, fp=fp, fn=fn, **figures))
     return scores
-
-
-def _figures(c: FloatArray) -> dict[str, FloatArray]:
-    tp, fp, fn = c.T
-    return {
-        "ap50": divide(tp, tp + fp + fn),
-        "precision": divide(tp, tp + fp),
-        "recall": divide(tp, tp + fn),
-        "f1": divide(2 * tp, 2 * tp + fp + fn),
-    }
 
 
 def _kind_confusion(matched: Sequence[_Matched]) -> dict[str, dict[str, int]]:

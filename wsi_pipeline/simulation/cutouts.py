@@ -25,6 +25,7 @@ _FEATHER_UM = 0.22
 _RIM_UM = 1.3
 _MIN_WHITE_SOLIDITY = 0.90
 _MIN_RED_SOLIDITY = 0.95
+_CENTRAL_DENSITIES = (0.16, 0.20)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,6 +197,12 @@ def outline(alpha: FloatImage) -> FloatImage:
     longest = max(contours, key=len)
     ring = np.ascontiguousarray(longest[:-1, ::-1] - 0.5, dtype=np.float32)
     return np.asarray(cv2.approxPolyDP(ring[:, None], 0.25, True)[:, 0], dtype=np.float32)
+
+
+def surest_central_cell(rgb: UInt8Image, mpp: float) -> BoolImage | None:
+    """Return :func:`central_cell` at the first of the densities that marrow images are cut at, or None."""
+    masks = (central_cell(rgb, mpp, red_density=density) for density in _CENTRAL_DENSITIES)
+    return next((mask for mask in masks if mask is not None), None)
 
 
 def central_cell(rgb: UInt8Image, mpp: float, red_density: float = 0.13) -> BoolImage | None:

@@ -14,15 +14,14 @@ import numpy.typing as npt
 from skimage.draw import polygon
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.simulation.cutouts import central_cell, cut, estimate_glass, find_cells
+from wsi_pipeline.simulation.cutouts import cut, estimate_glass, find_cells, surest_central_cell
 from wsi_pipeline.simulation.layout import Layout, Placed
 from wsi_pipeline.simulation.profile import Profile, load_profile
-from wsi_pipeline.simulation.render import GRAIN_PX, draw_focus, draw_stain, render, restain
+from wsi_pipeline.simulation.render import GRAIN_PX, check_variation, draw_focus, draw_stain, render_things, restain
 from wsi_pipeline.simulation.sprites import ASSET_MPP, Sprite, make_sprite
 from wsi_pipeline.units import Box
 
 KINDS = ("white", "red", "platelet")
-_CENTRE_DENSITIES = (0.16, 0.20)
 _MIDDLE_UM = 2.4
 
 
@@ -94,8 +93,7 @@ def render_labelled_field(
             f"a field of {width} x {height} px, seed {seed}, mpp {mpp}, thickness {thickness}; sides must be positive, "
             "the seed not negative, mpp 0.05 to 2, thickness 0.2 to 3"
         )
-    if not 0 <= stain_variation <= 2 or not 0 <= blur_variation <= 2:
-        raise ConfigError(f"stain_variation {stain_variation}, blur_variation {blur_variation}; both are 0 to 2")
+    check_variation(stain_variation, blur_variation)
     chosen = _thicken(load_profile(profile) if isinstance(profile, str) else profile, thickness)
     stain = draw_stain(seed, chosen.background, stain_variation)
     layout = Layout(chosen, restain(sprites, stain), seed)
@@ -106,12 +104,12 @@ def render_labelled_field(
         x1=-(-box.x1 // GRAIN_PX) * GRAIN_PX,
         y1=-(-box.y1 // GRAIN_PX) * GRAIN_PX,
     )
-    rgb = render(
-        layout, around, seed=seed, mpp=mpp, background=chosen.background, stain=stain,
+    things = list(layout.within(around.x0 * mpp, around.y0 * mpp, around.x1 * mpp, around.y1 * mpp))
+    rgb = render_things(
+        things, around, seed=seed, mpp=mpp, background=chosen.background, stain=stain,
         focus=draw_focus(seed, blur_variation),
     )  # fmt: skip
     dy, dx = box.y0 - around.y0, box.x0 - around.x0
-    things = layout.within(box.x0 * mpp, box.y0 * mpp, box.x1 * mpp, box.y1 * mpp)
     return _rasterise(np.ascontiguousarray(rgb[dy : dy + height, dx : dx + width]), things, box, mpp)
 
 
@@ -192,8 +190,8 @@ def sprites_from_image(
     if only_middle:
         found = [(kind, mask) for kind, mask in found if kind != "white" or (mask & middle).any()]
         if "white" in kinds and class_name != "platelet" and not any(kind == "white" for kind, _ in found):
-            tries = (central_cell(rgb, mpp, red_density=density) for density in _CENTRE_DENSITIES)
-            found += [("white", mask) for mask in tries if mask is not None][:1]
+            touching = surest_central_cell(rgb, mpp)
+            found += [] if touching is None else [("white", touching)]
     glass = estimate_glass(rgb)
     names = {"white": class_name, "red": "red_cell", "platelet": "platelet"}
     sprites = []

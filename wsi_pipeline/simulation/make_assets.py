@@ -25,13 +25,13 @@ from wsi_pipeline.atomic import atomic_path, write_text
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.simulation.cutouts import (
     Cutout,
-    central_cell,
     cut,
     estimate_glass,
     find_cells,
     foreground,
     nuclear,
     optical_density,
+    surest_central_cell,
 )
 from wsi_pipeline.simulation.split import is_reserved
 from wsi_pipeline.simulation.sprites import ASSET_MPP, TRANSMITTANCE_ONE
@@ -191,8 +191,7 @@ def _whites(data_root: Path, part: str, class_name: str, excluded: frozenset[str
 
 def _middle_cell(rgb: npt.NDArray[np.uint8], image: str, mpp: float) -> npt.NDArray[np.bool_] | None:
     if image.startswith("marrow-cells/"):
-        masks = (central_cell(rgb, mpp, red_density=density) for density in (0.16, 0.20))
-        return next((candidate for candidate in masks if candidate is not None), None)
+        return surest_central_cell(rgb, mpp)
     found = (mask for kind, mask in find_cells(rgb, mpp) if kind == "white" and _is_in_middle(mask))
     return next(found, None)
 

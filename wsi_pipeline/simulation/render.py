@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.layout import Layout, Placed
 from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise
 from wsi_pipeline.simulation.sprites import Sprite, multiply_into
@@ -67,6 +68,12 @@ class Focus:
 
     base_um: float
     patch_um: float
+
+
+def check_variation(stain: float, blur: float) -> None:
+    """Raise :class:`ConfigError` unless stain and blur may vary so much."""
+    if not 0 <= stain <= 2 or not 0 <= blur <= 2:
+        raise ConfigError(f"stain_variation {stain}, blur_variation {blur}: both are 0 to 2")
 
 
 def draw_stain(seed: int, background: str, variation: float = 1.0) -> Stain:

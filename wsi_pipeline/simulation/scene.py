@@ -77,17 +77,22 @@ def draw_tiles(scene: Scene, workers: int) -> Iterator[Tile]:
     ]
     try:
         ahead: deque[list[Future[list[Tile]]]] = deque()
-        for row in range(down + _ROWS_AHEAD):
-            if row < down:
-                ahead.append([pool.submit(_draw_row, row) for pool in pools])
-            if row >= _ROWS_AHEAD or row >= down:
-                for future in ahead.popleft():
-                    yield from future.result()
+        for row in range(down):
+            ahead.append([pool.submit(_draw_row, row) for pool in pools])
+            if len(ahead) > _ROWS_AHEAD:
+                yield from _drawn(ahead.popleft())
+        while ahead:
+            yield from _drawn(ahead.popleft())
     except BrokenProcessPool:
         raise DataError("a drawing process was killed, for want of memory most likely; use fewer --workers") from None
     finally:
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _drawn(bands: list[Future[list[Tile]]]) -> Iterator[Tile]:
+    for future in bands:
+        yield from future.result()
 
 
 class _Band:

@@ -17,6 +17,7 @@ from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.profile import load_profile
+from wsi_pipeline.simulation.render import check_variation
 from wsi_pipeline.simulation.scene import Scene, draw_tiles
 
 TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "source", "variant")
@@ -104,8 +105,7 @@ def make_virtual_slide(
     """
     width, height = (size_px, size_px) if isinstance(size_px, int) else size_px
     _check(width, height, seed=seed, mpp=mpp, tile_px=tile_px, jpeg_quality=jpeg_quality)
-    if not 0 <= stain_variation <= 2 or not 0 <= blur_variation <= 2:
-        raise ConfigError(f"stain_variation {stain_variation}, blur_variation {blur_variation}: both are 0 to 2")
+    check_variation(stain_variation, blur_variation)
     if not 1 <= workers <= 256:
         raise ConfigError(f"workers {workers}: use 1 to 256")
     chosen = load_profile(profile)

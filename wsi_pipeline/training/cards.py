@@ -14,6 +14,7 @@ from typing import Any
 
 from wsi_pipeline.atomic import write_bytes, write_json, write_text
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.evaluation.bootstrap import Estimate
 from wsi_pipeline.weights import file_sha256
 
 
@@ -50,6 +51,19 @@ class Figure:
     lower: float | None = None
     upper: float | None = None
     baseline: float | None = None
+
+
+def figure_of(name: str, on: str, n: int, found: Estimate, baseline: Estimate | None = None) -> Figure:
+    """Return an estimate as a figure of a card."""
+    return Figure(
+        name=name,
+        on=on,
+        n=n,
+        value=found.value,
+        lower=found.lower,
+        upper=found.upper,
+        baseline=None if baseline is None else baseline.value,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from wsi_pipeline.cells.classifier import CellClassifier
 from wsi_pipeline.evaluation.baselines import majority_labels
-from wsi_pipeline.evaluation.bootstrap import Estimate
 from wsi_pipeline.evaluation.classification import (
     ClassificationMetrics,
     calibration,
@@ -20,7 +19,7 @@ from wsi_pipeline.evaluation.classification import (
 from wsi_pipeline.evaluation.tables import classification_table, text_table
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.taxonomies import Taxonomy
-from wsi_pipeline.training.cards import Figure
+from wsi_pipeline.training.cards import Figure, figure_of
 from wsi_pipeline.training.cell_data import PackedCells
 
 _LOOK_ALIKES = ("blast", "lymphocyte", "monocyte")
@@ -168,8 +167,8 @@ def _score(part: Answers, classes: Sequence[str], on: str) -> tuple[list[Figure]
     metrics = evaluate_classification(truth, part.answer.tolist(), classes=present, groups=groups)
     trivial = evaluate_classification(truth, list(majority_labels(truth)), classes=present)
     figures = [
-        _figure(f"macro-F1, {len(present)} classes", on, metrics.n, metrics.macro_f1, trivial.macro_f1),
-        _figure(f"accuracy, {len(present)} classes", on, metrics.n, metrics.accuracy, trivial.accuracy),
+        figure_of(f"macro-F1, {len(present)} classes", on, metrics.n, metrics.macro_f1, trivial.macro_f1),
+        figure_of(f"accuracy, {len(present)} classes", on, metrics.n, metrics.accuracy, trivial.accuracy),
     ]
     return figures, classification_table(metrics, baseline=trivial)
 
@@ -185,7 +184,7 @@ def _merged(part: Answers, taxonomy: Taxonomy, classes: Sequence[str], on: str) 
     )
     trivial = evaluate_classification(truth, list(majority_labels(truth)), classes=merged)
     name = f"macro-F1, {len(merged)} classes (granulocyte precursors merged, neutrophils merged)"
-    return [_figure(name, on, metrics.n, metrics.macro_f1, trivial.macro_f1)]
+    return [figure_of(name, on, metrics.n, metrics.macro_f1, trivial.macro_f1)]
 
 
 def _look_alikes(test: Answers, classes: Sequence[str]) -> dict[str, str]:
@@ -213,18 +212,6 @@ def _blast_calls(test: Answers) -> list[Figure]:
             called = int((answers == "blast").sum())
             figures.append(_share(f"share of {name}s called blast", f"{source} test images", called, len(answers)))
     return figures
-
-
-def _figure(name: str, on: str, n: int, estimate: Estimate, trivial: Estimate) -> Figure:
-    return Figure(
-        name=name,
-        on=on,
-        n=n,
-        value=estimate.value,
-        lower=estimate.lower,
-        upper=estimate.upper,
-        baseline=trivial.value,
-    )
 
 
 def _share(name: str, on: str, count: int, n: int, *, baseline: float | None = None) -> Figure:

@@ -16,15 +16,11 @@ from wsi_pipeline.config import Specimen, load_config
 from wsi_pipeline.evaluation.run_segmentation import Segmenter, evaluate_masks
 from wsi_pipeline.evaluation.tables import segmentation_table
 from wsi_pipeline.segmentation.models import load_model
-from wsi_pipeline.segmentation.networks import WIDTHS
-from wsi_pipeline.training.cards import Card, DataSource, Figure
-from wsi_pipeline.training.checkpoints import plain_recipe
+from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of
 from wsi_pipeline.training.own_segmentation_request import OWN_KINDS, OwnTraining
 from wsi_pipeline.training.own_segmentation_start import Start
-from wsi_pipeline.training.segmentation import Recipe
+from wsi_pipeline.training.segmentation import Recipe, network_details
 from wsi_pipeline.training.segmentation_data import Sample, Split
-
-TILE_PX, OVERLAP_PX = 256, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +95,10 @@ def measure(request: OwnTraining, prepared: Prepared, weights: Path, device: str
     if not request.complete:
         names = {"recall at IoU 0.5": "recall"}
     on = f"{model.n_images} test images, {OWN_KINDS[prepared.kind].noun} (objects cut by the border ignored)"
-    figures = []
-    for name, key in names.items():
-        found, trivial = getattr(model, key), getattr(otsu, key)
-        figures.append(
-            Figure(
-                name=name, on=on, n=model.n_true, value=found.value, lower=found.lower, upper=found.upper,
-                baseline=trivial.value,
-            )
-        )  # fmt: skip
-    return tuple(figures), segmentation_table({request.name: model, "Otsu": otsu})
+    figures = tuple(
+        figure_of(name, on, model.n_true, getattr(model, key), getattr(otsu, key)) for name, key in names.items()
+    )
+    return figures, segmentation_table({request.name: model, "Otsu": otsu})
 
 
 def make_card(request: OwnTraining, prepared: Prepared, figures: tuple[Figure, ...] = ()) -> Card:
@@ -138,12 +128,7 @@ def make_card(request: OwnTraining, prepared: Prepared, figures: tuple[Figure, .
         fails_on=_fails_on(kind, complete=request.complete),
         date=datetime.now(UTC).date().isoformat(),
         details={
-            "kinds": list(recipe.kinds),
-            "tile_px": TILE_PX,
-            "overlap_px": OVERLAP_PX,
-            "widths": list(WIDTHS),
-            "simulated": False,
-            "recipe": plain_recipe(recipe),
+            **network_details(recipe),
             "data_digest": prepared.digest,
             "labels_complete": request.complete,
             "median_diameter_um": round(prepared.diameter_um, 2),

@@ -15,8 +15,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from skimage.filters import threshold_otsu
 
 from wsi_pipeline.errors import DataError
@@ -24,7 +22,7 @@ from wsi_pipeline.simulation.cutouts import estimate_glass, optical_density
 from wsi_pipeline.training.own_segmentation_data import Field
 from wsi_pipeline.training.segmentation import Recipe
 from wsi_pipeline.training.segmentation_data import IGNORE, Sample, Split
-from wsi_pipeline.training.splits import Fingerprint, fingerprint, near_duplicates, split_by_group
+from wsi_pipeline.training.splits import Fingerprint, fingerprint, joined_groups, near_duplicates, split_by_group
 
 EMPTY_SHARE = 0.25
 _TEST_SHARE, _MAX_TEST_SHARE = 0.2, 1 / 3
@@ -77,9 +75,7 @@ def _duplicate_groups(images: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np
     together = Fingerprint(
         bits=np.concatenate([p.bits for p in prints]), thumbnails=np.concatenate([p.thumbnails for p in prints])
     )
-    i, j = near_duplicates(together, together).T
-    graph = coo_array((np.ones(len(i), dtype=np.int8), (i, j)), shape=(len(images), len(images)))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    return joined_groups(near_duplicates(together, together), len(images))
 
 
 def make_samples(

@@ -20,11 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.segmentation.networks import CompactFlowNet
+from wsi_pipeline.segmentation.networks import WIDTHS, CompactFlowNet
 from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
 from wsi_pipeline.training.segmentation_augment import Crop, random_crop
 from wsi_pipeline.training.segmentation_data import IGNORE, SECTION_KINDS, SET_SHARES, SMEAR_KINDS, Sample
+
+TILE_PX, OVERLAP_PX = 256, 32
+"""Tiles that runs give the networks."""
 
 _CELL_CHANNEL = 2
 
@@ -86,6 +89,18 @@ RECIPES = {
         steps=1600,
     ),
 }
+
+
+def network_details(recipe: Recipe) -> dict[str, Any]:
+    """Return the entries of a card that a run needs to use a network of this recipe, and the recipe itself."""
+    return {
+        "kinds": list(recipe.kinds),
+        "tile_px": TILE_PX,
+        "overlap_px": OVERLAP_PX,
+        "widths": list(WIDTHS),
+        "simulated": False,
+        "recipe": plain_recipe(recipe),
+    }
 
 
 def losses(

@@ -11,15 +11,14 @@ from typing import Any
 
 from wsi_pipeline.atomic import write_json
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.segmentation.networks import WIDTHS, CompactFlowNet
+from wsi_pipeline.segmentation.networks import CompactFlowNet
 from wsi_pipeline.training.cards import Card, DataSource, Figure, save_weights, write_card
 from wsi_pipeline.training.checkpoints import plain_recipe
-from wsi_pipeline.training.segmentation import RECIPES, Recipe, train_segmentation
+from wsi_pipeline.training.segmentation import RECIPES, Recipe, network_details, train_segmentation
 from wsi_pipeline.training.segmentation_data import Sample, fold_of, split_of
 from wsi_pipeline.training.segmentation_figures import Scores, figures, measure, measure_outside
 from wsi_pipeline.training.shipped_fields import load_samples
 
-TILE_PX, OVERLAP_PX = 256, 32
 FOLD_SHARE = 0.4
 """Networks of a cross-validation are trained this share of the recipe's steps: there are several of them."""
 
@@ -204,12 +203,7 @@ def _card(
         fails_on=_ABOUT[name]["fails_on"],
         date=datetime.now(UTC).date().isoformat(),
         details={
-            "kinds": list(recipe.kinds),
-            "tile_px": TILE_PX,
-            "overlap_px": OVERLAP_PX,
-            "widths": list(WIDTHS),
-            "simulated": False,
-            "recipe": plain_recipe(recipe),
+            **network_details(recipe),
             "parameters": sum(p.numel() for p in network.parameters()),
         },
     )

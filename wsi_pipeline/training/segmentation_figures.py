@@ -14,14 +14,20 @@ from typing import Any
 import numpy as np
 
 from wsi_pipeline.evaluation.baselines import otsu_baseline
-from wsi_pipeline.evaluation.bootstrap import Estimate
-from wsi_pipeline.evaluation.datasets import pair_folders, read_points
+from wsi_pipeline.evaluation.datasets import pair_folders
 from wsi_pipeline.evaluation.images import read_image, read_mask
 from wsi_pipeline.evaluation.points import PointsResult, evaluate_points, match_points
-from wsi_pipeline.evaluation.run_segmentation import CENTRE_RADIUS_UM, Segmenter, keep_kinds, make_segmenter
+from wsi_pipeline.evaluation.run_segmentation import (
+    CENTRE_RADIUS_UM,
+    Segmenter,
+    evaluate_masks,
+    evaluate_point_folder,
+    keep_kinds,
+    make_segmenter,
+)
 from wsi_pipeline.evaluation.segmentation import ImageScore, evaluate_segmentation, score_image
 from wsi_pipeline.slides import open_slide
-from wsi_pipeline.training.cards import Figure
+from wsi_pipeline.training.cards import Figure, figure_of
 from wsi_pipeline.training.section_labels import MEGAKARYOCYTES, section_sample
 from wsi_pipeline.training.segmentation_data import BCCD_MPP, RBC_MPP
 from wsi_pipeline.training.smear_labels import COMPLETE_RBC_FIELDS, read_boxes
@@ -115,9 +121,8 @@ def measure(root: Path, name: str, weights: Path, device: str, chosen: Chosen) -
     """Score a compact network on the labelled fields of its data sets that are chosen."""
     scores = Scores()
     if name == "compact-smear":
-        segmenter = make_segmenter(str(weights), "white", device, {})
-        _measure_bccd(root, segmenter, chosen, scores)
-        _measure_complete(root, segmenter, chosen, scores)
+        _measure_bccd(root, make_segmenter(str(weights), "white", device, {}), chosen, scores)
+        _measure_complete(root, weights, device, chosen, scores)
     else:
         _measure_sections(root, make_segmenter(str(weights), "nucleus", device, {}), chosen, scores)
     return scores
@@ -132,27 +137,17 @@ def measure_outside(root: Path, name: str, weights: Path, device: str) -> Scores
             continue
         what = f"{outside.images.split('/', 1)[0]} ({outside.source}), {outside.kind}, never trained on"
         segmenter = make_segmenter(str(weights), outside.kind, device, {})
-        for pair in pair_folders(images, truth, truth="masks" if outside.masks else "points").pairs:
-            with open_slide(pair.image, mpp=outside.mpp, force_mpp=True) as slide:
-                found = segmenter.labels(slide)
-            otsu = otsu_baseline(read_image(pair.image))
-            if outside.masks:
-                true = read_mask(pair.truth, found.shape)
-                scores.add_masks(
-                    what, model=score_image(pair.name, true, found), otsu=score_image(pair.name, true, otsu)
-                )
-            else:
-                xy = read_points(pair.truth).xy
-                how: dict[str, Any] = {
-                    "radius_px": CENTRE_RADIUS_UM / outside.mpp,
-                    "rim_px": segmenter.rim_px(outside.mpp),
-                }
-                scores.add_points(
-                    what,
-                    model=match_points(pair.name, found, xy, **how),
-                    otsu=match_points(pair.name, otsu, xy, **how),
-                )
+        if outside.masks:
+            model, otsu = evaluate_masks(images, truth, segmenter, _same_mpp(outside))
+            scores.masks[what] = {"model": list(model.per_image), "otsu": list(otsu.per_image)}
+        else:
+            found, trivial = evaluate_point_folder(images, truth, segmenter, _same_mpp(outside))
+            scores.points[what] = {"model": list(found.per_image), "otsu": list(trivial.per_image)}
     return scores
+
+
+def _same_mpp(outside: OutsideSet) -> Callable[[Path], float]:
+    return lambda _: outside.mpp
 
 
 def _measure_bccd(root: Path, segmenter: Segmenter, chosen: Chosen, scores: Scores) -> None:
@@ -162,6 +157,7 @@ def _measure_bccd(root: Path, segmenter: Segmenter, chosen: Chosen, scores: Scor
             labels, kinds = segmenter.cells(slide)
         true = read_mask(pair.truth, labels.shape)
         otsu = otsu_baseline(read_image(pair.image))
+        rim_px = segmenter.rim_px(BCCD_MPP)
         scores.add_masks(
             WHITE,
             model=score_image(pair.name, true, keep_kinds(labels, kinds, "white")),
@@ -171,24 +167,28 @@ def _measure_bccd(root: Path, segmenter: Segmenter, chosen: Chosen, scores: Scor
         centres = np.array([((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in boxes]).reshape(-1, 2)
         scores.add_points(
             BOXES,
-            model=match_points(pair.name, keep_kinds(labels, kinds, "red"), centres, rim_px=segmenter.rim_px(BCCD_MPP)),
-            otsu=match_points(pair.name, otsu, centres, rim_px=segmenter.rim_px(BCCD_MPP)),
+            model=match_points(pair.name, keep_kinds(labels, kinds, "red"), centres, rim_px=rim_px),
+            otsu=match_points(pair.name, otsu, centres, rim_px=rim_px),
         )
 
 
-def _measure_complete(root: Path, segmenter: Segmenter, chosen: Chosen, scores: Scores) -> None:
+def _measure_complete(root: Path, weights: Path, device: str, chosen: Chosen, scores: Scores) -> None:
     folder = root / "rbc-morphology"
-    for pair in pair_folders(folder / "images", folder / "points", truth="points").pairs:
-        if pair.image.stem not in COMPLETE_RBC_FIELDS or not chosen(f"rbc-morphology/images/{pair.image.name}"):
-            continue
-        with open_slide(pair.image, mpp=RBC_MPP, force_mpp=True) as slide:
-            labels, kinds = segmenter.cells(slide)
-        xy = read_points(pair.truth).xy
-        scores.add_points(
-            COMPLETE,
-            model=match_points(pair.name, keep_kinds(labels, kinds, "red"), xy, rim_px=segmenter.rim_px(RBC_MPP)),
-            otsu=match_points(pair.name, otsu_baseline(read_image(pair.image)), xy, rim_px=segmenter.rim_px(RBC_MPP)),
+    fields = {
+        image.name
+        for image in (folder / "images").iterdir()
+        if image.stem in COMPLETE_RBC_FIELDS and chosen(f"rbc-morphology/images/{image.name}")
+    }
+    if fields:
+        model, otsu = evaluate_point_folder(
+            folder / "images",
+            folder / "points",
+            make_segmenter(str(weights), "red", device, {}),
+            lambda _: RBC_MPP,
+            radius_um=None,  # the points lie anywhere in their cells
+            only=lambda pair: pair.image.name in fields,
         )
+        scores.points[COMPLETE] = {"model": list(model.per_image), "otsu": list(otsu.per_image)}
 
 
 def _measure_sections(root: Path, segmenter: Segmenter, chosen: Chosen, scores: Scores) -> None:
@@ -219,7 +219,7 @@ def figures(scores: Scores, how: str) -> list[Figure]:
         labels = {"ap50": "AP50", "ap75": "AP75", "recall": "recall at IoU 0.5", "precision": "precision at IoU 0.5"}
         for name in names:
             baseline = getattr(otsu, name) if otsu else None
-            found.append(_figure(labels[name], f"{what}; {how}", model.n_true, getattr(model, name), baseline))
+            found.append(figure_of(labels[name], f"{what}; {how}", model.n_true, getattr(model, name), baseline))
     for what, results in scores.points.items():
         seen, trivial = evaluate_points(results["model"]), evaluate_points(results["otsu"])
         names = ("centre_f1", "recall", "ratio") if seen.centre_f1.value is not None else ("recall", "ratio")
@@ -230,13 +230,6 @@ def figures(scores: Scores, how: str) -> list[Figure]:
         }
         for name in names:
             found.append(
-                _figure(labels[name], f"{what}; {how}", seen.n_points, getattr(seen, name), getattr(trivial, name))
+                figure_of(labels[name], f"{what}; {how}", seen.n_points, getattr(seen, name), getattr(trivial, name))
             )
     return found
-
-
-def _figure(name: str, on: str, n: int, found: Estimate, baseline: Estimate | None) -> Figure:
-    return Figure(
-        name=name, on=on, n=n, value=found.value, lower=found.lower, upper=found.upper,
-        baseline=baseline.value if baseline else None,
-    )  # fmt: skip

@@ -58,9 +58,8 @@ def stain_density(rgb: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], 
     return density, float(threshold_otsu(density[density < np.quantile(density, 0.99)]))
 
 
-def smear_foreground(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+def smear_foreground(density: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.bool_]:
     """Return stained cells, central pallor filled."""
-    density, threshold = stain_density(rgb)
     return ndi.binary_opening(ndi.binary_fill_holes(density > 0.8 * threshold), iterations=2)
 
 
@@ -90,7 +89,7 @@ def rbc_sample(root: Path, stem: str) -> Sample:
     points = read_points(root / "rbc-morphology" / "points" / f"{stem}.txt").xy
     density, threshold = stain_density(rgb)
     stained = ndi.binary_opening(ndi.binary_fill_holes(density > 0.8 * threshold))
-    foreground = smear_foreground(rgb)
+    foreground = smear_foreground(density, threshold)
     blue = _blueness(rgb)
     labels = _split_by_points(foreground, points)
     if stem not in COMPLETE_RBC_FIELDS:
@@ -196,11 +195,11 @@ def bccd_sample(root: Path, stem: str, shrink: int = 2) -> Sample:
     rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
     labels = np.zeros((height, width), np.int32)
     kinds = np.zeros((height, width), np.uint8)
-    foreground = smear_foreground(rgb)
+    density, threshold = stain_density(rgb)
+    foreground = smear_foreground(density, threshold)
     # Unlabelled rings at the border enclose pallor that the foreground misses: close before calling it glass.
     closed = cv2.morphologyEx(foreground.astype(np.uint8), cv2.MORPH_CLOSE, _disk(11), borderType=cv2.BORDER_REPLICATE)
     # Pale cells stay below the threshold of the foreground; glass is only what is hardly stained at all.
-    density, threshold = stain_density(rgb)
     pale = ndi.binary_opening(density > 0.45 * threshold, iterations=2)
     known = cv2.dilate(closed | pale.astype(np.uint8), _disk(2)) == 0
     kinds[~known] = IGNORE

@@ -137,7 +137,12 @@ def near_duplicate_groups(
     if together is not None:
         _, first, inverse = np.unique(together, return_index=True, return_inverse=True)
         pairs.append(np.stack([np.arange(n), first[inverse]], axis=1))
-    i, j = np.concatenate(pairs).T
+    return joined_groups(np.concatenate(pairs), n)
+
+
+def joined_groups(pairs: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
+    """Return a group number for each of ``n`` images; those joined by a chain of ``(pairs, 2)`` share one."""
+    i, j = pairs.T
     graph = coo_array((np.ones(len(i), dtype=np.int8), (i, j)), shape=(n, n))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 

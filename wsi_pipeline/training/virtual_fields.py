@@ -6,7 +6,7 @@ No reserved image is used, so networks trained on these fields can be tested on 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.measure import regionprops
 
+from wsi_pipeline.config import Specimen
 from wsi_pipeline.simulation.cutouts import cut, estimate_glass, nuclear, optical_density
 from wsi_pipeline.simulation.fields import LabelledField, render_labelled_field, sprites_from_image
 from wsi_pipeline.simulation.profile import Profile
@@ -82,15 +83,7 @@ def virtual_sections(fields: Sequence[Sample], n: int = FIELDS["virtual-section"
             "overlapping": float(rng.uniform(0, 0.15)),
             "mix": {"nucleus": 1},
         }
-        profile = Profile.model_validate(
-            {
-                "name": "training",
-                "description": "training",
-                "specimen": "trephine",
-                "background": "tissue" if rng.random() < 0.8 else "glass",
-                "layers": layers,
-            }
-        )
+        profile = _profile("trephine", "tissue" if rng.random() < 0.8 else "glass", layers)
         field = render_labelled_field(profile, sprites, seed=20_000 + number, size_px=(_SIDE_PX, _SIDE_PX))
         kind_of = np.array([0, *(SECTION_KINDS.index(kind) for kind in field.kinds)], np.uint8)
         samples.append(
@@ -130,15 +123,13 @@ def _smear_profile(rng: np.random.Generator, whites: Sequence[str]) -> Profile:
             "overlapping": float(rng.uniform(0, 0.5)),
             "mix": {"red_cell": 1},
         }
-    return Profile.model_validate(
-        {
-            "name": "training",
-            "description": "training",
-            "specimen": "blood_smear",
-            "background": "glass",
-            "layers": {k: layers[k] for k in ("white", "red", "platelet") if k in layers},
-        }
-    )
+    ordered: dict[str, object] = {name: layers[name] for name in ("white", "red", "platelet") if name in layers}
+    return _profile("blood_smear", "glass", ordered)
+
+
+def _profile(specimen: Specimen, background: str, layers: Mapping[str, object]) -> Profile:
+    about = {"name": "training", "description": "training", "specimen": specimen, "background": background}
+    return Profile.model_validate({**about, "layers": layers})
 
 
 def _smear_sample(name: str, field: LabelledField) -> Sample:
@@ -155,8 +146,6 @@ def _smear_sample(name: str, field: LabelledField) -> Sample:
     # Where nucleus gives way to cytoplasm the threshold on stain decides nothing.
     edge = cv2.morphologyEx(nucleus.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     kinds[white & edge] = IGNORE
-    # Two red cells over each other absorb like a nucleus, but are none.
-    kinds[field.overlap & (kind_of == "red")] = SMEAR_KINDS.index("red")
     hidden = _hidden(field)
     known[hidden] = False
     kinds[hidden] = IGNORE
