@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation import load_profile, make_virtual_slide
-from wsi_pipeline.simulation.film import GLASS, Film
+from wsi_pipeline.simulation.film import Film
 from wsi_pipeline.simulation.layout import SQUARE_UM, Layout
 from wsi_pipeline.simulation.sprites import load_sprites
 
@@ -23,33 +23,61 @@ from wsi_pipeline.simulation.sprites import load_sprites
     seed=st.integers(0, 2**31),
     width=st.floats(500, 100_000),
     height=st.floats(500, 100_000),
-    x=st.floats(0, 1),
-    y=st.floats(0, 1),
+    x=st.floats(-0.1, 1.1),
+    y=st.floats(-0.1, 1.1),
 )
-def test_every_place_has_one_zone(seed: int, width: float, height: float, x: float, y: float) -> None:
-    zone = Film(width_um=width, height_um=height, seed=seed).at(x * width, y * height)
-    assert zone == Film(width_um=width, height_um=height, seed=seed).at(x * width, y * height)
-    assert 0 <= zone.density <= 2.6
-    assert 0 <= zone.thickness <= 1
-    assert (zone.density == 0) == (zone.white_density == 0) == (zone == GLASS)
+def test_a_place_has_the_same_zone_on_every_grid(seed: int, width: float, height: float, x: float, y: float) -> None:
+    film = Film(width_um=width, height_um=height, seed=seed)
+    one = film.at(np.array([x * width]), np.array([y * height]))
+    many = film.at(x * width + np.array([-50.0, 0.0, 64.0]), y * height + np.array([0.0, 33.0]))
+    for alone, among in zip(one, many, strict=True):
+        assert among.shape == (2, 3)
+        assert alone[0, 0] == pytest.approx(among[0, 1], abs=1e-9)
+    assert 0 <= one.density[0, 0] <= 2.6
+    assert 0 <= one.thickness[0, 0] <= 1
+    assert (one.density[0, 0] == 0) == (one.white_density[0, 0] == 0)
+    if not (0 < x < 1 and 0 < y < 1):
+        assert one.density[0, 0] == 0
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000.0, 8_000.0), (8_000.0, 20_000.0)])
 def test_from_thick_to_feathered_edge_along_the_longer_side(width: float, height: float) -> None:
     film = Film(width_um=width, height_um=height, seed=5)
+    steps = np.linspace(0, 1, 401)
+    density, _, thickness = film.at(steps * width, steps * height)
+    if width < height:
+        density, thickness = density.T, thickness.T
+    # Rows are now across the film, columns along it.
+    assert not density[:, 0].any()
+    assert not density[:, -3:].any()
+    assert not density[0].any()
+    assert not density[-1].any()
+    assert thickness[200, 60] > 0.3
+    assert density[200, 60] > 1.4
+    assert thickness[200, 220] == 0
+    assert density[200, 220] == 1
+    assert 0 < density[200, 325] < 0.9
+    ends = [np.flatnonzero(row)[-1] for row in density[60:340]]
+    assert np.ptp(ends) > 0.02 * 400, "the edge is ragged"
 
-    def at(along: float, across: float = 0.5):
-        return film.at(along * width, across * height) if width > height else film.at(across * width, along * height)
 
-    assert at(0.0) == at(0.995) == GLASS
-    assert at(0.5, 0.0) == at(0.5, 1.0) == GLASS
-    assert at(0.15).thickness > 0.3
-    assert at(0.15).density > 1.4
-    assert at(0.55).thickness == 0
-    assert at(0.55).density == 1
-    assert 0 < at(0.84).density < 0.9
-    ends = [next(a for a in np.linspace(0.7, 1, 200) if at(a, c) == GLASS) for c in np.linspace(0.15, 0.85, 40)]
-    assert np.ptp(ends) > 0.02, "the edge is ragged"
+def test_the_border_of_the_film_is_no_staircase_of_squares() -> None:
+    """Near the border, the cells of a square lie on the side of the film, not all over the square."""
+    film = Film(width_um=6400.0, height_um=3200.0, seed=2)
+    layout = Layout(load_profile("normal"), load_sprites(), 2, film)
+    densities, cut = [], 0
+    for row in range(50):
+        for column in range(100):
+            nodes = np.linspace(1.0, SQUARE_UM - 1.0, 17)
+            density = film.at(column * SQUARE_UM + nodes, row * SQUARE_UM + nodes).density
+            if not 0.2 < (density == 0).mean() < 0.8:
+                continue
+            cut += 1
+            cells = [t for t in layout.square(column, row) if t.layer == "red"]
+            densities += [float(film.at(np.array([t.x_um]), np.array([t.y_um])).density[0, 0]) for t in cells]
+    assert cut > 30
+    assert len(densities) > 100
+    assert np.mean(np.array(densities) == 0) < 0.05
 
 
 def test_cells_follow_the_film() -> None:

@@ -94,3 +94,29 @@ def test_a_variant_is_named_in_the_mix(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="red_cell:none"):
         Layout(none, sprites, 1)
+
+
+def test_platelets_clump() -> None:
+    """A clump is several platelets that touch, none of them over a red cell."""
+    normal = load_profile("reactive")
+    clump = normal.layers["clump"].model_copy(update={"per_mm2": 40.0, "clump": (6, 9)})
+    layout = Layout(normal.model_copy(update={"layers": {**normal.layers, "clump": clump}}), load_sprites(), 3)
+    things = [t for row in range(4) for column in range(4) for t in layout.square(column, row)]
+    members = [t for t in things if t.layer == "clump"]
+    assert len(members) > 6
+    assert {t.sprite.class_name for t in members if t.sprite} == {"platelet"}
+    reds = np.array([(t.x_um, t.y_um, t.radius_um) for t in things if t.layer == "red"])
+    touching = 0
+    for one in members:
+        others = [np.hypot(o.x_um - one.x_um, o.y_um - one.y_um) / (o.radius_um + one.radius_um) for o in members]
+        touching += sorted(others)[1] < 1.05
+        assert (np.hypot(reds[:, 0] - one.x_um, reds[:, 1] - one.y_um) >= reds[:, 2] + one.radius_um - 1e-6).all()
+    assert touching > 0.8 * len(members)
+
+
+def test_a_clump_is_named_in_the_truth(tmp_path: Path) -> None:
+    made = make_virtual_slide(tmp_path / "c.tiff", profile="reactive", size_px=(3000, 2000), seed=4)
+    rows = [line.rsplit(",", 1) for line in made.truth.read_text().splitlines()]
+    clumped = [start for start, variant in rows if variant == "clump"]
+    assert len(clumped) >= 4
+    assert all(start.startswith("platelet,platelet,") for start in clumped)

@@ -7,19 +7,22 @@ thins to the monolayer where cells are read, and ends in ragged tongues. Everyth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from wsi_pipeline.simulation.noise import smooth_noise
+from wsi_pipeline.units import FloatArray
 
 _PURPOSE_EDGE, _PURPOSE_TONGUE = 301, 302
-_MARGIN, _THICK_ENDS, _FEATHER_BEGINS, _FEATHER_ENDS = 0.06, 0.30, 0.74, 0.93
-_RAGGED = 0.055
+_MARGIN, _THICK_ENDS, _FEATHER_BEGINS, _FEATHER_ENDS = 0.06, 0.30, 0.72, 0.90
+_RAGGED, _TONGUE = 0.05, 0.045
+_LEAST_MARGIN = 0.015
+_FADE = 0.012
 
 
-@dataclass(frozen=True, kw_only=True)
-class Zone:
-    """What the film does to one place.
+class Zones(NamedTuple):
+    """What the film does to places on a grid, each ``(len(y), len(x))``.
 
     Attributes
     ----------
@@ -31,13 +34,9 @@ class Zone:
         0 in the monolayer to 1 in the thickest part: how many red cells lie over others, and how far.
     """
 
-    density: float
-    white_density: float
-    thickness: float
-
-
-MONOLAYER = Zone(density=1.0, white_density=1.0, thickness=0.0)
-GLASS = Zone(density=0.0, white_density=0.0, thickness=0.0)
+    density: FloatArray
+    white_density: FloatArray
+    thickness: FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,25 +55,33 @@ class Film:
     height_um: float
     seed: int
 
-    def at(self, x_um: float, y_um: float) -> Zone:
-        """Return the zone of a place; beyond the slide it is that of the nearest edge."""
-        long, across = max(self.width_um, self.height_um), min(self.width_um, self.height_um)
-        along_um, across_um = (x_um, y_um) if self.width_um >= self.height_um else (y_um, x_um)
+    def at(self, x_um: FloatArray, y_um: FloatArray) -> Zones:
+        """Return the zones on the grid of ``x_um`` (columns) and ``y_um`` (rows); beyond the slide is glass."""
+        if self.height_um > self.width_um:
+            return Zones(*(part.T for part in self._lying(y_um, x_um, self.height_um, self.width_um)))
+        return self._lying(x_um, y_um, self.width_um, self.height_um)
+
+    def _lying(self, x_um: FloatArray, y_um: FloatArray, long: float, across: float) -> Zones:
         wave, ripple = (
-            float(smooth_noise(self.seed, _PURPOSE_EDGE, along_um, across_um, period)[0, 0])
-            for period in (0.12 * long + 1, 0.03 * long + 1)
+            smooth_noise(self.seed, _PURPOSE_EDGE + 10 * i, x_um, y_um, period)
+            for i, period in enumerate((0.12 * long + 1, 0.03 * long + 1))
         )
-        tongue = float(smooth_noise(self.seed, _PURPOSE_TONGUE, 0.0, across_um, 0.05 * across + 40)[0, 0])
         ragged = _RAGGED * (0.7 * wave + 0.3 * ripple)
-        along = along_um / long + ragged
-        side = min(across_um, across - across_um) / across + ragged
-        end = _FEATHER_ENDS + 0.06 * tongue
-        if along < _MARGIN or side < _MARGIN or along > end:
-            return GLASS
-        thickness = float(np.clip((_THICK_ENDS - along) / (_THICK_ENDS - _MARGIN), 0, 1))
-        feather = float(np.clip((along - _FEATHER_BEGINS) / (end - _FEATHER_BEGINS), 0, 1))
-        return Zone(
-            density=(1 + 1.5 * thickness) * (1 - 0.75 * feather),
-            white_density=1 + 1.6 * feather * (1 - feather),
+        x, y = x_um[None, :] / long, y_um[:, None] / across
+        along = x + ragged
+        side = np.minimum(y, 1 - y)
+        border = np.minimum(side + ragged, along) - _MARGIN
+        # However ragged, the film stays on the slide.
+        border = np.minimum(border, np.minimum(side, np.minimum(x, 1 - x)) - _LEAST_MARGIN)
+        tongue = smooth_noise(self.seed, _PURPOSE_TONGUE, np.zeros(1), y_um, 0.05 * across + 40)
+        end = _FEATHER_ENDS + _TONGUE * tongue
+        border = np.minimum(border, end - along)
+        # Cells get fewer over a short way instead of ending at a line.
+        cover = np.clip(border / _FADE, 0, 1)
+        thickness = np.clip((_THICK_ENDS - along) / (_THICK_ENDS - _MARGIN), 0, 1) * cover
+        feather = np.clip((along - _FEATHER_BEGINS) / (end - _FEATHER_BEGINS), 0, 1)
+        return Zones(
+            density=cover * (1 + 1.5 * thickness) * (1 - 0.75 * feather),
+            white_density=cover * (1 + 1.6 * feather * (1 - feather)),
             thickness=thickness,
         )

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.simulation.film import MONOLAYER, Film, Zone
+from wsi_pipeline.simulation.film import Film
 from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise
 from wsi_pipeline.simulation.profile import LayerProfile, Profile
 from wsi_pipeline.simulation.sprites import Sprite, placed_outline, snap
@@ -36,6 +36,12 @@ _REACH, _REACH_UM = 2.2, 8.0
 _THICK_GAP, _THICK_OVERLAPPING = 0.3, 0.7
 _NOTHING: _Things = np.empty((0, 8))
 _PURPOSE_PLACE, _PURPOSE_DENSITY = 100, 200
+# Streams of random numbers by layer, so that a layer more does not move the cells of the others.
+_STREAMS = {"white": 0, "red": 1, "platelet": 2, "fat": 0, "megakaryocyte": 1, "nucleus": 2, "clump": 7}
+_NODES = 9
+_EVERYWHERE = np.ones((_NODES, _NODES))
+"""Density of a square relative to its densest place, on a grid of nodes from edge to edge."""
+_CLUMP_GAP = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,18 +160,22 @@ class Layout:
 
     def _throw(self, index: int, column: int, row: int) -> _Things:
         name, layer = self._layers[index]
+        stream = _STREAMS[name]
         origin = np.array([column, row], dtype=np.float64) * SQUARE_UM
         middle = origin + SQUARE_UM / 2
-        zone = MONOLAYER if self._film is None else self._film.at(float(middle[0]), float(middle[1]))
-        density = zone.white_density if name == "white" else zone.density
+        density, thickness, relative = self._film_in(name, origin)
         if density == 0:
             return _NOTHING
-        rng = keyed_generator(self._seed, _PURPOSE_PLACE + index, column, row)
-        wave = smooth_noise(self._seed, _PURPOSE_DENSITY + index, middle[0], middle[1], _DENSITY_WAVELENGTH_UM)
+        rng = keyed_generator(self._seed, _PURPOSE_PLACE + stream, column, row)
+        wave = smooth_noise(self._seed, _PURPOSE_DENSITY + stream, middle[0], middle[1], _DENSITY_WAVELENGTH_UM)
         mean = density * layer.per_mm2 * (SQUARE_UM / 1000.0) ** 2 * (1.0 + layer.variation * float(wave[0, 0]))
         wanted = int(rng.poisson(mean))
+        clumps = np.arange(wanted) if layer.clump is None else _clumps(rng, wanted, layer.clump)
+        wanted = len(clumps)
         near, earlier = self._neighbours(index, column, row)
-        things = self._draw(index, layer, rng, wanted, zone if name == "red" else MONOLAYER)
+        things = self._draw(index, layer, rng, wanted, thickness if name == "red" else 0.0)
+        if layer.clump is not None:
+            things[:, _GAP] = _CLUMP_GAP
         taken = np.concatenate([near, things])
         end = _place(
             taken, len(near), earlier, origin[0], origin[1], SQUARE_UM, layer.gap,
@@ -174,15 +184,26 @@ class Layout:
             rng.random((wanted, _TRIES)) * 2 * math.pi,
             rng.uniform(1.0, 1.03, (wanted, _TRIES)),
             rng.random((wanted, _TRIES)),
+            relative, rng.random(wanted), clumps,
         )  # fmt: skip
         return taken[len(near) : end].copy()
 
-    def _draw(self, index: int, layer: LayerProfile, rng: np.random.Generator, n: int, zone: Zone) -> _Things:
+    def _film_in(self, layer: str, origin: npt.NDArray[np.float64]) -> tuple[float, float, npt.NDArray[np.float64]]:
+        """Return the greatest density of a square, its mean thickness, and the densities relative to the greatest."""
+        if self._film is None:
+            return 1.0, 0.0, _EVERYWHERE
+        nodes = np.linspace(0.0, SQUARE_UM, _NODES)
+        zones = self._film.at(origin[0] + nodes, origin[1] + nodes)
+        density = zones.white_density if layer == "white" else zones.density
+        greatest = float(density.max())
+        return greatest, float(zones.thickness.mean()), density / (greatest or 1.0)
+
+    def _draw(self, index: int, layer: LayerProfile, rng: np.random.Generator, n: int, thickness: float) -> _Things:
         """Return ``n`` things that have everything but a place."""
         things = np.zeros((n, 8))
-        over = min(1.0, layer.overlapping + _THICK_OVERLAPPING * zone.thickness)
+        over = min(1.0, layer.overlapping + _THICK_OVERLAPPING * thickness)
         overlapping = rng.random(n) < over
-        things[:, _GAP] = np.where(overlapping, _OVERLAP_GAP - _THICK_GAP * zone.thickness, layer.gap)
+        things[:, _GAP] = np.where(overlapping, _OVERLAP_GAP - _THICK_GAP * thickness, layer.gap)
         things[:, _FLIP] = rng.random(n) < 0.5
         things[:, _ANGLE] = rng.random(n) * 2 * math.pi
         things[:, _GAIN] = 1.0 + 0.05 * np.clip(rng.standard_normal(n), -2, 2)
@@ -214,25 +235,38 @@ def _place(
     angles: np.ndarray,
     stretch: np.ndarray,
     others: np.ndarray,
+    relative: np.ndarray,
+    coins: np.ndarray,
+    clumps: np.ndarray,
 ) -> int:
     """Give the things from row ``end`` on a place each, in turn, drop those that find none, and return the new end.
 
     A dart flies anywhere in the square, or against one of the same layer. It must not come nearer to another thing
-    than the gaps of both allow; the first ``earlier`` rows are of earlier layers and are never overlapped.
+    than the gaps of both allow; the first ``earlier`` rows are of earlier layers and are never overlapped. A thing
+    whose coin is above the relative density where its first dart falls is dropped, so density follows the film from
+    place to place and not from square to square. Things of one clump after its first fly against members of it.
     """
     first = end
+    clump_begins = end
     for k in range(len(darts)):
+        if k == 0 or clumps[k] != clumps[k - 1]:
+            clump_begins = end
         radius, gap = taken[first + k, 2], taken[first + k, 3]
         for t in range(darts.shape[1]):
             x, y = x0 + darts[k, t, 0] * side, y0 + darts[k, t, 1] * side
-            same = end - earlier
-            if sticks[k, t] and same > 0:
-                other = earlier + min(int(others[k, t] * same), same - 1)
+            begin = earlier if clump_begins == end else clump_begins
+            same = end - begin
+            if (sticks[k, t] or clump_begins < end) and same > 0:
+                other = begin + min(int(others[k, t] * same), same - 1)
                 distance = (taken[other, 2] + radius) * stretch[k, t] * max(least_gap, gap)
                 x = taken[other, 0] + math.cos(angles[k, t]) * distance
                 y = taken[other, 1] + math.sin(angles[k, t]) * distance
                 if x < x0 or y < y0 or x >= x0 + side or y >= y0 + side:
                     continue
+            if _density_at(relative, (x - x0) / side, (y - y0) / side) <= coins[k]:
+                if t == 0:
+                    break
+                continue
             free = True
             for j in range(end):
                 share = max(1.0, taken[j, 3]) if j < earlier else min(taken[j, 3], gap)
@@ -246,6 +280,22 @@ def _place(
                 end += 1
                 break
     return end
+
+
+@numba.njit(cache=True, nogil=True)
+def _density_at(nodes: np.ndarray, x: float, y: float) -> float:
+    """Return the value of a grid of nodes at a place of the unit square, bilinearly."""
+    last = len(nodes) - 1
+    i, j = min(int(x * last), last - 1), min(int(y * last), last - 1)
+    u, v = x * last - i, y * last - j
+    above = nodes[j, i] * (1 - u) + nodes[j, i + 1] * u
+    below = nodes[j + 1, i] * (1 - u) + nodes[j + 1, i + 1] * u
+    return above * (1 - v) + below * v
+
+
+def _clumps(rng: np.random.Generator, wanted: int, size: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Return the number of the clump of each thing, ``wanted`` clumps of ``size[0]`` to ``size[1]`` things."""
+    return np.repeat(np.arange(wanted), rng.integers(size[0], size[1] + 1, wanted))
 
 
 def _size(sprite: Sprite) -> float:

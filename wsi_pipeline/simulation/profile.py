@@ -29,6 +29,7 @@ class LayerProfile(_Strict):
     overlapping: _Fraction = Field(0.0, description="Share that may lie partly over another.")
     gap: float = Field(1.0, ge=0.8, le=3, description="Least distance in units of the sum of the radii.")
     radius_um: tuple[float, float] | None = Field(None, description="Range of radii of drawn things (fat).")
+    clump: tuple[int, int] | None = Field(None, description="Each is a clump of that many, from least to most.")
     mix: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict, description="Class weights.")
 
     @model_validator(mode="after")
@@ -37,6 +38,8 @@ class LayerProfile(_Strict):
             raise ValueError("give either mix (cells) or radius_um (drawn things)")
         if self.mix and sum(self.mix.values()) <= 0:
             raise ValueError("the weights of mix sum to 0")
+        if self.clump is not None and not 1 <= self.clump[0] <= self.clump[1] <= 60:
+            raise ValueError("clump is two numbers, the lesser first, from 1 to 60")
         return self
 
 
@@ -47,7 +50,7 @@ class Profile(_Strict):
     description: str
     specimen: Specimen
     background: Literal["glass", "tissue"]
-    layers: dict[Literal["fat", "white", "megakaryocyte", "red", "nucleus", "platelet"], LayerProfile]
+    layers: dict[Literal["fat", "white", "megakaryocyte", "clump", "red", "nucleus", "platelet"], LayerProfile]
 
 
 def profile_names() -> tuple[str, ...]:

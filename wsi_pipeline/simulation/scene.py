@@ -154,4 +154,5 @@ def _truth_row(thing: Placed, sprite: Sprite, size: tuple[int, int], mpp: float)
     points = [f"{px:.2f} {py:.2f}" for px, py in [*ring, ring[0]]]
     wkt = f"POLYGON (({', '.join(points)}))"
     place = (f"{x:.2f}", f"{y:.2f}", str(truncated).lower())
-    return (sprite.class_name, sprite.kind, *place, wkt, sprite.source, sprite.variant)
+    variant = sprite.variant or ("clump" if thing.layer == "clump" else "")
+    return (sprite.class_name, sprite.kind, *place, wkt, sprite.source, variant)
