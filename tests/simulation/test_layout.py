@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation import load_profile, profile_names
 from wsi_pipeline.simulation.layout import SQUARE_UM, Layout, Placed
-from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise
+from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise, smooth_noise_at
 from wsi_pipeline.simulation.sprites import load_sprites
 
 
@@ -122,3 +122,8 @@ def test_noise_is_a_function_of_place_alone(seed: int, x0: int, y0: int, size: i
 def test_generators_of_neighbouring_places_differ() -> None:
     draws = {keyed_generator(5, 1, x, y).random() for x in range(-2, 3) for y in range(-2, 3)}
     assert len(draws) == 25
+
+
+@given(st.integers(0, 2**63), st.integers(0, 900), st.floats(-1e5, 1e6), st.floats(-1e5, 1e6), st.floats(1, 5000))
+def test_noise_at_one_place_is_that_of_the_grid(seed: int, purpose: int, x: float, y: float, wave: float) -> None:
+    assert smooth_noise_at(seed, purpose, x, y, wave) == smooth_noise(seed, purpose, x, y, wave)[0, 0]

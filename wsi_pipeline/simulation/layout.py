@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.film import Film
-from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise
+from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise_at
 from wsi_pipeline.simulation.profile import LayerProfile, Profile
 from wsi_pipeline.simulation.sprites import Sprite, placed_outline, snap
 
@@ -167,8 +167,10 @@ class Layout:
         if density == 0:
             return _NOTHING
         rng = keyed_generator(self._seed, _PURPOSE_PLACE + stream, column, row)
-        wave = smooth_noise(self._seed, _PURPOSE_DENSITY + stream, middle[0], middle[1], _DENSITY_WAVELENGTH_UM)
-        mean = density * layer.per_mm2 * (SQUARE_UM / 1000.0) ** 2 * (1.0 + layer.variation * float(wave[0, 0]))
+        wave = smooth_noise_at(
+            self._seed, _PURPOSE_DENSITY + stream, float(middle[0]), float(middle[1]), _DENSITY_WAVELENGTH_UM
+        )
+        mean = density * layer.per_mm2 * (SQUARE_UM / 1000.0) ** 2 * (1.0 + layer.variation * wave)
         wanted = int(rng.poisson(mean))
         clumps = np.arange(wanted) if layer.clump is None else _clumps(rng, wanted, layer.clump)
         wanted = len(clumps)
@@ -196,7 +198,8 @@ class Layout:
         zones = self._film.at(origin[0] + nodes, origin[1] + nodes)
         density = zones.white_density if layer == "white" else zones.density
         greatest = float(density.max())
-        return greatest, float(zones.thickness.mean()), density / (greatest or 1.0)
+        relative = np.asarray(density / (greatest or 1.0), dtype=np.float64)
+        return greatest, float(zones.thickness.mean()), relative
 
     def _draw(self, index: int, layer: LayerProfile, rng: np.random.Generator, n: int, thickness: float) -> _Things:
         """Return ``n`` things that have everything but a place."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 
 import cv2
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -26,7 +26,7 @@ _PURPOSE_FOCUS = 40
 _GRAIN_SIGMA = 1.3
 _PAD_PX = 12
 _BLURS_PX = (0.0, 0.6, 1.2, 2.4)
-_BLUR_TAPS = 2 * _PAD_PX - 3
+_BLUR_REACH = 4.0
 _PATCH_WAVELENGTH_UM = 1400.0
 # Extremes of the glass colours met on scanners: the cream of a CellaVision camera, a neutral white.
 _CREAM, _NEUTRAL = np.array([247.0, 232.0, 214.0]), np.array([240.0, 238.0, 236.0])
@@ -144,8 +144,7 @@ def render_things(
         grown = Box(x0=box.x0 - _PAD_PX, y0=box.y0 - _PAD_PX, x1=box.x1 + _PAD_PX, y1=box.y1 + _PAD_PX)
         canvas = _draw(things, grown, seed=seed, mpp=mpp, background=background, stain=stain)
         canvas = _defocus(canvas, blur)[_PAD_PX:-_PAD_PX, _PAD_PX:-_PAD_PX]
-    canvas = canvas + _grain(seed, box)
-    return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+    return np.asarray(_expose(canvas, _grain(seed, box)), dtype=np.uint8)
 
 
 def _draw(
@@ -193,16 +192,47 @@ def _blur_px(focus: Focus, box: Box, seed: int, mpp: float) -> npt.NDArray[np.fl
 
 def _defocus(canvas: npt.NDArray[np.float32], sigma: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Blur by a smooth map: between the two blurs of a ladder that enclose a pixel's, it is mixed linearly."""
-    out = np.zeros_like(canvas)
-    for below, above in pairwise(_BLURS_PX):
-        if sigma.max() < below or sigma.min() > above:
-            continue
-        for rung, share in ((below, (above - sigma) / (above - below)), (above, (sigma - below) / (above - below))):
-            inside = (sigma >= below) & (sigma < above) if above < _BLURS_PX[-1] else sigma >= below
-            weight = np.where(inside, share, 0).astype(np.float32)[..., None]
-            soft = canvas if rung == 0 else cv2.GaussianBlur(canvas, (_BLUR_TAPS, _BLUR_TAPS), rung)
-            out += weight * soft
+    rungs = np.array(_BLURS_PX, dtype=np.float32)
+    first = int(np.searchsorted(rungs, sigma.min(), side="right")) - 1
+    last = min(int(np.searchsorted(rungs, sigma.max(), side="right")), len(rungs) - 1)
+    first = min(first, last - 1)
+    soft = [canvas if rung == 0 else _gauss(canvas, rung) for rung in _BLURS_PX[first : last + 1]]
+    out = np.empty_like(canvas)
+    for i in range(len(soft) - 1):
+        _mix(out, soft[i], soft[i + 1], sigma, rungs[first + i], rungs[first + i + 1], first + i + 2 == len(rungs))
     return out
+
+
+def _gauss(canvas: npt.NDArray[np.float32], sigma: float) -> npt.NDArray[np.float32]:
+    taps = 2 * min(math.ceil(_BLUR_REACH * sigma), _PAD_PX - 2) + 1
+    return np.asarray(cv2.GaussianBlur(canvas, (taps, taps), sigma), dtype=np.float32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _mix(
+    out: np.ndarray, soft: np.ndarray, softer: np.ndarray, sigma: np.ndarray, below: float, above: float, is_last: bool
+) -> None:
+    """Write the mixture of two blurs where the blur wanted lies between theirs."""
+    span = above - below
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            wanted = sigma[y, x]
+            if wanted < below or (wanted >= above and not is_last):
+                continue
+            share = min((wanted - below) / span, np.float32(1.0))
+            for c in range(3):
+                out[y, x, c] = soft[y, x, c] + (softer[y, x, c] - soft[y, x, c]) * share
+
+
+@numba.njit(cache=True, nogil=True)
+def _expose(canvas: np.ndarray, grain: np.ndarray) -> np.ndarray:
+    """Return canvas and grain together as the camera stores them, uint8."""
+    pixels = np.empty(canvas.shape, dtype=np.uint8)
+    for y in range(canvas.shape[0]):
+        for x in range(canvas.shape[1]):
+            for c in range(3):
+                pixels[y, x, c] = np.uint8(min(max(np.rint(canvas[y, x, c] + grain[y, x, c]), 0.0), 255.0))
+    return pixels
 
 
 def _stroma(seed: int, x_um: FloatArray, y_um: FloatArray) -> npt.NDArray[np.float32]:

@@ -23,6 +23,7 @@ from wsi_pipeline.simulation.sprites import Sprite, load_sprites
 from wsi_pipeline.units import Box
 
 _KEPT_ROWS = 5
+_POINT = "%.2f %.2f, "
 _ROWS_AHEAD = 2
 
 
@@ -150,9 +151,12 @@ def _draw_row(row: int) -> list[Tile]:
 def _truth_row(thing: Placed, sprite: Sprite, size: tuple[int, int], mpp: float) -> tuple[str, ...]:
     x, y = thing.position_px(mpp)
     ring = thing.outline_px(mpp)
-    truncated = bool((ring < 0).any() or (ring > size).any())
-    points = [f"{px:.2f} {py:.2f}" for px, py in [*ring, ring[0]]]
-    wkt = f"POLYGON (({', '.join(points)}))"
+    left, top = ring.min(axis=0)
+    right, bottom = ring.max(axis=0)
+    truncated = bool(left < 0 or top < 0 or right > size[0] or bottom > size[1])
+    # One formatting for the whole outline: a slide has millions of points.
+    points = (_POINT * (len(ring) + 1))[: -len(", ")] % (*ring.ravel().tolist(), *ring[0].tolist())
+    wkt = f"POLYGON (({points}))"
     place = (f"{x:.2f}", f"{y:.2f}", str(truncated).lower())
     variant = sprite.variant or ("clump" if thing.layer == "clump" else "")
     return (sprite.class_name, sprite.kind, *place, wkt, sprite.source, variant)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, TextIO
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -232,8 +233,8 @@ def _reduced(
     for number, pixels in enumerate(tiles):
         if below is not None:
             row, column = divmod(number, across)
-            blocks = pixels.reshape(small, _DOWNSAMPLE, small, _DOWNSAMPLE, 3).astype(np.float32)
-            strip[:, column * small : (column + 1) * small] = np.rint(blocks.mean(axis=(1, 3)))
+            part = cv2.resize(pixels, (small, small), interpolation=cv2.INTER_AREA)
+            strip[:, column * small : (column + 1) * small] = part
             if column == across - 1:
                 rows = min(small, -(-(height - row * tile) // _DOWNSAMPLE))
                 below.write(np.ascontiguousarray(strip[:rows, :small_width]).data)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import cv2
+import numba
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -22,6 +23,9 @@ ASSET_MPP = 0.25
 
 TRANSMITTANCE_ONE = 240
 """Grey level in an atlas that stands for empty glass; a little above it is kept."""
+
+_ABSORBED_RANGE = (-0.06, 0.985)
+"""Light a cell may take away: a little may be added, by refraction, and never all is taken."""
 
 ASSETS_FOLDER = Path(__file__).resolve().parent / "assets"
 
@@ -224,10 +228,56 @@ def multiply_into(
     # Pixel i covers [i, i + 1); OpenCV counts from pixel centres, hence the halves.
     target = np.array([x_px - base_x + half - 0.5, y_px - base_y + half - 0.5])
     matrix[:, 2] = target - matrix[:, :2] @ (np.array(sprite.centre_px) - 0.5)
-    how = cv2.INTER_AREA if scale < 0.7 else cv2.INTER_LINEAR if sprite.kind == "red" else cv2.INTER_CUBIC
     size = (2 * half + 1, 2 * half + 1)
+    # Whole pixels of quarter turns are copied, red cells are mixed of four pixels: no need of a wider kernel.
+    if sprite.kind == "red" or (sprite.kind == "white" and scale == 1.0 and angle % (math.pi / 2) == 0.0):
+        back = matrix[:, :2].T / scale**2  # a turn, perhaps mirrored: its inverse is its transpose
+        _absorb(canvas, sprite.absorbed, x0, y0, size[0], back, back @ -matrix[:, 2], np.float32(gain))
+        return
+    how = cv2.INTER_AREA if scale < 0.7 else cv2.INTER_CUBIC
     absorbed = cv2.warpAffine(sprite.absorbed, matrix, size, flags=how, borderMode=cv2.BORDER_CONSTANT)
     cx0, cy0 = max(0, x0), max(0, y0)
     cx1, cy1 = min(width, x0 + size[0]), min(height, y0 + size[1])
     absorbed = absorbed[cy0 - y0 : cy1 - y0, cx0 - x0 : cx1 - x0]
-    canvas[cy0:cy1, cx0:cx1] *= 1.0 - np.clip(absorbed * np.float32(gain), -0.06, 0.985)
+    canvas[cy0:cy1, cx0:cx1] *= 1.0 - np.clip(absorbed * np.float32(gain), *_ABSORBED_RANGE)
+
+
+@numba.njit(cache=True, nogil=True)
+def _absorb(
+    canvas: np.ndarray,
+    absorbed: np.ndarray,
+    x0: int,
+    y0: int,
+    side: int,
+    back: np.ndarray,
+    offset: np.ndarray,
+    gain: float,
+) -> None:
+    """Multiply a square of the canvas from ``x0, y0`` on by what a sprite lets through, bilinearly.
+
+    Pixel ``(i, j)`` of the square shows the sprite at ``back @ (i, j) + offset``. What is reckoned for a pixel depends
+    on its place in the square alone, so it is the same on every canvas.
+    """
+    height, width = absorbed.shape[0], absorbed.shape[1]
+    low, high = np.float32(_ABSORBED_RANGE[0]), np.float32(_ABSORBED_RANGE[1])
+    for j in range(max(0, -y0), min(side, canvas.shape[0] - y0)):
+        for i in range(max(0, -x0), min(side, canvas.shape[1] - x0)):
+            x = back[0, 0] * i + back[0, 1] * j + offset[0]
+            y = back[1, 0] * i + back[1, 1] * j + offset[1]
+            if x <= -1.0 or y <= -1.0 or x >= width or y >= height:
+                continue
+            sx, sy = math.floor(x), math.floor(y)
+            u, v = np.float32(x - sx), np.float32(y - sy)
+            for c in range(3):
+                value = np.float32(0.0)
+                if sy >= 0:
+                    if sx >= 0:
+                        value += absorbed[sy, sx, c] * (1 - u) * (1 - v)
+                    if sx + 1 < width:
+                        value += absorbed[sy, sx + 1, c] * u * (1 - v)
+                if sy + 1 < height:
+                    if sx >= 0:
+                        value += absorbed[sy + 1, sx, c] * (1 - u) * v
+                    if sx + 1 < width:
+                        value += absorbed[sy + 1, sx + 1, c] * u * v
+                canvas[y0 + j, x0 + i, c] *= np.float32(1.0) - min(max(value * gain, low), high)
