@@ -33,6 +33,7 @@ from wsi_pipeline.simulation.cutouts import (
     optical_density,
     surest_central_cell,
 )
+from wsi_pipeline.simulation.separate import free_from_red_cells, of_marrow
 from wsi_pipeline.simulation.split import is_reserved
 from wsi_pipeline.simulation.sprites import ASSET_MPP, TRANSMITTANCE_ONE
 
@@ -98,6 +99,7 @@ _MEGAKARYOCYTE_UM = 14.0
 _LEAST_SOLIDITY = 0.93
 _GIANT_PLATELET_UM = 4.6
 _ATLAS_WIDTH = 1200
+_MARROW_DENSITIES = (0.16, 0.20, 0.25)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,26 +176,29 @@ def _open(data_root: Path, image: str) -> npt.NDArray[np.uint8]:
 
 
 def _whites(data_root: Path, part: str, class_name: str, excluded: frozenset[str]) -> list[_Named]:
-    """Return the middle cells of a folder's images that can be cut out, at most ``_N_WHITE``."""
+    """Return the middle cells of a folder's images that can be cut out, at most ``_N_WHITE``, those alone first."""
     mpp = SOURCES[part.split("/", maxsplit=1)[0]]["mpp"]
     cells: list[_Named] = []
+    touching: list[_Named] = []
     for image in _reserved(data_root, f"{part}/*", excluded):
         rgb = _open(data_root, image)
         mask = _middle_cell(rgb, image, mpp)
-        if mask is None or not _is_round(mask):
-            continue
-        piece = cut(rgb, mask, kind="white", mpp=mpp, target_mpp=ASSET_MPP)
-        cells.append(_Named(cutout=piece, class_name=class_name, source=image))
-        if len(cells) == _N_WHITE:
-            break
-    return cells
+        found = cells
+        if mask is None and image.startswith("pbc/"):
+            mask, found = free_from_red_cells(rgb, mpp), touching
+        if mask is not None and _is_round(mask):
+            piece = cut(rgb, mask, kind="white", mpp=mpp, target_mpp=ASSET_MPP)
+            found.append(_Named(cutout=piece, class_name=class_name, source=image))
+    return (cells + touching)[:_N_WHITE]
 
 
 def _middle_cell(rgb: npt.NDArray[np.uint8], image: str, mpp: float) -> npt.NDArray[np.bool_] | None:
+    """Return the mask of the cell in the middle if it lies alone, or is told from its neighbours in a marrow."""
     if image.startswith("marrow-cells/"):
-        return surest_central_cell(rgb, mpp)
+        granular = of_marrow(rgb, mpp) if image.startswith("marrow-cells/PMO/") else None
+        return surest_central_cell(rgb, mpp, _MARROW_DENSITIES) if granular is None else granular
     found = (mask for kind, mask in find_cells(rgb, mpp) if kind == "white" and _is_in_middle(mask))
-    return next(found, None)
+    return next((mask for mask in found if _is_round(mask)), None)
 
 
 def _is_round(mask: npt.NDArray[np.bool_]) -> bool:
