@@ -19,8 +19,8 @@ from wsi_pipeline.training.segmentation_data import Sample, fold_of, split_of
 from wsi_pipeline.training.segmentation_figures import Scores, figures, measure, measure_outside
 from wsi_pipeline.training.shipped_fields import load_samples
 
-FOLD_SHARE = 0.4
-"""Networks of a cross-validation are trained this share of the recipe's steps: there are several of them."""
+FOLD_SHARES = {"compact-smear": 0.4, "compact-section": 1.0}
+"""Share of the recipe's steps that the networks of a cross-validation are trained for: there are several of them."""
 
 _SOURCES = {
     "bccd": (
@@ -129,7 +129,7 @@ def train_shipped(
     found: list[Figure] = []
     if scored:
         pooled = Scores.pooled(json.loads(path.read_text(encoding="utf-8")) for path in scored)
-        how = f"{folds}-fold cross-validation by image, networks of {_fold_recipe(recipe).steps} steps"
+        how = f"{folds}-fold cross-validation by image, networks of {_fold_recipe(name, recipe).steps} steps"
         found += figures(pooled, how)
     found += figures(
         measure(root, name, weights, device, lambda image: split_of(image) == "test"),
@@ -140,8 +140,8 @@ def train_shipped(
     return weights
 
 
-def _fold_recipe(recipe: Recipe) -> Recipe:
-    return replace(recipe, steps=max(1, round(FOLD_SHARE * recipe.steps)))
+def _fold_recipe(name: str, recipe: Recipe) -> Recipe:
+    return replace(recipe, steps=max(1, round(FOLD_SHARES[name] * recipe.steps)))
 
 
 def _fold(
@@ -158,7 +158,7 @@ def _fold(
     number, folds = fold
     folder = out / f"fold-{number}-of-{folds}"
     scores = folder / "scores.json"
-    recipe = _fold_recipe(recipe)
+    recipe = _fold_recipe(name, recipe)
     about = plain_recipe(recipe)
     if scores.is_file():
         if json.loads(scores.read_text(encoding="utf-8"))["recipe"] != about:
