@@ -331,6 +331,7 @@ def merge(job: SlideJob, key: str, blocks: tuple[Block, ...]) -> MergedTable:
         ledger.part("merged", "table"),
         ledger.part("merged", "targets"),
         chunk_cells=job.config.cells.chunk_cells,
+        background=_plan(job, key).background,
     )
     ledger.write("merged", "record", vars(merged))
     return merged

@@ -38,6 +38,7 @@ def make_cells(seed: int, n: int, side: int = SIDE) -> pa.Table:
         "kind": kind,
         "class_name": [KIND_CLASS[k] for k in kind],
         "class_probability": rng.random(n),
+        **{f"mean_{name}": rng.uniform(40, 220, n) for name in ("red", "green", "blue")},
         "cell_probability": rng.random(n),
         "flow_error": rng.random(n),
         "nucleus": [shapely.to_wkb(shapely.box(0, 0, 1, 1)) if w else None for w in white],
@@ -70,7 +71,9 @@ def cut(cells: pa.Table, core_px: int, folder: Path, side: int = SIDE) -> list[t
 
 
 def merge(parts: list[tuple[Block, Path]], folder: Path, chunk_cells: int = 100) -> MergedTable:
-    return merge_blocks(parts, folder / "table.parquet", folder / "targets.parquet", chunk_cells=chunk_cells)
+    glass = np.array([235, 236, 234], np.uint8)
+    files = folder / "table.parquet", folder / "targets.parquet"
+    return merge_blocks(parts, *files, chunk_cells=chunk_cells, background=glass)
 
 
 def expected_order(cells: pa.Table) -> list[str]:
@@ -132,6 +135,40 @@ def test_targets_are_the_white_cells_in_table_order_in_fixed_chunks(tmp_path: Pa
     np.testing.assert_array_equal(found[:, 0], white.column("x_px0").to_numpy())
     np.testing.assert_array_equal(found[:, 1], white.column("y_px0").to_numpy())
     assert merged.n_targets == len(found)
+
+
+def test_doubtful_white_cells_of_the_red_cells_dye_become_red_whatever_the_blocks(tmp_path: Path) -> None:
+    cells = make_cells(3, 900)
+    kind = np.array(cells.column("kind").to_pylist(), object)
+    # Grey-blue red cells; among the white cells every other one has their colour, three times as dense.
+    colours = np.array([150.0, 160.0, 190.0]) + np.random.default_rng(0).normal(0, 3, (900, 3))
+    glass = np.array([235.0, 236.0, 234.0])
+    alike = (kind == "white") & (np.arange(900) % 2 == 0)
+    colours[alike] = glass * (colours[alike] / glass) ** 3
+    colours[(kind == "white") & ~alike] = (90, 60, 150)
+    support = np.where(np.arange(900) % 5 == 0, 0.95, 0.7)
+    columns = {name: cells.column(name) for name in MEASURED.names}
+    columns |= {f"mean_{name}": colours[:, i] for i, name in enumerate(("red", "green", "blue"))}
+    cells = pa.table({**columns, "class_probability": support}, schema=MEASURED)
+    files = []
+    for core_px in (500, 1700):
+        folder = tmp_path / str(core_px)
+        folder.mkdir()
+        merged = merge(cut(cells, core_px, folder / "blocks"), folder)
+        rows = pq.read_table(folder / "table.parquet").drop_columns(["block"])
+        files.append((rows, (folder / "targets.parquet").read_bytes()))
+    assert files[0] == files[1]
+    ids = np.array(cells.column("cell_id").to_pylist())
+    turned = set(ids[alike & (support < 0.9)])
+    found = {row["cell_id"]: row for row in files[0][0].to_pylist()}
+    assert merged.n_targets == (kind == "white").sum() - len(turned) > 0
+    assert len(turned) > 50
+    for name, before in zip(ids, kind, strict=True):
+        row = found[name]
+        assert row["kind"] == ("red" if name in turned else before)
+        if name in turned:
+            assert (row["class_name"], row["nucleus"], row["nc_ratio"]) == ("red_cell", None, None)
+            assert row["class_probability"] == pytest.approx(0.3)
 
 
 def test_no_blocks_and_no_cells(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import atomic_path
-from wsi_pipeline.cells.schema import MEASURED, table_schema
+from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, table_schema
+from wsi_pipeline.segmentation.dye import NO_RED_CELLS, RedDye, red_dye, white_in_name_only
 from wsi_pipeline.tiling import ORDER_CELL_PX, Block
 
 ROW_GROUP = 16384
@@ -44,7 +45,7 @@ class MergedTable:
     n_chunks: int
 
 
-def _bands(parts: Sequence[tuple[Block, Path]]) -> Iterator[pa.Table]:
+def _bands(parts: Sequence[tuple[Block, Path]], columns: Sequence[str] = MEASURED.names) -> Iterator[pa.Table]:
     """Yield the rows of each lattice row, ordered; parts come in raster order of their blocks."""
     waiting = list(parts)
     held: list[tuple[Block, pa.Table]] = []
@@ -55,7 +56,7 @@ def _bands(parts: Sequence[tuple[Block, Path]]) -> Iterator[pa.Table]:
         low, high = band * ORDER_CELL_PX, (band + 1) * ORDER_CELL_PX
         while waiting and waiting[0][0].core.y0 < high:
             block, path = waiting.pop(0)
-            held.append((block, pq.read_table(path, schema=MEASURED)))
+            held.append((block, pq.read_table(path, columns=list(columns))))
         rows = []
         for _, table in held:
             y = table.column("seed_y").to_numpy()
@@ -70,8 +71,53 @@ def _bands(parts: Sequence[tuple[Block, Path]]) -> Iterator[pa.Table]:
         band += 1
 
 
-def merge_blocks(parts: Sequence[tuple[Block, Path]], table: Path, targets: Path, *, chunk_cells: int) -> MergedTable:
+_DYE = ("kind", "class_probability", "mean_red", "mean_green", "mean_blue", "area_um2", "seed_y", "seed_x")
+
+
+def _dye_of(parts: Sequence[tuple[Block, Path]], background: npt.NDArray[np.uint8]) -> RedDye:
+    """Return the dye of the slide's red cells; sums run in the order of the table, so no cut can change them."""
+    dye = NO_RED_CELLS
+    for band in _bands(parts, _DYE):
+        dye = dye + red_dye(*_votes(band), band.column("area_um2").to_numpy(), background)
+    return dye
+
+
+def _votes(band: pa.Table) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return kind, support and mean colour of the cells of a band."""
+    colour = np.stack([band.column(f"mean_{name}").to_numpy() for name in ("red", "green", "blue")], axis=1)
+    kind = np.asarray(band.column("kind").to_pylist(), object)
+    return kind, band.column("class_probability").to_numpy(), colour
+
+
+def _settled(band: pa.Table, background: npt.NDArray[np.uint8], dye: RedDye) -> pa.Table:
+    """Return a band whose white cells that are red cells by their dye are called so."""
+    kind, support, colour = _votes(band)
+    red = white_in_name_only(kind, support, colour, background, dye)
+    if not red.any():
+        return band
+    columns = {name: band.column(name) for name in band.column_names}
+    names = np.asarray(columns["class_name"].to_pylist(), object)
+    columns["kind"] = pa.array(np.where(red, "red", kind), pa.string())
+    columns["class_name"] = pa.array(np.where(red, KIND_CLASS["red"], names), pa.string())
+    # What the votes left for anything but a white cell.
+    columns["class_probability"] = pa.array(np.where(red, 1 - support, support), pa.float32())
+    for name in ("nucleus_area_um2", "nc_ratio", "nucleus"):
+        columns[name] = pa.compute.if_else(pa.array(red), pa.scalar(None, MEASURED.field(name).type), columns[name])
+    return pa.table(columns, schema=MEASURED)
+
+
+def merge_blocks(
+    parts: Sequence[tuple[Block, Path]],
+    table: Path,
+    targets: Path,
+    *,
+    chunk_cells: int,
+    background: npt.NDArray[np.uint8],
+) -> MergedTable:
     """Merge the parts of all blocks into one ordered table and list the white cells to classify.
+
+    What only the whole slide can tell is settled here: white cells that carry the dye of its red cells alone become
+    red (:mod:`wsi_pipeline.segmentation.dye`).
 
     Parameters
     ----------
@@ -81,7 +127,10 @@ def merge_blocks(parts: Sequence[tuple[Block, Path]], table: Path, targets: Path
         Files to write.
     chunk_cells
         Cells in a chunk of ``targets``.
+    background
+        ``(3,)`` colour of empty glass on the slide.
     """
+    dye = _dye_of(parts, background)
     n_cells = n_targets = n_chunks = 0
     pending = np.empty((0, 2))
     with (
@@ -95,7 +144,8 @@ def merge_blocks(parts: Sequence[tuple[Block, Path]], table: Path, targets: Path
             columns = [pa.array(centres[:, 0]), pa.array(centres[:, 1])]
             targets_out.write_table(pa.Table.from_arrays(columns, schema=TARGETS))
 
-        for band in _bands(parts):
+        for measured in _bands(parts):
+            band = _settled(measured, background, dye)
             rows_out.write_table(band, row_group_size=ROW_GROUP)
             n_cells += len(band)
             white = band.filter(pa.compute.equal(band.column("kind"), "white"))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from wsi_pipeline.cells.windows import estimate_background
 from wsi_pipeline.config import PipelineConfig, Specimen, load_config
 from wsi_pipeline.errors import DataError, ModelError
 from wsi_pipeline.evaluation.baselines import otsu_baseline
@@ -19,6 +20,7 @@ from wsi_pipeline.evaluation.datasets import ImagePair, pair_folders, read_point
 from wsi_pipeline.evaluation.images import read_image, read_mask
 from wsi_pipeline.evaluation.points import PointsMetrics, evaluate_points, match_points
 from wsi_pipeline.evaluation.segmentation import SegmentationMetrics, evaluate_segmentation, score_image
+from wsi_pipeline.segmentation.dye import red_dye, white_in_name_only
 from wsi_pipeline.segmentation.kinds import CELL_KINDS
 from wsi_pipeline.segmentation.models import FlowModel, load_model
 from wsi_pipeline.segmentation.normalise import colour_histogram, normalisation_from_histogram
@@ -99,7 +101,11 @@ class Segmenter:
             config=self.config.segmentation,
             specimen=self.config.specimen,
         )
-        return _at_level0(found.instances.labels, slide, mpp), found.kind
+        background = estimate_background(pixels)
+        votes = (found.kind, found.kind_support, found.mean_rgb)
+        dye = red_dye(*votes, found.instances.area_px * mpp**2, background)
+        kind = np.where(white_in_name_only(*votes, background, dye), "red", found.kind).astype(object)
+        return _at_level0(found.instances.labels, slide, mpp), kind
 
 
 def keep_kinds(labels: Labels, kinds: npt.NDArray[np.object_], *wanted: str) -> Labels:

@@ -8,6 +8,7 @@ what lies below, as an absorbing cell does, which leaves neither squares nor hal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,9 +200,11 @@ def outline(alpha: FloatImage) -> FloatImage:
     return np.asarray(cv2.approxPolyDP(ring[:, None], 0.25, True)[:, 0], dtype=np.float32)
 
 
-def surest_central_cell(rgb: UInt8Image, mpp: float) -> BoolImage | None:
-    """Return :func:`central_cell` at the first of the densities that marrow images are cut at, or None."""
-    masks = (central_cell(rgb, mpp, red_density=density) for density in _CENTRAL_DENSITIES)
+def surest_central_cell(
+    rgb: UInt8Image, mpp: float, red_densities: Sequence[float] = _CENTRAL_DENSITIES
+) -> BoolImage | None:
+    """Return :func:`central_cell` at the first of the densities at which a marrow image can be cut, or None."""
+    masks = (central_cell(rgb, mpp, red_density=density) for density in red_densities)
     return next((mask for mask in masks if mask is not None), None)
 
 

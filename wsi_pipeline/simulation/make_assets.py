@@ -197,8 +197,9 @@ def _middle_cell(rgb: npt.NDArray[np.uint8], image: str, mpp: float) -> npt.NDAr
     if image.startswith("marrow-cells/"):
         granular = of_marrow(rgb, mpp) if image.startswith("marrow-cells/PMO/") else None
         return surest_central_cell(rgb, mpp, _MARROW_DENSITIES) if granular is None else granular
-    found = (mask for kind, mask in find_cells(rgb, mpp) if kind == "white" and _is_in_middle(mask))
-    return next((mask for mask in found if _is_round(mask)), None)
+    found = [mask for kind, mask in find_cells(rgb, mpp) if kind == "white" and _is_in_middle(mask)]
+    # With two, nothing says which of them the image's class is about.
+    return found[0] if len(found) == 1 and _is_round(found[0]) else None
 
 
 def _is_round(mask: npt.NDArray[np.bool_]) -> bool:
@@ -299,8 +300,7 @@ def _smudge(white: _Named) -> _Named:
     rng = np.random.default_rng(int(_digest(white.source)[:12], 16))
     od = -np.log10(np.maximum(white.cutout.transmittance, 0.01))
     body = ndimage.binary_opening(nuclear(od) & (white.cutout.alpha > 0.5), iterations=1)
-    labels = measure.label(body)
-    nucleus = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    nucleus = _largest(body)
     pad = nucleus.shape[0] // 2 + 16
     # Beyond the nucleus its own stain goes on, so that nothing of the cytoplasm is smeared in.
     nearest = ndimage.distance_transform_edt(~nucleus, return_distances=False, return_indices=True)
@@ -329,13 +329,14 @@ def _smudge(white: _Named) -> _Named:
     # Strands: fine noise moves the edge in and out.
     height = distance * ASSET_MPP + 0.45 * noise(0.8) + 0.25 * noise(0.35)
     level = float(np.partition(height.ravel(), -round(ratio * nucleus.sum()))[-round(ratio * nucleus.sum())])
-    labels = measure.label(ndimage.binary_fill_holes(height > level))
-    main = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
+    burst = _largest(ndimage.binary_fill_holes(height > level))
+    # What hangs on a strand thinner than the feather would lie outside the outline.
+    main = _largest(ndimage.gaussian_filter(burst.astype(np.float32), 0.28 / ASSET_MPP) > 0.5)
     alpha = np.clip(ndimage.gaussian_filter(main.astype(np.float32), 0.28 / ASSET_MPP), 0, 1)
     depth = np.clip(ndimage.distance_transform_edt(main) * ASSET_MPP / 1.8, 0, 1)
     stain = ndimage.gaussian_filter(stain, (0.45 / ASSET_MPP, 0.45 / ASSET_MPP, 0))
-    texture = np.clip(1 + 0.16 * noise(0.7) + 0.10 * noise(0.3), 0.4, 1.6)
-    pale = (1.25 / ratio) ** 0.6 * (0.45 + 0.55 * depth) * texture
+    texture = np.clip(1 + 0.14 * noise(0.9) + 0.04 * noise(0.4), 0.5, 1.5)
+    pale = (1 / ratio) ** 0.7 * (0.45 + 0.55 * depth) * texture
     light = 10.0 ** -(stain * pale[..., None])
     alpha[alpha < 0.02] = 0.0
     light[alpha == 0] = 1.0
@@ -343,6 +344,12 @@ def _smudge(white: _Named) -> _Named:
     box = (slice(ys.min() - 2, ys.max() + 3), slice(xs.min() - 2, xs.max() + 3))
     piece = replace(white.cutout, transmittance=light[box].astype(np.float32), alpha=alpha[box].astype(np.float32))
     return _Named(cutout=piece, class_name="artefact", source=white.source, variant="smudge")
+
+
+def _largest(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return the largest connected part of a mask."""
+    labels = measure.label(mask)
+    return np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])), dtype=bool)
 
 
 def _is_typical(kind: str, mask: npt.NDArray[np.bool_], od: npt.NDArray[np.float32], mpp: float) -> bool:
@@ -392,7 +399,7 @@ def _nuclei(data_root: Path, image: str) -> Iterator[_Named]:
 
 
 def _write_atlas(cells: list[_Named], path: Path) -> list[dict[str, Any]]:
-    """Write the cutouts in rows as RGBA: transmittance x 240 and the mask; the mask is kept without loss."""
+    """Write the cutouts in rows as RGBA: transmittance x 240 and the mask, without loss."""
     places = list(_in_rows([cell.cutout.alpha.shape for cell in cells]))
     bottom = max(y + cell.cutout.alpha.shape[0] for (_, y), cell in zip(places, cells, strict=True))
     sheet = np.zeros((bottom, _ATLAS_WIDTH, 4), dtype=np.uint8)
@@ -412,9 +419,8 @@ def _write_atlas(cells: list[_Named], path: Path) -> list[dict[str, Any]]:
         }
         entries.append({**entry, "variant": cell.variant} if cell.variant else entry)
     with atomic_path(path) as temporary:
-        Image.fromarray(sheet).save(
-            temporary, format="WEBP", quality=92, method=6, alpha_quality=100, exact=True, use_sharp_yuv=True
-        )
+        # Lossy WebP loses up to 6 grey levels of colour in a cell, most of it blue, which classifiers see.
+        Image.fromarray(sheet).save(temporary, format="WEBP", lossless=True, quality=80, method=4, exact=True)
     return entries
 
 
