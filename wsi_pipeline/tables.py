@@ -48,7 +48,8 @@ def write_tables(out: Path, jobs: Sequence[SlideJob], summaries: Sequence[dict[s
         # Two decimals: the interval is made by drawing, and further ones may differ between machine types.
         for row in summary.get("differential_corrected", {}).get("rows", []):
             rounded = {k: round(row[k], 2) for k in ("percent", "lower", "upper")}
-            corrected_rows.append({"slide_id": summary["slide_id"], **row, **rounded})
+            known = {"level": row["level"], "class": row["class"]}
+            corrected_rows.append({"slide_id": summary["slide_id"], **known, **rounded})
     prediction_rows += _patient_rows(jobs, summaries)
     _write_csv(out / "slides.csv", SLIDE_COLUMNS, slide_rows)
     _write_csv(out / "predictions.csv", PREDICTION_COLUMNS, prediction_rows)

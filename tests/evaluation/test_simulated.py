@@ -132,10 +132,15 @@ FOUND: list[Cell] = [
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     corrected = [
-        {"level": "class", "class": "lymphocyte", "percent": 60.0, "lower": 50.0, "upper": 70.0},
-        {"level": "class", "class": "monocyte", "percent": 40.0, "lower": 35.0, "upper": 45.0},
-        {"level": "group", "class": "neutrophils", "percent": 0.0, "lower": 0.0, "upper": 3.0},
-    ]
+        {"level": "class", "class": "lymphocyte", "members": ["lymphocyte"], "percent": 60.0, "lower": 50.0,
+         "upper": 70.0},
+        {"level": "class", "class": "monocyte", "members": ["monocyte"], "percent": 40.0, "lower": 35.0,
+         "upper": 45.0},
+        {"level": "merged", "class": "neutrophils", "members": ["band_neutrophil", "segmented_neutrophil"],
+         "percent": 0.0, "lower": 0.0, "upper": 3.0},
+        {"level": "group", "class": "eosinophils and basophils", "members": ["eosinophil", "basophil"],
+         "percent": 0.0, "lower": 0.0, "upper": 2.0},
+    ]  # fmt: skip
     write_run(tmp_path / "run", {"a": FOUND}, corrected=corrected)
     write_truth(tmp_path / "truth" / "a.truth.csv", TRUTH)
     return tmp_path / "run"
@@ -168,7 +173,7 @@ def test_white_cells_by_class_and_the_differential(run: Path, tmp_path: Path) ->
     assert (lymphocyte.true, lymphocyte.raw, lymphocyte.corrected) == pytest.approx((200 / 3, 100 / 3, 60))
     assert (lymphocyte.covered, monocyte.covered) == (True, False)
     assert ("class", "erythroblast") not in rows  # on blood outside the denominator
-    assert rows["group", "neutrophils"].true == 0
+    assert rows["merged", "neutrophils"].true == 0
     assert slide.largest_error("raw") == pytest.approx(100 / 3)
     assert slide.largest_error("corrected") == pytest.approx(20 / 3)
     metrics = json.loads(json.dumps(simulated_metrics(result), allow_nan=False))
@@ -181,7 +186,7 @@ def test_white_cells_by_class_and_the_differential(run: Path, tmp_path: Path) ->
         "White cells that were found",
         "Differential of a, 4 white cells",
         "NO",
-        "[neutrophils]",
+        "[eosinophils and basophils]",
     ):
         assert words in text
 

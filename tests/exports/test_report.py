@@ -149,7 +149,14 @@ def test_corrected_percentages_stand_beside_the_counted_ones(
         "calibration": {"images": "test images", "n": 1234, "per_class": {}},
         "rows": [
             {"level": "class", "class": "blast", "percent": 17.04, "lower": 12.3, "upper": 22.96},
-            {"level": "group", "class": "neutrophils", "percent": 61.23, "lower": 57.0, "upper": 65.5},
+            {
+                "level": "merged",
+                "class": "neutrophils",
+                "members": ["band_neutrophil", "segmented_neutrophil"],
+                "percent": 61.23,
+                "lower": 57.0,
+                "upper": 65.5,
+            },
         ],
     }
     write_summary(tmp_path, summary(COUNTS, differential_corrected=section))
@@ -157,7 +164,8 @@ def test_corrected_percentages_stand_beside_the_counted_ones(
     for words in (
         "Corrected %", "corrected for classification error; interval: sampling + classification",
         "presumes that the classifier errs on this slide as it did on its test images", "17.0", "12.3 – 23.0",
-        "Neutrophils, band and segmented", "61.2", "1\u202f234 images: test images",
+        "Neutrophils, band and segmented", "61.2",
+        "Band neutrophil and Segmented neutrophil are given together", "1\u202f234 images: test images",
     ):  # fmt: skip
         assert re.sub(r"\s+", " ", words) in page.text, words
     why = {"reason": "no-confusion-in-card", "wording": "The card of old does not say.", "rows": []}

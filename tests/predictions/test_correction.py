@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from wsi_pipeline.config import PredictionsConfig
 from wsi_pipeline.errors import ConfigError, DataError, ModelError
 from wsi_pipeline.predictions import CORRECTED_COLUMNS, corrected_differential, criteria_predictions, differential
+from wsi_pipeline.predictions.corrected import not_told_apart
 from wsi_pipeline.predictions.correction import ConfusionTable, correct_proportions, maximum_likelihood
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.weights import find_weights
@@ -249,15 +250,18 @@ def corrected(answered: dict[str, int], **changes: object):  # type: ignore[no-u
 
 def test_percentages_are_of_the_denominator() -> None:
     result = corrected(ANSWERED)
-    classes = {row.name: row for row in result.rows if row.level == "class"}
+    classes = {row.name: row for row in result.rows if row.level != "group"}
     groups = {row.name: row for row in result.rows if row.level == "group"}
-    assert list(classes) == [
-        c for c in TAXONOMY.classifier_classes if c not in ("erythroblast", "platelet", "artefact")
-    ]
+    outside = ("erythroblast", "platelet", "artefact", "band_neutrophil", "segmented_neutrophil")
+    assert list(classes) == ["neutrophils", *(c for c in TAXONOMY.classifier_classes if c not in outside)]
     assert sum(row.percent for row in classes.values()) == pytest.approx(100)
-    assert set(groups) == {"neutrophils", "granulocyte_precursors", "granulocytic"}
-    both = classes["band_neutrophil"].percent + classes["segmented_neutrophil"].percent
-    assert groups["neutrophils"].percent == pytest.approx(both)
+    assert set(groups) == {"granulocyte_precursors", "granulocytic"}
+    assert groups["granulocytic"].percent == pytest.approx(
+        sum(
+            classes[c].percent
+            for c in ("neutrophils", *groups["granulocyte_precursors"].members, "eosinophil", "basophil")
+        )
+    )
     assert all(row.lower <= row.percent <= row.upper for row in result.rows)
     assert (result.n, result.n_answered) == (970, 1044)
     marrow = corrected(ANSWERED, specimen="marrow_smear")
@@ -269,7 +273,28 @@ def test_the_summary_is_json_and_says_what_it_presumes() -> None:
     assert data["interval"] == "sampling + classification"
     assert "errs on this slide as it did on its test images" in data["assumption"]
     assert data["calibration"]["n"] == sum(data["calibration"]["per_class"].values()) > 1000
-    assert tuple(data["rows"][0]) == CORRECTED_COLUMNS[1:]
+    assert set(data["rows"][0]) == {*CORRECTED_COLUMNS[1:], "members"}
+
+
+def test_classes_taken_for_each_other_are_given_as_one() -> None:
+    """By the card a third of band and of segmented neutrophils are answered as the other."""
+    (row,) = [row for row in corrected(ANSWERED).rows if row.level == "merged"]
+    assert (row.name, row.members) == ("neutrophils", ("band_neutrophil", "segmented_neutrophil"))
+    table = ConfusionTable(
+        classes=("a", "b", "c", "d"),
+        counts=((70, 30, 0, 0), (25, 50, 25, 0), (0, 25, 75, 0), (40, 0, 0, 60)),
+    )
+    # d is taken for a, but a never for d; a and c are joined by b.
+    assert not_told_apart(table, ("d", "c", "b", "a")) == [("c", "b", "a")]
+    assert not_told_apart(table, ("a", "c", "d")) == []
+    entry = CARD["confusion"]["specimens"]["blood_smear"]
+    counts = [list(map(int, row)) for row in entry["counts"]]
+    names = entry["classes"]
+    for one, other in (("lymphocyte", "monocyte"), ("monocyte", "lymphocyte")):
+        counts[names.index(one)][names.index(other)] += 100
+    card = {**CARD, "confusion": {"specimens": {"blood_smear": {**entry, "counts": counts}}}}
+    merged = [row.name for row in corrected(ANSWERED, card=card).rows if row.level == "merged"]
+    assert merged == ["neutrophils", "lymphocyte + monocyte"]
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,14 @@ class SlideScore:
     not_corrected: str
 
     def largest_error(self, which: str) -> float | None:
-        """Return the largest absolute error, ``raw`` or ``corrected``, over classes of 5 % or more of the truth."""
+        """Return the largest absolute error, ``raw`` or ``corrected``, over classes of 5 % or more of the truth.
+
+        Classes that the run does not tell apart after correction count as one.
+        """
         errors = [
             abs(value - row.true)
             for row in self.differential
-            if row.level == "class" and row.true >= LARGE_PERCENT and (value := getattr(row, which)) is not None
+            if row.level != "group" and row.true >= LARGE_PERCENT and (value := getattr(row, which)) is not None
         ]
         return max(errors, default=None)
 
@@ -316,7 +319,7 @@ def _differential(slide: FinishedSlide, white: npt.NDArray[np.object_]) -> tuple
     wanted: list[tuple[str, str, tuple[str, ...]]] = [
         ("class", code, (code,)) for code in (*taxonomy.classifier_classes, *strange) if code not in outside
     ]
-    wanted += [(level, name, taxonomy.roll_up(name)) for level, name in corrected if level == "group"]
+    wanted += [(level, name, tuple(row["members"])) for (level, name), row in corrected.items() if level != "class"]
     rows = []
     for level, name, members in wanted:
         mine = corrected.get((level, name), {})

@@ -125,7 +125,7 @@ def _slide(folder: Path, row: Mapping[str, str], truth: Path) -> FinishedSlide:
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         mpp = (summary["mpp"]["x"] + summary["mpp"]["y"]) / 2
-        summary["taxonomy"], summary["differential_corrected"]["rows"]
+        summary["taxonomy"], [row["members"] for row in summary["differential_corrected"]["rows"]]
     except (OSError, ValueError) as error:
         raise DataError(f"{folder / 'summary.json'} cannot be read ({error}); run the slide again") from None
     except (KeyError, TypeError) as error:

@@ -40,7 +40,8 @@ def simulated_table(result: SimulatedEvaluation) -> str:
                     for s in counted
                 ],
             )
-            + f"\nover classes of {LARGE_PERCENT:g} % or more of the truth"
+            + f"\nover classes of {LARGE_PERCENT:g} % or more of the truth; corrected, classes that are not told apart "
+            "count as one"
         )
     if result.left_out:
         named = ", ".join(f"{slide_id} ({reason})" for slide_id, reason in result.left_out.items())
@@ -103,7 +104,7 @@ def _row(row: DifferentialError) -> dict[str, Any]:
 def _differential_table(slide: SlideScore) -> str:
     rows = [
         [
-            row.name if row.level == "class" else f"[{row.name}]",
+            f"[{row.name}]" if row.level == "group" else row.name,
             _points(row.true),
             _points(row.raw),
             _points(row.corrected),

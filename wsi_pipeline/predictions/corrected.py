@@ -6,9 +6,12 @@ Criteria do not read it: they ask the counts as answered.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from scipy.sparse.csgraph import connected_components
 
 from wsi_pipeline.config import PredictionsConfig, Specimen
 from wsi_pipeline.errors import ConfigError
@@ -25,6 +28,10 @@ METHOD = (
 ASSUMPTION = "It presumes that the classifier errs on this slide as it did on its test images."
 MIN_IMAGES = 10
 """Fewest images of a class, by which its errors can be corrected at all; our choice."""
+TAKEN_FOR_EACH_OTHER = 0.2
+"""Of classes that the classifier takes for each other as often as this (both ways), only the sum is given; our choice.
+
+Their sum is known far better than they are: see docs/haematology.md."""
 
 # Lists of classes that criteria go by, not groups of cells that are read together.
 _NOT_REPORTED = frozenset({"five_part"})
@@ -32,10 +39,22 @@ _NOT_REPORTED = frozenset({"five_part"})
 
 @dataclass(frozen=True, kw_only=True)
 class CorrectedRow:
-    """A class or a group of classes (``level`` is ``class`` or ``group``), in percent of the denominator."""
+    """A class or several together, in percent of the denominator.
+
+    Attributes
+    ----------
+    level
+        ``class``; ``merged`` for classes that are not told apart, in the place of their own rows; ``group`` for a
+        roll-up of the taxonomy, beside the rows of its members.
+    name
+        Code of the class or roll-up; of merged classes without a roll-up their codes, joined.
+    members
+        Codes of the classes.
+    """
 
     level: str
     name: str
+    members: tuple[str, ...]
     percent: float
     lower: float
     upper: float
@@ -48,8 +67,8 @@ class CorrectedDifferential:
     Parameters
     ----------
     rows
-        The classes of the denominator in the taxonomy's order, adding up to 100, then the groups; empty with a
-        reason.
+        The classes of the denominator in the taxonomy's order, merged ones at the place of their first, adding up to
+        100; then the groups. Empty with a reason.
     reason, wording
         Code and sentence; empty where there are rows.
     confidence
@@ -86,7 +105,14 @@ class CorrectedDifferential:
             if table is None
             else {"images": table.images, "n": sum(table.n_per_class.values()), "per_class": table.n_per_class},
             "rows": [
-                {"level": r.level, "class": r.name, "percent": r.percent, "lower": r.lower, "upper": r.upper}
+                {
+                    "level": r.level,
+                    "class": r.name,
+                    "members": list(r.members),
+                    "percent": r.percent,
+                    "lower": r.lower,
+                    "upper": r.upper,
+                }
                 for r in self.rows
             ],
         }
@@ -171,23 +197,55 @@ def _why_not(
     return "", ""
 
 
+def not_told_apart(table: ConfusionTable, classes: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return sets of classes of which neighbours are taken for each other, both ways, in a fifth of their images.
+
+    Parameters
+    ----------
+    classes
+        Those that are asked for, in the order the members come in.
+    """
+    counts = np.array(table.counts, dtype=np.float64)
+    rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    index = [table.classes.index(code) for code in classes]
+    often = rates[np.ix_(index, index)] >= TAKEN_FOR_EACH_OTHER
+    _, part = connected_components(often & often.T, directed=False)
+    sets = [tuple(c for c, p in zip(classes, part, strict=True) if p == number) for number in dict.fromkeys(part)]
+    return [members for members in sets if len(members) > 1]
+
+
 def _rows(
     answered: Mapping[str, int], table: ConfusionTable, specimen: Specimen, taxonomy: Taxonomy, confidence: float
 ) -> tuple[CorrectedRow, ...]:
     corrected = correct_proportions(answered, table)
     inside = [code for code in taxonomy.countable(specimen) if code in table.classes]
-    groups = {
-        name: members
+    merged = {code: members for members in not_told_apart(table, inside) for code in members}
+    wanted: list[tuple[str, str, tuple[str, ...]]] = []
+    for code in inside:
+        members = merged.get(code, (code,))
+        if code == members[0]:
+            wanted.append(("merged" if code in merged else "class", _name_of(members, taxonomy), members))
+    wanted += [
+        ("group", name, members)
         for name, members in taxonomy.roll_ups.items()
         if name not in _NOT_REPORTED and len(members) > 1 and set(members) <= set(inside)
-    }
-    rows = []
-    wanted = [("class", code, (code,)) for code in inside] + [
-        ("group", name, members) for name, members in groups.items()
     ]
+    rows: dict[str, CorrectedRow] = {}
     for level, name, members in wanted:
         value, lower, upper = corrected.share(members, inside, confidence)
         if math.isnan(value):
             return ()
-        rows.append(CorrectedRow(level=level, name=name, percent=100 * value, lower=100 * lower, upper=100 * upper))
-    return tuple(rows)
+        row = CorrectedRow(
+            level=level, name=name, members=members, percent=100 * value, lower=100 * lower, upper=100 * upper
+        )
+        # A roll-up that is a row of merged classes already is not said twice.
+        rows.setdefault(name, row)
+    return tuple(rows.values())
+
+
+def _name_of(members: tuple[str, ...], taxonomy: Taxonomy) -> str:
+    """Return the class, or the roll-up of exactly these classes, or their codes joined."""
+    if len(members) == 1:
+        return members[0]
+    same = (name for name, other in taxonomy.roll_ups.items() if set(other) == set(members))
+    return next(same, " + ".join(members))

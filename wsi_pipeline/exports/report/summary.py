@@ -44,10 +44,11 @@ class DifferentialRow(_Part):
 
 
 class CorrectedRow(_Part):
-    """A class or a group of classes after correction; percentages 0 to 100."""
+    """A class, classes that are not told apart, or a group, after correction; percentages 0 to 100."""
 
     level: str
     name: str = Field(alias="class")
+    members: tuple[str, ...] = ()
     percent: float
     lower: float
     upper: float
@@ -76,7 +77,12 @@ class Corrected(_Part):
 
     @property
     def groups(self) -> tuple[CorrectedRow, ...]:
-        return tuple(row for row in self.rows if row.level == "group")
+        """Return what is read together: classes that are not told apart, then groups."""
+        return tuple(sorted((row for row in self.rows if row.level != "class"), key=lambda row: row.level == "group"))
+
+    @property
+    def merged(self) -> tuple[CorrectedRow, ...]:
+        return tuple(row for row in self.rows if row.level == "merged")
 
 
 class Denominator(_Part):
