@@ -56,6 +56,7 @@ def measured(one_thread: None, monkeypatch: pytest.MonkeyPatch) -> list[tuple[in
     monkeypatch.setattr(segmentation_card, "measure", measure)
     small = replace(RECIPES["compact-section"], side=32, batch=2, steps=5)
     monkeypatch.setitem(segmentation_card.RECIPES, "compact-section", small)
+    monkeypatch.setitem(segmentation_card.FOLD_SHARES, "compact-section", 0.4)
     return labelled
 
 
