@@ -35,7 +35,7 @@ def make_table(path: Path, cells: int) -> None:
 
     from wsi_pipeline.cells.schema import table_schema
     from wsi_pipeline.cells.table import ROW_GROUP
-    from wsi_pipeline.segmentation.outlines import mask_polygon
+    from wsi_pipeline.segmentation.outlines import region_polygons
 
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-24:25, -24:25]
@@ -44,7 +44,8 @@ def make_table(path: Path, cells: int) -> None:
         a, b, turn = rng.uniform(10, 22), rng.uniform(10, 22), rng.uniform(0, np.pi)
         u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
         ripple = 1 + 0.05 * np.sin(5 * np.arctan2(v, u))
-        shapes.append(mask_polygon((u / a) ** 2 + (v / b) ** 2 < ripple, (-24.0, -24.0)))
+        mask = ((u / a) ** 2 + (v / b) ** 2 < ripple).astype(np.int32)
+        shapes += region_polygons(mask, np.array([[0, 0, *mask.shape]]), (-24.0, -24.0)).tolist()
     schema = table_schema((), None)
     side = int(np.ceil(np.sqrt(cells)))
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import shapely
-from scipy import ndimage as ndi
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED
-from wsi_pipeline.segmentation.instances import Instances
-from wsi_pipeline.segmentation.outlines import mask_polygon
+from wsi_pipeline.segmentation.instances import Instances, flood
+from wsi_pipeline.segmentation.outlines import mask_polygons, region_polygons
 from wsi_pipeline.segmentation.segment import SegmentedBlock
 from wsi_pipeline.units import FrameTransform
 
@@ -63,12 +63,14 @@ def measure_block(
     rows = np.flatnonzero(shapely.intersects_xy(region_px0, seeds_px0[:, 0], seeds_px0[:, 1]))
     if rows.size == 0:
         return MEASURED.empty_table()
-    outlines = np.empty(len(rows), object)
-    outlines[:] = [_outline(cells, int(i), window.x0, window.y0) for i in rows]
+    corner = (float(window.x0), float(window.y0))
+    outlines = region_polygons(cells.labels, cells.boxes, corner)[rows]
     polygons = shapely.transform(outlines, frame.to_px0)
-    nuclei, nucleus_px = _nuclei(segmented, rows, mpp)
-    has_nucleus = np.array([n is not None for n in nuclei])
-    nuclei[has_nucleus] = shapely.transform(nuclei[has_nucleus], frame.to_px0)
+    nucleus_labels, nucleus_px = _nucleus_labels(
+        cells.labels, cells.boxes, segmented.nuclear, segmented.kind == "white", _MIN_NUCLEUS_PART_UM2 / mpp**2
+    )
+    nucleus_px = nucleus_px[rows].astype(np.float64)
+    nuclei = shapely.transform(mask_polygons(nucleus_labels, cells.boxes, corner)[rows], frame.to_px0)
     area_px = cells.area_px[rows].astype(np.float64)
     moments = cells.moments[rows].astype(np.float64)
     centre = np.stack([moments[:, 1] / area_px + seed_x[rows], moments[:, 0] / area_px + seed_y[rows]], axis=1) + 0.5
@@ -97,7 +99,7 @@ def measure_block(
         "nc_ratio": pa.array(nucleus_px / area_px, mask=kind != "white", type=pa.float32()),
         "cell_probability": segmented.cell_probability[rows],
         "flow_error": cells.flow_error[rows],
-        "nucleus": [None if n is None else shapely.to_wkb(n) for n in nuclei],
+        "nucleus": shapely.to_wkb(nuclei),
         "block": [segmented.block.name] * len(rows),
         "truncated": _truncated(cells, rows, window.x0, window.y0, slide_size, polygons, region_px0),
         "seed_x": seed_x[rows],
@@ -116,34 +118,37 @@ def _numpy_type(arrow: pa.DataType) -> Any:
     return object if pa.types.is_string(arrow) or pa.types.is_binary(arrow) else arrow.to_pandas_dtype()
 
 
-def _outline(cells: Instances, index: int, x: int, y: int) -> BaseGeometry:
-    y0, x0, y1, x1 = cells.boxes[index]
-    return mask_polygon(cells.labels[y0:y1, x0:x1] == index + 1, (x0 + x, y0 + y))
+@numba.njit(cache=True, nogil=True)
+def _nucleus_labels(
+    labels: np.ndarray, boxes: np.ndarray, nuclear: np.ndarray, white: np.ndarray, least_px: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the nuclei of white cells as labels 1..n of their cells, and the ``(n,)`` pixels of each.
 
-
-def _nuclei(
-    segmented: SegmentedBlock, rows: npt.NDArray[np.intp], mpp: float
-) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float64]]:
-    """Return outline (None without one) and pixels of the nucleus of white cells; lobes may lie apart."""
-    cells, window = segmented.instances, segmented.block.window
-    outlines = np.full(len(rows), None, object)
-    pixels = np.zeros(len(rows))
-    least = _MIN_NUCLEUS_PART_UM2 / mpp**2
-    for place, index in enumerate(rows):
-        if segmented.kind[index] != "white":
+    Holes of the nuclear stain inside a cell are filled, parts below ``least_px`` dropped; lobes may lie apart.
+    """
+    nuclei = np.zeros(labels.shape, np.int32)
+    pixels = np.zeros(len(boxes), np.int64)
+    for i in range(len(boxes)):
+        if not white[i]:
             continue
-        y0, x0, y1, x1 = cells.boxes[index]
-        inside = cells.labels[y0:y1, x0:x1] == index + 1
-        nucleus = ndi.binary_fill_holes(segmented.nuclear[y0:y1, x0:x1] & inside) & inside
-        parts, n = ndi.label(nucleus)
-        sizes = np.bincount(parts.ravel(), minlength=n + 1)
-        keep = sizes >= least
-        keep[0] = False
-        nucleus = keep[parts]
-        pixels[place] = nucleus.sum()
-        if pixels[place]:
-            outlines[place] = mask_polygon(nucleus, (x0 + window.x0, y0 + window.y0))
-    return outlines, pixels
+        y0, x0, y1, x1 = boxes[i]
+        inside = labels[y0:y1, x0:x1] == i + 1
+        stain = np.zeros((y1 - y0 + 2, x1 - x0 + 2), np.bool_)
+        stain[1:-1, 1:-1] = nuclear[y0:y1, x0:x1] & inside
+        left = inside & ~flood(~stain, 0, 0)[1:-1, 1:-1]
+        for y in range(left.shape[0]):
+            for x in range(left.shape[1]):
+                if left[y, x]:
+                    part = flood(left, y, x)
+                    left &= ~part
+                    n = part.sum()
+                    if n >= least_px:
+                        pixels[i] += n
+                        for v in range(part.shape[0]):
+                            for u in range(part.shape[1]):
+                                if part[v, u]:
+                                    nuclei[y0 + v, x0 + u] = i + 1
+    return nuclei, pixels
 
 
 def _eccentricity(moments: npt.NDArray[np.float64], area: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

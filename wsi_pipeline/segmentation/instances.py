@@ -55,7 +55,7 @@ class Instances:
 
 
 @numba.njit(cache=True, nogil=True)
-def _flood(mask: np.ndarray, y: int, x: int) -> np.ndarray:
+def flood(mask: np.ndarray, y: int, x: int) -> np.ndarray:
     """Return the 4-connected component of ``mask`` at a true pixel."""
     height, width = mask.shape
     reached = np.zeros((height, width), np.bool_)
@@ -82,18 +82,18 @@ def _component_at(mask: np.ndarray, seed_y: int, seed_x: int) -> np.ndarray:
                 distance = (y - seed_y) ** 2 + (x - seed_x) ** 2
                 if best < 0 or distance < best:
                     best, best_y, best_x = distance, y, x
-    return _flood(mask, best_y, best_x)
+    return flood(mask, best_y, best_x)
 
 
 @numba.njit(cache=True, nogil=True)
 def _fill_holes(mask: np.ndarray, background: np.ndarray) -> None:
     """Fill, in place, holes of a mask with a margin that consist of background only."""
-    outside = _flood(~mask, 0, 0)
+    outside = flood(~mask, 0, 0)
     hole = ~mask & ~outside
     for y in range(mask.shape[0]):
         for x in range(mask.shape[1]):
             if hole[y, x]:
-                part = _flood(hole, y, x)
+                part = flood(hole, y, x)
                 fill = True
                 for v in range(mask.shape[0]):
                     for u in range(mask.shape[1]):
