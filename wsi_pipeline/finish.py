@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.atomic import write_json
+from wsi_pipeline.cells.seams import SeamStatistic, seam_statistic
 from wsi_pipeline.cells.table import MergedTable, TableSummary, write_cells
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import WsiPipelineError
@@ -16,7 +17,7 @@ from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import slide_of, use_threads
-from wsi_pipeline.stages import Prepared, SlideJob, attempt_key, chunk_name, ledger_of
+from wsi_pipeline.stages import Prepared, SlideJob, attempt_key, chunk_name, ledger_of, searched_region
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.weights import find_weights
 
@@ -70,6 +71,15 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         taxonomy=taxonomy,
         config=config.predictions,
     )
+    mpp = config.segmentation.mpp
+    seams = seam_statistic(
+        cells,
+        prepared.blocks,
+        core_px=config.tiling.core_px,
+        mpp=mpp,
+        frame=slide.frame(mpp),
+        region=searched_region(job, prepared.key),
+    )
     exporting = time.monotonic()
     bounds = slide.bounds
     dropped = 0
@@ -82,7 +92,6 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
             specimen=config.specimen,
         )
     if config.exports.labels:
-        mpp = config.segmentation.mpp
         write_labels(
             cells,
             job.folder / "labels.ome.zarr",
@@ -117,7 +126,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "denominator": {"n": counts.n, "wording": counts.denominator},
         "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
-        "quality": _quality(table, merged, prepared),
+        "quality": _quality(table, merged, prepared, seams),
         "provenance": _provenance(job, prepared),
         "timings": {**timings, "answers": exporting - started, "exports": ended - exporting},
         "warnings": [*_warnings(job, prepared, dropped), *counts.notes],
@@ -192,7 +201,7 @@ def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str
     return ("ok", None) if merged.n_cells else ("empty", "no-cells")
 
 
-def _quality(table: TableSummary, merged: MergedTable, prepared: Prepared) -> dict[str, Any]:
+def _quality(table: TableSummary, merged: MergedTable, prepared: Prepared, seams: SeamStatistic) -> dict[str, Any]:
     share = table.truncated / merged.n_cells if merged.n_cells else None
     return {
         "cells": merged.n_cells,
@@ -203,6 +212,7 @@ def _quality(table: TableSummary, merged: MergedTable, prepared: Prepared) -> di
         "mean flow error": table.mean_flow_error,
         "area searched, mm2": prepared.about["area_mm2"],
         "blocks": len(prepared.blocks),
+        "seams": seams.to_dict(),
     }
 
 

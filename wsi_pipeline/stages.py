@@ -235,6 +235,11 @@ def _region_px0(ledger: Ledger) -> BaseGeometry:
     return shapely.from_wkb(ledger.part("plan", "region", ".wkb").read_bytes())
 
 
+def searched_region(job: SlideJob, key: str) -> BaseGeometry:
+    """Return where cells were looked for, working pixels."""
+    return _to_working(_region_px0(ledger_of(job, key)), slide_of(job.spec), job.config.segmentation.mpp)
+
+
 def _lattice(slide: Slide, mpp: float, tile_px: int, overlap_px: int) -> TileLattice:
     width, height = slide.size_at(mpp)
     return TileLattice(tile_px=tile_px, overlap_px=overlap_px, width=width, height=height)

@@ -139,6 +139,33 @@ def test_slide_report_is_whole_and_self_contained(
         assert max(image.size) <= 1201
 
 
+@pytest.mark.parametrize(
+    ("seams", "said"),
+    [
+        (
+            {
+                "reason": None,
+                "distance_um": 10.0,
+                "count_ratio": {"value": 1.0234, "lower": 0.951, "upper": 1.1},
+                "straight_edges": {"border_um_per_mm": 3.12, "control_um_per_mm": 2.9},
+            },
+            "Seams: 1.02 times as many cells by area within 10 µm of a block's border as in the interiors (95 % interval "
+            "0.95 – 1.10); straight edges 3.12 µm per mm of border, 2.9 in the interiors.",
+        ),
+        (
+            {"reason": "no-inner-borders", "distance_um": None, "count_ratio": None, "straight_edges": None},
+            "Seams: not measured, the slide is one block, without borders inside.",
+        ),
+    ],
+    ids=["measured", "one block"],
+)
+def test_the_report_says_whether_borders_show(
+    tmp_path: Path, slide: FakeSlide, fake_taxonomy: FakeTaxonomy, seams: dict[str, Any], said: str
+) -> None:
+    write_summary(tmp_path, summary(COUNTS, quality={"blocks": 4, "seams": seams}))
+    assert said in _report(tmp_path, slide, fake_taxonomy).text
+
+
 def test_corrected_percentages_stand_beside_the_counted_ones(
     tmp_path: Path, slide: FakeSlide, fake_taxonomy: FakeTaxonomy
 ) -> None:

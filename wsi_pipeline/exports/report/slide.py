@@ -29,7 +29,7 @@ from wsi_pipeline.exports.report.select import (
     shown,
 )
 from wsi_pipeline.exports.report.summary import SlideSummary, read_summary
-from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, count, reason
+from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, count, reason, seams
 
 if TYPE_CHECKING:
     from wsi_pipeline.slides import Slide
@@ -128,6 +128,7 @@ def write_slide_report(slide_dir: Path, *, slide: Slide, taxonomy: Taxonomy, spe
         regions=_region_legend(regions),
         fields=pages.fields,
         galleries=pages.galleries,
+        seams=None if summary.seams is None else seams(summary.seams),
         could_not=_could_not(summary, pages.problems),
     )
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from wsi_pipeline.errors import DataError
 
@@ -125,6 +133,30 @@ class Answer(_Part):
     notes: tuple[str, ...] = ()
 
 
+class CountRatio(_Part):
+    """Density of cells near borders over that in the interiors, and its 95 % interval."""
+
+    value: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+
+
+class StraightEdges(_Part):
+    """Straight outline along borders and along lines of the interiors."""
+
+    border_um_per_mm: float | None = None
+    control_um_per_mm: float | None = None
+
+
+class Seams(_Part):
+    """Whether the borders of blocks show in the cells, or the reason why that is not known."""
+
+    reason: str | None = None
+    distance_um: float | None = None
+    count_ratio: CountRatio | None = None
+    straight_edges: StraightEdges | None = None
+
+
 class SlideSummary(_Part):
     """The whole of ``summary.json``.
 
@@ -140,6 +172,8 @@ class SlideSummary(_Part):
         Level of the intervals.
     quality, provenance
         Flat; shown as they are, in their order.
+    seams
+        Of ``quality``, what is not flat.
     timings
         Seconds by stage.
     warnings
@@ -163,9 +197,15 @@ class SlideSummary(_Part):
     indices: tuple[Index, ...] = ()
     predictions: tuple[Answer, ...] = ()
     quality: dict[str, Scalar] = {}
+    seams: Seams | None = Field(None, validation_alias=AliasPath("quality", "seams"))
     provenance: dict[str, Scalar] = {}
     timings: dict[str, float] = {}
     warnings: tuple[str, ...] = ()
+
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _without_seams(cls, value: Any) -> Any:
+        return {key: one for key, one in value.items() if key != "seams"} if isinstance(value, dict) else value
 
 
 def read_summary(path: Path) -> SlideSummary:

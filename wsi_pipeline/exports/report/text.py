@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from wsi_pipeline.exports.report.summary import Scalar
+from wsi_pipeline.exports.report.summary import Scalar, Seams
 
 SPECIMENS = {
     "blood_smear": "Peripheral blood smear",
@@ -43,6 +43,7 @@ REASONS = {
     "no-blast-class": "blasts are not among the model's classes",
     "no-confusion-in-card": "the classifier's card does not say how it errs",
     "too-few-calibration-images": "the classifier was tested on too few images of a class",
+    "no-inner-borders": "the slide is one block, without borders inside",
     "no-differential": "a section has no differential",
     "missing-mpp": "the slide carries no microns per pixel",
     "implausible-mpp": "the slide's microns per pixel are implausible",
@@ -157,6 +158,18 @@ def interval(lower: float | None, upper: float | None, digits: int = 1) -> str:
 def number_or_open(value: float | None, digits: int) -> str:
     """Return a bound of an interval with fixed decimals, or the sign of no bound."""
     return "∞" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def seams(found: Seams) -> str:
+    """Return in one sentence whether the borders of blocks show in the cells."""
+    counts, edges = found.count_ratio, found.straight_edges
+    if counts is None or edges is None:
+        return f"Seams: not measured, {reason(found.reason)}."
+    return (
+        f"Seams: {number(counts.value)} times as many cells by area within {number(found.distance_um)} µm of a block's "
+        f"border as in the interiors (95 % interval {interval(counts.lower, counts.upper, 2)}); straight edges "
+        f"{number(edges.border_um_per_mm)} µm per mm of border, {number(edges.control_um_per_mm)} in the interiors."
+    )
 
 
 def seconds(value: float) -> str:
