@@ -149,8 +149,8 @@ def test_slide_report_is_whole_and_self_contained(
                 "count_ratio": {"value": 1.0234, "lower": 0.951, "upper": 1.1},
                 "straight_edges": {"border_um_per_mm": 3.12, "control_um_per_mm": 2.9},
             },
-            "Seams: 1.02 times as many cells by area within 10 µm of a block's border as in the interiors (95 % interval "
-            "0.95 – 1.10); straight edges 3.12 µm per mm of border, 2.9 in the interiors.",
+            "Seams: 1.02 times as many cells by area within 10 µm of a block's border as in the interiors "
+            "(95 % interval 0.95 – 1.10); straight edges 3.12 µm per mm of border, 2.9 in the interiors.",
         ),
         (
             {"reason": "no-inner-borders", "distance_um": None, "count_ratio": None, "straight_edges": None},

@@ -7,6 +7,7 @@ from typing import Any
 
 from wsi_pipeline.evaluation.bootstrap import Estimate
 from wsi_pipeline.evaluation.classification import Calibration, ClassificationMetrics
+from wsi_pipeline.evaluation.invariance import CutResult, InvarianceResult
 from wsi_pipeline.evaluation.points import PointsMetrics
 from wsi_pipeline.evaluation.segmentation import SegmentationMetrics
 
@@ -137,6 +138,51 @@ def classification_metrics(
     if calibration is not None:
         result["calibration"] = {"ece": calibration.ece, "bins": [vars(b) for b in calibration.bins]}
     return result
+
+
+def invariance_table(result: InvarianceResult) -> str:
+    """Return one line a run, the reference first, then what the runs do not show."""
+    rows = [
+        [
+            f"core {run.cut.core_px}",
+            f"{run.cut.workers}{_killed(run)}",
+            run.n_blocks,
+            f"{run.n_cells:,}",
+            "reference" if run is result.reference else "yes" if run.difference is None else "NO",
+            "-" if run.matched is None else f"{100 * run.matched:.2f} %",
+            "-" if run.difference is None else run.difference,
+        ]
+        for run in result.runs
+    ]
+    header = ["", "workers", "blocks", "cells", "identical", "matched at IoU 0.9", "first difference"]
+    return "\n".join([text_table(header, rows), *result.notes])
+
+
+def _killed(run: CutResult) -> str:
+    return {None: "", True: ", killed and resumed", False: ", ended before the kill"}[run.was_killed]
+
+
+def invariance_metrics(result: InvarianceResult) -> dict[str, Any]:
+    """Return ``metrics.json`` of runs that cut a slide differently; ``n`` counts the reference's cells."""
+    return {
+        "n": result.reference.n_cells,
+        "identical": result.identical,
+        "notes": list(result.notes),
+        "runs": [
+            {
+                **vars(run.cut),
+                "blocks": run.n_blocks,
+                "cells": run.n_cells,
+                "seconds": round(run.seconds, 3),
+                "was_killed": run.was_killed,
+                "reference": run is result.reference,
+                "identical": run.difference is None,
+                "first_difference": None if run.difference is None else vars(run.difference),
+                "matched_at_iou_0.9": run.matched,
+            }
+            for run in result.runs
+        ],
+    }
 
 
 def _figures(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
