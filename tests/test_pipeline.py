@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import shutil
 import signal
@@ -89,6 +90,11 @@ def rows_of(out: Path) -> dict[str, dict[str, str]]:
     return {row["slide_id"]: row for row in rows}
 
 
+def quality_of(out: Path, slide_id: str) -> dict[str, Any]:
+    summary = json.loads((out / "slides" / slide_id / "summary.json").read_text(encoding="utf-8"))
+    return dict(summary["quality"])
+
+
 def blocks_of(out: Path, slide_id: str) -> set[str]:
     return set(pq.read_table(out / "slides" / slide_id / "cells.parquet").column("block").to_pylist())
 
@@ -98,9 +104,10 @@ def blocks_of(out: Path, slide_id: str) -> set[str]:
 
 @pytest.fixture(scope="session")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of small virtual slides: one to cut, one to spread over workers."""
+    """Return a folder of small virtual slides: one to cut, one that four core sizes cut, one to spread over workers."""
     folder = tmp_path_factory.mktemp("slides")
     make_virtual_slide(folder / "cut.tiff", profile="normal", size_px=(1100, 900), seed=3)
+    make_virtual_slide(folder / "long.tiff", profile="normal", size_px=(2200, 560), seed=5)
     make_virtual_slide(folder / "spread.tiff", profile="aml", size_px=800, seed=4)
     return folder
 
@@ -120,14 +127,55 @@ def undisturbed(slides: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_results_do_not_depend_on_the_core_size(slides: Path, tmp_path: Path) -> None:
     found = {}
-    for core_px in (512, 1024, 2048):
+    for core_px in (512, 1024, 2048, 4096):
         out = tmp_path / str(core_px)
-        run_here([slides / "cut.tiff"], out, {"tiling.core_px": core_px})
-        found[core_px] = results(out, "cut")
-    assert len(pq.read_table(tmp_path / "512" / "slides" / "cut" / "cells.parquet")) > 300
-    assert [len(blocks_of(tmp_path / str(c), "cut")) for c in found] == [6, 2, 1]
-    for core_px in (512, 1024):
+        run_here([slides / "long.tiff"], out, {"tiling.core_px": core_px})
+        found[core_px] = results(out, "long")
+    assert len(pq.read_table(tmp_path / "512" / "slides" / "long" / "cells.parquet")) > 300
+    assert [len(blocks_of(tmp_path / str(c), "long")) for c in found] == [10, 3, 2, 1]
+    for core_px in (512, 1024, 2048):
+        assert_identical(found[core_px], found[4096], f"core {core_px} against one block")
+    seams = {c: quality_of(tmp_path / str(c), "long")["seams"] for c in found}
+    assert seams[4096]["reason"] == "no-inner-borders"
+    counts = seams[512]["count_ratio"]
+    assert counts["lower"] < 1 < counts["upper"]
+    assert counts["border"] + counts["control"] > 150
+
+
+def test_a_level_between_whole_pixels_is_read_the_same_however_it_is_cut(slides: Path, tmp_path: Path) -> None:
+    """The level read has a downsample of 4.003, so every block's pixels come from the resampler."""
+    from wsi_pipeline.slides import open_slide
+
+    path = write_odd_pyramid(tmp_path / "odd.tiff", slides / "cut.tiff")
+    with open_slide(path) as slide:
+        assert slide.level_for(0.25) == 1
+        assert slide.levels[1].downsample == pytest.approx(4.003, abs=1e-3)
+        assert slide.size_at(0.25) == (1001, 751)
+    found = {}
+    for core_px in (300, 512, 2048):
+        run_here([path], tmp_path / str(core_px), {"tiling.core_px": core_px})
+        found[core_px] = results(tmp_path / str(core_px), "odd")
+    assert len(pq.read_table(tmp_path / "2048" / "slides" / "odd" / "cells.parquet")) > 150
+    assert [len(blocks_of(tmp_path / str(c), "odd")) for c in found] == [12, 4, 1]
+    for core_px in (300, 512):
         assert_identical(found[core_px], found[2048], f"core {core_px} against one block")
+
+
+def write_odd_pyramid(path: Path, source: Path) -> Path:
+    """Write a corner of a slide at 0.25 um/px as the second level of a pyramid, 4.003 times coarser than the first."""
+    import cv2
+    import tifffile
+
+    level = np.ascontiguousarray(tifffile.imread(source, key=0)[:750, :1000])
+    assert level.shape == (750, 1000, 3)
+    options: dict[str, Any] = {
+        "tile": (256, 256), "photometric": "rgb", "compression": "jpeg", "metadata": None,
+        "resolution": (160_000, 160_000), "resolutionunit": "CENTIMETER",
+    }  # fmt: skip
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(cv2.resize(level, (4003, 3002), interpolation=cv2.INTER_CUBIC), **options)
+        tiff.write(level, subfiletype=1, **options)
+    return path
 
 
 def test_results_inside_drawn_regions_do_not_depend_on_the_cut(slides: Path, tmp_path: Path) -> None:
@@ -192,7 +240,7 @@ def test_a_bad_slide_is_a_row_and_the_others_finish(
     assert (out / "run.json").is_file()
 
 
-def test_one_worker_and_two_give_the_same(
+def test_one_worker_two_and_four_give_the_same(
     mixed: tuple[Path, subprocess.CompletedProcess[str]], slides: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     settings = {**SETTINGS, "tiling.core_px": 512, "runtime.workers": 1}
@@ -200,6 +248,11 @@ def test_one_worker_and_two_give_the_same(
     one, here = results(tmp_path / "one", "spread"), results(undisturbed, "spread")
     assert int(rows_of(undisturbed)["spread"]["n_cells"]) > 100
     assert_identical(one, here, "a worker against this process")
+    # Nine blocks, so that each of four workers has some.
+    many = {**SETTINGS, "tiling.core_px": 300, "runtime.workers": 4}
+    cohort.run_cohort([slides / "spread.tiff"], tmp_path / "four", overrides=many)
+    assert json.loads((tmp_path / "four" / "run.json").read_text())["workers"] == 4
+    assert_identical(results(tmp_path / "four", "spread"), one, "four workers against one")
     for name in ("monday_spread", "tuesday_spread"):
         two = results(mixed[0], name)
         for table in TABLES:
@@ -331,6 +384,25 @@ def test_failed_slides_are_not_tried_again_unless_asked(slides: Path, tmp_path: 
     # A file that has changed is another attempt.
     shutil.copyfile(slides / "spread.tiff", bad)
     assert not run_here([bad], out, {}).failed
+
+
+def test_evaluate_invariance_runs_cuts_kills_and_compares(
+    slides: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evaluation"
+    status, said = command(
+        "evaluate", "invariance", slides / "spread.tiff", "--core", "256,1024", "--workers", "2", "--side-um", "120",
+        "--out", out, *arguments(SETTINGS),
+    )  # fmt: skip
+    assert status == 0, said
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["identical"] is True
+    assert metrics["n"] > 50
+    assert metrics["square_px0"] is not None
+    assert [run["was_killed"] for run in metrics["runs"]] == [None, None, True]
+    assert metrics["runs"][0]["blocks"] == 1
+    assert metrics["runs"][1]["blocks"] >= 4
+    assert [path.name for path in out.iterdir()] == ["metrics.json"]
 
 
 # Bad usage ---------------------------------------------------------------------------------------------------------

@@ -81,6 +81,60 @@ def test_bad_usage_of_run_is_one_sentence(
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--core", "512,wide"], "--core"),
+        (["--core", "0"], "--core"),
+        (["--core", "7"], "256"),
+        (["--workers", ""], "--workers"),
+        (["--side-um", "-3"], "--side-um"),
+        (["--model", "no-such-model"], "no-such-model"),
+        (["--config", "urine"], "urine"),
+        (["--device", "tpu"], "tpu"),
+        (["--force-mpp"], "--mpp"),
+    ],
+)
+def test_bad_usage_of_evaluate_invariance_is_one_sentence(
+    command: Command, slide: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    status, _, err = command("evaluate", "invariance", slide, "--out", tmp_path / "out", *words)
+    assert status == 2
+    assert said in one_sentence(err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_invariance_of_no_slide(command: Command, slide: Path, tmp_path: Path) -> None:
+    status, _, err = command("evaluate", "invariance", tmp_path / "missing.svs", "--out", tmp_path / "out")
+    assert status == 2
+    assert "missing.svs" in one_sentence(err)
+    status, _, err = command("evaluate", "invariance", slide.parent, "--out", tmp_path / "out")
+    assert status == 2
+    assert str(slide.parent) in one_sentence(err)
+
+
+def test_evaluate_invariance_leaves_with_1_when_a_run_differs(
+    command: Command, slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsi_pipeline.evaluation import invariance
+    from wsi_pipeline.evaluation.identical import Difference
+
+    def differing(cuts: list[invariance.Cut], *_: object, **__: object) -> invariance.InvarianceResult:
+        wrong = Difference(file="differential.csv", row=3)
+        results = [invariance.CutResult(cut=cut, n_blocks=i, n_cells=9, seconds=1.0) for i, cut in enumerate(cuts)]
+        last = invariance.CutResult(cut=cuts[-1], n_blocks=5, n_cells=8, seconds=1.0, difference=wrong, matched=0.5)
+        return invariance.InvarianceResult(runs=(*results[:-1], last))
+
+    monkeypatch.setattr(invariance, "measure_invariance", differing)
+    status, out, err = command("evaluate", "invariance", slide, "--core", "512,1024", "--out", tmp_path / "out")
+    assert status == 1
+    assert "the whole slide" in out
+    assert "NO" in out
+    assert "differential.csv, line 3" in out
+    assert "invariance-runs" in err
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["identical"] is False
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ["run"],
