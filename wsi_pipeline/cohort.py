@@ -21,15 +21,17 @@ from wsi_pipeline.exports.report import write_cohort_report
 from wsi_pipeline.finish import expected_files, failed_summary
 from wsi_pipeline.manifest import SlideEntry, list_slides
 from wsi_pipeline.pipeline import run_job
+from wsi_pipeline.runtime.batch import PATTERN
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.executor import Executor, default_workers, open_executor
 from wsi_pipeline.runtime.progress import Progress, SilentProgress
 from wsi_pipeline.runtime.provenance import commit, hardware, versions
-from wsi_pipeline.segmentation.models import CELLPOSE_NAMES, cellpose_weights, check_model
+from wsi_pipeline.segmentation.cellpose_files import backbone_of, find_cellpose_file, read_state
+from wsi_pipeline.segmentation.models import check_model, find_segmentation_weights
 from wsi_pipeline.slides import SlideSpec
 from wsi_pipeline.stages import SlideJob, attempt_key
-from wsi_pipeline.tables import total_timings, weights_used, write_tables
-from wsi_pipeline.weights import find_weights
+from wsi_pipeline.tables import network_use, total_timings, weights_used, write_tables
+from wsi_pipeline.weights import find_weights, load_weights, shipped_weights
 
 _log = logging.getLogger(__name__)
 
@@ -128,10 +130,13 @@ def _check_models(config: PipelineConfig, allow_simulated: bool) -> None:
     name = config.segmentation.model
     check_model(name, config.specimen)
     cards = []
-    if name in CELLPOSE_NAMES:
-        cellpose_weights(name)
-    elif not (Path(name).is_file() and Path(name).suffix != ".safetensors"):
-        cards.append(find_weights(name, "segmentation").card)
+    if name not in shipped_weights() and (path := find_cellpose_file(name)) is not None:
+        # Each worker checks the whole file again; here names and sizes show in a moment what cannot run.
+        backbone_of(read_state(path, checksums=False), path)
+        if path.with_suffix(".json").is_file():
+            cards.append(load_weights(path).card)
+    else:
+        cards.append(find_segmentation_weights(name).card)
     if config.cells.classifier is not None:
         cards.append(find_weights(config.cells.classifier, "cells").card)
     for card in cards:
@@ -280,6 +285,7 @@ def execute(
             "workers": n_workers,
             "threads": plan.config.runtime.threads,
             "weights": weights_used(summaries),
+            "segmentation": network_use(summaries),
             "timings": total_timings(summaries),
             "slides": {status: sum(s["status"] == status for s in summaries) for status in ("ok", "empty", "failed")},
         },
@@ -362,6 +368,9 @@ def _open_folder(plan: CohortPlan, restart: bool) -> None:
         raise OutputError(
             f"--out {plan.out} cannot be written: {error.strerror or error}; choose another folder"
         ) from None
+    if restart:
+        for path in (plan.out / "work").glob(PATTERN):
+            path.unlink(missing_ok=True)
     for job in plan.jobs:
         before = _read_summary(job)
         if restart:

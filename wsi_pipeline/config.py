@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from wsi_pipeline.errors import ConfigError
 
@@ -55,14 +55,23 @@ class SegmentationConfig(_Section):
     """From pixels to instances."""
 
     model: str = "compact-smear"
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="What the network runs in; auto is bf16.")
     mpp: float = Field(0.25, ge=0.05, le=5, description="Working resolution, um per pixel.")
     max_cell_diameter_um: _PositiveUm = 40.0
     cellprob_threshold: float = Field(0.0, ge=-12, le=12)
     flow_threshold: float = Field(0.4, ge=0, description="Largest flow error of a cell; 0 switches the check off.")
     niter: int = Field(200, ge=1, le=5000, description="Steps a pixel is followed along the flow.")
     min_area_um2: float = Field(1.0, ge=0)
-    batch_size: int = Field(8, ge=1, le=256, description="Network tiles per batch; the last batch is padded.")
+    batch_size: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        "auto",
+        description="Network tiles per batch; the last is padded. auto (or 0): 8 on a CPU, by free memory on a GPU.",
+    )
     normalise_tiles: int = Field(64, ge=1, le=4096, description="Lattice tiles sampled for the slide's normalisation.")
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _zero_is_auto(cls, value: Any) -> Any:
+        return "auto" if value == 0 and not isinstance(value, bool) else value
 
 
 class CellsConfig(_Section):

@@ -17,7 +17,15 @@ from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import slide_of, use_threads
-from wsi_pipeline.stages import Prepared, SlideJob, attempt_key, chunk_name, ledger_of, searched_region
+from wsi_pipeline.stages import (
+    Prepared,
+    SlideJob,
+    attempt_key,
+    chunk_name,
+    halved_blocks,
+    ledger_of,
+    searched_region,
+)
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.weights import find_weights
 
@@ -101,6 +109,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
             name=job.slide_id,
         )
     ended = time.monotonic()
+    halved = halved_blocks(job, prepared.key, prepared.blocks)
     status, reason = _status(job, prepared, merged)
     summary: dict[str, Any] = {
         **_identity(job, status, reason),
@@ -126,10 +135,10 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "denominator": {"n": counts.n, "wording": counts.denominator},
         "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
-        "quality": _quality(table, merged, prepared, seams),
+        "quality": _quality(table, merged, prepared, halved, seams),
         "provenance": _provenance(job, prepared),
         "timings": {**timings, "answers": exporting - started, "exports": ended - exporting},
-        "warnings": [*_warnings(job, prepared, dropped), *counts.notes],
+        "warnings": [*_warnings(job, prepared, dropped, halved), *counts.notes],
     }
     write_json(job.folder / "summary.json", summary)
     if config.exports.report:
@@ -201,7 +210,9 @@ def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str
     return ("ok", None) if merged.n_cells else ("empty", "no-cells")
 
 
-def _quality(table: TableSummary, merged: MergedTable, prepared: Prepared, seams: SeamStatistic) -> dict[str, Any]:
+def _quality(
+    table: TableSummary, merged: MergedTable, prepared: Prepared, halved: int, seams: SeamStatistic
+) -> dict[str, Any]:
     share = table.truncated / merged.n_cells if merged.n_cells else None
     return {
         "cells": merged.n_cells,
@@ -213,6 +224,8 @@ def _quality(table: TableSummary, merged: MergedTable, prepared: Prepared, seams
         "area searched, mm2": prepared.about["area_mm2"],
         "blocks": len(prepared.blocks),
         "seams": seams.to_dict(),
+        "blocks with a halved batch": halved,
+        "byte-comparable": not halved,
     }
 
 
@@ -231,6 +244,10 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
         "regions note": about["regions_note"],
         "segmentation model": about["segmentation_model"],
         "segmentation SHA-256": about["segmentation_sha256"],
+        "precision asked": config.segmentation.precision,
+        "precision used": about["precision"],
+        "tiles a batch asked": config.segmentation.batch_size,
+        "tiles a batch used": about["batch_size"],
         "cell classifier": about["classifier"],
         "cell classifier SHA-256": about["classifier_sha256"],
         "working resolution, um/px": config.segmentation.mpp,
@@ -243,7 +260,7 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _warnings(job: SlideJob, prepared: Prepared, dropped: int) -> list[str]:
+def _warnings(job: SlideJob, prepared: Prepared, dropped: int, halved: int) -> list[str]:
     about = prepared.about
     # Why nothing was found is a limit of the run; what else was decided belongs to the provenance.
     found = [about["regions_note"]] if about["regions_note"] and not prepared.blocks else []
@@ -254,6 +271,11 @@ def _warnings(job: SlideJob, prepared: Prepared, dropped: int) -> list[str]:
             "Megakaryocytes were told from other nuclei by a network that has seen few of them: look before you count."
             if "megakaryocyte" in about["segmentation_kinds"]
             else "Megakaryocytes are not told from other nuclei by this model."
+        )
+    if halved:
+        found.append(
+            f"{halved} of {len(prepared.blocks)} blocks were computed with a halved batch, since the GPU ran out of "
+            "memory: the results are not byte-comparable to those of other runs."
         )
     if dropped:
         found.append(f"{dropped} cells are too small for QuPath's grid of 0.01 pixels and are not in its file.")

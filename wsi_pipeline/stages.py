@@ -26,9 +26,10 @@ from wsi_pipeline.cells.windows import estimate_background
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.regions import Regions, find_regions, write_regions
+from wsi_pipeline.runtime.batch import network_batch
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.ledger import Ledger, key_of
-from wsi_pipeline.runtime.worker import classifier_model, segmentation_model, slide_of, use_threads
+from wsi_pipeline.runtime.worker import batch_of, classifier_model, segmentation_model, slide_of, use_threads
 from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram, normalisation_from_histogram
 from wsi_pipeline.segmentation.segment import segment_block
 from wsi_pipeline.slides import Slide, SlideSpec, slide_fingerprint
@@ -101,11 +102,18 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockRecord:
-    """What a block found."""
+    """What a block found.
+
+    Attributes
+    ----------
+    halved
+        The GPU ran out of memory, and the block was computed with half of the run's batch.
+    """
 
     name: str
     n_cells: int
     seconds: float
+    halved: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +125,11 @@ class _Plan:
     size: tuple[int, int]
     normalisation: Normalisation
     background: npt.NDArray[np.uint8]
+    batch_size: int
 
+
+HALVED = "halved"
+"""Stage of the ledger that lists the blocks computed with a halved batch."""
 
 # Changing these changes no result, so a run may be resumed with other values.
 _FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
@@ -146,7 +158,9 @@ def ledger_of(job: SlideJob, key: str) -> Ledger:
     return Ledger(folder=job.work / key)
 
 
-def results_key(job: SlideJob, slide: Slide, *, model_sha256: str, classifier_sha256: str | None, device: str) -> str:
+def results_key(
+    job: SlideJob, slide: Slide, *, model_sha256: str, precision: str, classifier_sha256: str | None, device: str
+) -> str:
     """Return the hash of everything that the slide's results depend on."""
     config = job.config
     return key_of(
@@ -157,6 +171,7 @@ def results_key(job: SlideJob, slide: Slide, *, model_sha256: str, classifier_sh
         regions_file=file_sha256(job.regions_file) if job.regions_file else None,
         config=config.digest("specimen", "slides", "regions", "tiling", "segmentation", "cells"),
         model=model_sha256,
+        precision=precision,
         classifier=classifier_sha256,
         # Parts computed on another device or with other threads may differ in the last bits; they are not mixed.
         device=device,
@@ -177,6 +192,7 @@ def prepare(job: SlideJob) -> Prepared:
         job,
         slide,
         model_sha256=model.sha256,
+        precision=model.precision,
         classifier_sha256=classifier.sha256 if classifier else None,
         device=device,
     )
@@ -197,6 +213,8 @@ def prepare(job: SlideJob) -> Prepared:
             "segmentation_model": model.name,
             "segmentation_sha256": model.sha256,
             "segmentation_kinds": list(model.kinds),
+            "precision": model.precision,
+            "batch_size": network_batch(job.out / "work", model, config, device),
             "classifier": classifier.name if classifier else None,
             "classifier_sha256": classifier.sha256 if classifier else None,
         }
@@ -287,6 +305,7 @@ def _plan(job: SlideJob, key: str) -> _Plan:
         size=slide.size_at(mpp),
         normalisation=Normalisation(low=tuple(colours["low"]), high=tuple(colours["high"])),
         background=np.array(about["background"], np.uint8),
+        batch_size=about["batch_size"],
     )
 
 
@@ -296,13 +315,19 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
     ledger = ledger_of(job, key)
     part = ledger.part("blocks", block.name)
     if part.is_file():
-        return BlockRecord(name=block.name, n_cells=pq.read_metadata(part).num_rows, seconds=0.0)
+        return BlockRecord(
+            name=block.name,
+            n_cells=pq.read_metadata(part).num_rows,
+            seconds=0.0,
+            halved=ledger.is_done(HALVED, block.name, ".json"),
+        )
     config = job.config
     use_threads(config.runtime.threads)
     slide = slide_of(job.spec)
     plan = _plan(job, key)
     mpp = config.segmentation.mpp
     model = segmentation_model(config, resolve_device(config.runtime.device))
+    batch = batch_of(model, plan.batch_size)
     segmented = segment_block(
         lambda box: slide.read(box, mpp),
         block,
@@ -312,7 +337,10 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
         model=model,
         config=config.segmentation,
         specimen=config.specimen,
+        batch=batch,
     )
+    if batch.halved:
+        ledger.write(HALVED, block.name, {"planned": batch.planned, "used": batch.used})
     table = measure_block(
         segmented,
         frame=slide.frame(mpp),
@@ -323,7 +351,13 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
     )
     with atomic_path(part) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-    return BlockRecord(name=block.name, n_cells=len(table), seconds=time.monotonic() - started)
+    return BlockRecord(name=block.name, n_cells=len(table), seconds=time.monotonic() - started, halved=batch.halved)
+
+
+def halved_blocks(job: SlideJob, key: str, blocks: tuple[Block, ...]) -> int:
+    """Return how many blocks were computed with a halved batch, in this run or before it was resumed."""
+    ledger = ledger_of(job, key)
+    return sum(ledger.is_done(HALVED, block.name, ".json") for block in blocks)
 
 
 def merge(job: SlideJob, key: str, blocks: tuple[Block, ...]) -> MergedTable:

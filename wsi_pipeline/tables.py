@@ -101,6 +101,18 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, A
     write_text(path, text.getvalue())
 
 
+def network_use(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return how the segmentation networks ran: precisions, batches, and slides that are not byte-comparable."""
+    provenances = [summary["provenance"] for summary in summaries if "provenance" in summary]
+    marked = [s["slide_id"] for s in summaries if not s.get("quality", {}).get("byte-comparable", True)]
+    return {
+        "precision": sorted({p["precision used"] for p in provenances if "precision used" in p}),
+        "batch_size": sorted({p["tiles a batch used"] for p in provenances if "tiles a batch used" in p}),
+        "byte_comparable": not marked,
+        "not_byte_comparable": marked,
+    }
+
+
 def weights_used(summaries: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Return the SHA-256 of every model that a slide was run with, by name."""
     used = {}

@@ -12,6 +12,7 @@ from wsi_pipeline.config import PipelineConfig
 
 if TYPE_CHECKING:
     from wsi_pipeline.cells.classifier import CellClassifier
+    from wsi_pipeline.segmentation.batching import Batch
     from wsi_pipeline.segmentation.models import FlowModel
     from wsi_pipeline.slides import Slide, SlideSpec
 
@@ -19,6 +20,7 @@ _OPEN_SLIDES = 4
 _lock = threading.RLock()
 _slides: OrderedDict[Any, Slide] = OrderedDict()
 _models: dict[tuple[str, ...], Any] = {}
+_batches: dict[tuple[str, int], Batch] = {}
 _threads: int | None = None
 
 
@@ -60,11 +62,20 @@ def segmentation_model(config: PipelineConfig, device: str) -> FlowModel:
     """Return the segmentation model, loaded once a process."""
     from wsi_pipeline.segmentation.models import load_model
 
-    name, specimen = config.segmentation.model, config.specimen
+    name, specimen, precision = config.segmentation.model, config.specimen, config.segmentation.precision
     model: FlowModel = _once(
-        ("segmentation", name, specimen, device), lambda: load_model(name, specimen=specimen, device=device)
+        ("segmentation", name, specimen, precision, device),
+        lambda: load_model(name, specimen=specimen, device=device, precision=precision),
     )
     return model
+
+
+def batch_of(model: FlowModel, tiles: int) -> Batch:
+    """Return the batch of a model in this process; one that was halved stays so for later blocks."""
+    from wsi_pipeline.segmentation.batching import Batch
+
+    with _lock:
+        return _batches.setdefault((model.sha256, tiles), Batch.of(tiles))
 
 
 def classifier_model(name: str, device: str) -> CellClassifier:

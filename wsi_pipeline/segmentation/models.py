@@ -6,7 +6,6 @@ them, kind logits. Nothing is downloaded here.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,12 +14,17 @@ import numpy.typing as npt
 
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import MissingWeightsError, ModelError
-from wsi_pipeline.weights import Weights, file_sha256, find_weights, shipped_weights
+from wsi_pipeline.segmentation.batching import convolution_tile_bytes, model_bytes
+from wsi_pipeline.segmentation.cellpose_files import CELLPOSE_NAMES, cellpose_weights, find_cellpose_file
+from wsi_pipeline.segmentation.cellpose_model import CellposeModel
+from wsi_pipeline.segmentation.precision import Precision, RequestedPrecision, dtype_of, resolve_precision
+from wsi_pipeline.weights import Weights, find_weights, shipped_weights
+
+__all__ = [
+    "CELLPOSE_NAMES", "CellposeModel", "CompactModel", "FlowModel", "cellpose_weights", "check_model", "load_model",
+]  # fmt: skip
 
 FloatTiles = npt.NDArray[np.float32]
-
-CELLPOSE_NAMES = ("cpsam_v2", "cpsam", "cpdino", "cpdino_vitb", "cpdino_vitl")
-"""Models of the ``cellpose`` package, found in ``CELLPOSE_LOCAL_MODELS_PATH`` or its own models folder."""
 
 
 class FlowModel(Protocol):
@@ -34,6 +38,10 @@ class FlowModel(Protocol):
         The tile lattice it works on.
     kinds
         Names of the kind channels, background first; empty when the model knows no kinds.
+    precision
+        What it runs in.
+    model_bytes, tile_bytes
+        Memory of its weights, and an estimate of what one tile needs on its way.
     """
 
     name: str
@@ -41,6 +49,9 @@ class FlowModel(Protocol):
     tile_px: int
     overlap_px: int
     kinds: tuple[str, ...]
+    precision: Precision
+    model_bytes: int
+    tile_bytes: int
 
     def predict(self, tiles: FloatTiles) -> FloatTiles:
         """Map ``(n, 3, t, t)`` to ``(n, 3 + k, t, t)``: 5 x flow y, 5 x flow x, cell logit, kind logits."""
@@ -48,9 +59,9 @@ class FlowModel(Protocol):
 
 
 class CompactModel:
-    """A compact flow network with its card; runs in bfloat16, which is bit-identical over thread counts."""
+    """A compact flow network with its card; in bf16 it is bit-identical over thread counts, in fp32 it is not."""
 
-    def __init__(self, weights: Weights, device: str) -> None:
+    def __init__(self, weights: Weights, device: str, *, precision: Precision) -> None:
         import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -73,62 +84,21 @@ class CompactModel:
                 f"{weights.path}: the weights do not fit the network its card describes ({error})"
             ) from None
         network = fold_batch_norms(network.eval())
-        self._network: Any = network.to(device, torch.bfloat16).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.precision = precision
+        self._dtype = dtype_of(precision)
+        self._network: Any = network.to(device, self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device = device
+        self.model_bytes = model_bytes(self._network)
+        self.tile_bytes = convolution_tile_bytes(
+            side=self.tile_px, width=card["widths"][0], channels=3 + len(self.kinds), itemsize=self._dtype.itemsize
+        )
 
     def predict(self, tiles: FloatTiles) -> FloatTiles:
         import torch
 
         with torch.inference_mode():
-            batch = torch.from_numpy(tiles).to(self._device, torch.bfloat16, memory_format=torch.channels_last)
+            batch = torch.from_numpy(tiles).to(self._device, self._dtype, memory_format=torch.channels_last)
             return self._network(batch).float().cpu().numpy()
-
-
-class CellposeModel:
-    """A model of the ``cellpose`` package; its weights were trained on data that is not for commercial use."""
-
-    kinds: tuple[str, ...] = ()
-    overlap_px = 32
-
-    def __init__(self, name: str, path: Path, device: str) -> None:
-        import torch
-        from cellpose import models
-
-        try:
-            wrapped = models.CellposeModel(pretrained_model=str(path), device=torch.device(device))
-        except Exception as error:  # noqa: BLE001  whatever cellpose raises is about this file
-            raise ModelError(f"{path}: cellpose cannot load these weights ({error})") from None
-        self.name = name
-        self.sha256 = file_sha256(path)
-        self.tile_px = 384 if wrapped.backbone.startswith("dino") else 256
-        self._network: Any = wrapped.net.eval()
-
-    def predict(self, tiles: FloatTiles) -> FloatTiles:
-        import torch
-
-        with torch.inference_mode():
-            batch = torch.from_numpy(tiles).to(self._network.device, self._network.dtype)
-            return self._network(batch)[0].float().cpu().numpy()
-
-
-def cellpose_weights(name: str) -> Path:
-    """Return the local file of a ``cellpose`` model.
-
-    Raises
-    ------
-    MissingWeightsError
-        It is in none of the folders; the message lists them.
-    """
-    folders = [Path.home() / ".cellpose" / "models"]
-    if local := os.environ.get("CELLPOSE_LOCAL_MODELS_PATH"):
-        folders.insert(0, Path(local))
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    raise MissingWeightsError(
-        f"cellpose model {name} is not in {' or '.join(map(str, folders))}; put its weights there or set "
-        "CELLPOSE_LOCAL_MODELS_PATH (nothing is downloaded during a run)"
-    )
 
 
 def check_model(name: str, specimen: Specimen) -> None:
@@ -147,26 +117,50 @@ def check_model(name: str, specimen: Specimen) -> None:
         )
 
 
-def load_model(name: str, *, specimen: Specimen, device: str) -> FlowModel:
-    """Load a segmentation model by name, or from a path.
+def load_model(name: str, *, specimen: Specimen, device: str, precision: RequestedPrecision = "auto") -> FlowModel:
+    """Load a segmentation model by name, or from a path; nothing is ever downloaded.
 
     Parameters
     ----------
     name
-        A shipped compact network, a model of the ``cellpose`` package, or the path of a ``.safetensors`` file
-        with its card or of a Cellpose weights file.
+        A shipped compact network, a model of the ``cellpose`` package, the name of a file in its models folder, or
+        the path of a ``.safetensors`` file with its card or of a Cellpose 4 weights file.
     specimen
         Checked against what the model declares.
     device
         ``cpu`` or ``cuda``.
+    precision
+        ``auto`` is bf16.
+
+    Raises
+    ------
+    MissingWeightsError
+        The weights are not on this machine.
+    ModelError
+        They are damaged, of another network, or not for this specimen.
     """
     check_model(name, specimen)
-    if name in CELLPOSE_NAMES:
-        return CellposeModel(name, cellpose_weights(name), device)
-    path = Path(name)
-    if path.suffix != ".safetensors" and path.is_file():
-        return CellposeModel(path.name, path, device)
-    weights = find_weights(name, "segmentation")
+    resolved = resolve_precision(precision)
+    if name not in shipped_weights() and (path := find_cellpose_file(name)) is not None:
+        shown = name if name in CELLPOSE_NAMES else path.name
+        return CellposeModel(shown, path, device, precision=resolved, specimen=specimen)
+    weights = find_segmentation_weights(name)
     if specimen not in weights.card["specimens"]:
-        raise ModelError(f"{path} declares {', '.join(weights.card['specimens'])}, not {specimen}")
-    return CompactModel(weights, device)
+        raise ModelError(f"{weights.path} declares {', '.join(weights.card['specimens'])}, not {specimen}")
+    return CompactModel(weights, device, precision=resolved)
+
+
+def find_segmentation_weights(name: str) -> Weights:
+    """Return the weights of a compact network; where nothing is known by that name, say what is.
+
+    Raises
+    ------
+    ModelError, MissingWeightsError
+        As of :func:`wsi_pipeline.weights.find_weights`.
+    """
+    try:
+        return find_weights(name, "segmentation")
+    except MissingWeightsError as error:
+        if Path(name).suffix == ".safetensors":
+            raise
+        raise MissingWeightsError(f"{error}; Cellpose models: {', '.join(CELLPOSE_NAMES)}") from None

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.config import SegmentationConfig, Specimen
+from wsi_pipeline.segmentation.batching import CPU_BATCH, Batch, run_halving
 from wsi_pipeline.segmentation.dynamics import flows_to_labels
 from wsi_pipeline.segmentation.instances import Instances, extract_instances
 from wsi_pipeline.segmentation.kinds import decide_kinds, kind_probabilities, nuclear_pixels
@@ -63,6 +64,7 @@ def segment_block(
     model: FlowModel,
     config: SegmentationConfig,
     specimen: Specimen,
+    batch: Batch | None = None,
 ) -> SegmentedBlock:
     """Segment one block; the cells it returns are the same whatever the block's size.
 
@@ -72,16 +74,22 @@ def segment_block(
         Returns uint8 RGB of a box in working pixels.
     dilated_region
         Region grown by the halo, working pixels; tiles outside it are never computed.
+    batch
+        Network tiles a batch, halved when a GPU runs out of memory; None takes the configuration's, 8 for ``auto``.
     """
     window = block.window
-    fields = predict_window(
-        read,
-        window,
-        lattice=lattice,
-        dilated_region=dilated_region,
-        normalisation=normalisation,
-        model=model,
-        batch_size=config.batch_size,
+    fields = run_halving(
+        lambda tiles: predict_window(
+            read,
+            window,
+            lattice=lattice,
+            dilated_region=dilated_region,
+            normalisation=normalisation,
+            model=model,
+            batch_size=tiles,
+        ),
+        batch or Batch.of(CPU_BATCH if config.batch_size == "auto" else config.batch_size),
+        f"block {block.name}",
     )
     logit = fields.output[2]
     foreground = logit > config.cellprob_threshold
