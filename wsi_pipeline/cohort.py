@@ -132,7 +132,7 @@ def _check_models(config: PipelineConfig, allow_simulated: bool) -> None:
     cards = []
     if name not in shipped_weights() and (path := find_cellpose_file(name)) is not None:
         # Each worker checks the whole file again; here names and sizes show in a moment what cannot run.
-        backbone_of(read_state(path, checksums=False), path)
+        backbone_of(read_state(path, checksums=False), str(path))
         if path.with_suffix(".json").is_file():
             cards.append(load_weights(path).card)
     else:

@@ -99,6 +99,12 @@ class MissingWeightsError(ModelError, FileNotFoundError):
     reason = "missing-weights"
 
 
+class DownloadError(WsiPipelineError, ConnectionError):
+    """Weights that were asked for and cannot be downloaded; nothing is left half written."""
+
+    reason = "download-failed"
+
+
 class DeviceError(WsiPipelineError, RuntimeError):
     """A device that was asked for and is not there."""
 

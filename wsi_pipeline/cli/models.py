@@ -53,6 +53,21 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command("fetch")
+def fetch_models(
+    names: Annotated[list[str], typer.Argument(help="Cellpose models, for example cpsam_v2.")],
+    force: Annotated[bool, typer.Option("--force", help="Fetch anew what is there, and replace it.")] = False,
+) -> None:
+    """Download Cellpose weights to CELLPOSE_LOCAL_MODELS_PATH or ~/.cellpose/models, and check that they load."""
+    from wsi_pipeline.segmentation.cellpose_files import LICENCE_NOTE
+    from wsi_pipeline.segmentation.fetch import fetch, plan_fetch
+
+    for name, (address, final) in plan_fetch(names, force=force).items():
+        sha256 = fetch(name, address, final, report=lambda line: typer.echo(line, err=True))
+        typer.echo(f"{name}: {final}, loads, SHA-256 {sha256}")
+    typer.echo(LICENCE_NOTE)
+
+
 def doctor() -> None:
     """Check this machine: libraries, devices, weights, memory."""
     from wsi_pipeline.runtime.doctor import check_all

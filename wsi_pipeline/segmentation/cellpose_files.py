@@ -100,13 +100,15 @@ def _lacks_dinov3(name: str) -> bool:
     return name.startswith("cpdino") and find_spec("dinov3") is None
 
 
-def read_state(path: Path, *, checksums: bool = True) -> dict[str, Tensor]:
+def read_state(path: Path, *, checksums: bool = True, called: str | None = None) -> dict[str, Tensor]:
     """Read the tensors of a Cellpose file, on the CPU, mapped into memory where the file allows.
 
     Parameters
     ----------
     checksums
         Check the whole file against the checksums it carries; without, damage inside a tensor goes unseen.
+    called
+        What the errors call the file; its path when None.
 
     Raises
     ------
@@ -115,28 +117,34 @@ def read_state(path: Path, *, checksums: bool = True) -> dict[str, Tensor]:
     """
     import torch
 
-    _refuse_other_files(path)
+    shown = called or str(path)
+    _refuse_other_files(path, shown)
     zipped = zipfile.is_zipfile(path)
     if zipped and checksums:
-        _check_archive(path)
+        _check_archive(path, shown)
     try:
         # Objects are never unpickled, whatever TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD says.
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError:
         raise ModelError(
-            f"{path}: found a damaged file, or pickled objects, which are never loaded; {_NEEDED}, saved as tensors "
+            f"{shown}: found a damaged file, or pickled objects, which are never loaded; {_NEEDED}, saved as tensors "
             "alone (torch.save of a state_dict)"
         ) from None
     except Exception as error:  # noqa: BLE001  whatever torch raises is about this file
-        raise ModelError(f"{path}: the file is damaged ({_first_line(error)}); {_NEEDED}") from None
+        raise ModelError(f"{shown}: the file is damaged ({_first_line(error)}); {_NEEDED}") from None
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         found = f"entries {_some(state)}" if isinstance(state, dict) and state else f"a {type(state).__name__}"
-        raise ModelError(f"{path}: found {found}, not tensors by name; {_NEEDED}")
+        raise ModelError(f"{shown}: found {found}, not tensors by name; {_NEEDED}")
     return {str(key).removeprefix(_PARALLEL_PREFIX): value for key, value in state.items()}
 
 
-def backbone_of(state: Mapping[str, Tensor], path: Path) -> Backbone:
+def backbone_of(state: Mapping[str, Tensor], shown: str) -> Backbone:
     """Return which network of Cellpose 4 the tensors are of.
+
+    Parameters
+    ----------
+    shown
+        What the errors call the file.
 
     Raises
     ------
@@ -145,65 +153,68 @@ def backbone_of(state: Mapping[str, Tensor], path: Path) -> Backbone:
     """
     if any(key.startswith(("downsample.", "upsample.")) for key in state):
         raise ModelError(
-            f"{path}: found a network of Cellpose 3 or earlier (such as cyto3), which cannot be converted; {_NEEDED}: "
+            f"{shown}: found a network of Cellpose 3 or earlier (such as cyto3), which cannot be converted; {_NEEDED}: "
             "fine-tune one on the images that it was trained on with `wsi-pipeline train segmentation --base cellpose`"
         )
     if "W2" not in state or not any(key.startswith("encoder.") for key in state):
-        raise ModelError(f"{path}: found tensors of another network ({_some(state)}); {_NEEDED}")
+        raise ModelError(f"{shown}: found tensors of another network ({_some(state)}); {_NEEDED}")
     if _DINO_KEY not in state:
         return "sam_vitl"
     if find_spec("dinov3") is None:
         raise ModelError(
-            f"{path}: found a cpdino network, which needs the package dinov3: {_DINO_INSTALL} (mind its licence), or "
+            f"{shown}: found a cpdino network, which needs the package dinov3: {_DINO_INSTALL} (mind its licence), or "
             "choose cpsam_v2"
         )
     width = int(state[_DINO_WIDTH_KEY].shape[0]) if _DINO_WIDTH_KEY in state else 0
     if width not in _DINO_WIDTHS:
         raise ModelError(
-            f"{path}: found a cpdino encoder of width {width}, needed {' or '.join(map(str, _DINO_WIDTHS))}"
+            f"{shown}: found a cpdino encoder of width {width}, needed {' or '.join(map(str, _DINO_WIDTHS))}"
         )
     return _DINO_WIDTHS[width]
 
 
-def check_shapes(state: Mapping[str, Tensor], needed: Mapping[str, Tensor], path: Path) -> None:
-    """Raise :class:`ModelError` unless the tensors have exactly the names and shapes that a network needs."""
+def check_shapes(state: Mapping[str, Tensor], needed: Mapping[str, Tensor], shown: str) -> None:
+    """Raise :class:`ModelError` unless the tensors have exactly the names and shapes that a network needs.
+
+    The errors call the file ``shown``.
+    """
     missing, unknown = sorted(needed.keys() - state.keys()), sorted(state.keys() - needed.keys())
     if missing or unknown:
         parts = [f"{len(missing)} tensors are missing ({_some(missing)})"] if missing else []
         parts += [f"{len(unknown)} are of no use ({_some(unknown)})"] if unknown else []
-        raise ModelError(f"{path}: the tensors are not those of the network: {', '.join(parts)}; {_NEEDED}")
+        raise ModelError(f"{shown}: the tensors are not those of the network: {', '.join(parts)}; {_NEEDED}")
     wrong = [key for key in needed if state[key].shape != needed[key].shape]
     if wrong:
         key = wrong[0]
         raise ModelError(
-            f"{path}: {len(wrong)} of {len(needed)} tensors have another shape: found {key} "
+            f"{shown}: {len(wrong)} of {len(needed)} tensors have another shape: found {key} "
             f"{_shape(state[key])}, needed {_shape(needed[key])}; {_NEEDED}"
         )
 
 
-def _refuse_other_files(path: Path) -> None:
+def _refuse_other_files(path: Path, shown: str) -> None:
     """Refuse what is commonly saved under the name of weights."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     start = head.lstrip().lower()
     if not head:
-        raise ModelError(f"{path}: found an empty file; {_NEEDED}")
+        raise ModelError(f"{shown}: found an empty file; {_NEEDED}")
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ModelError(f"{path}: found an HTML page saved as weights; download the file itself: {_NEEDED}")
+        raise ModelError(f"{shown}: found an HTML page saved as weights; download the file itself: {_NEEDED}")
     if start.startswith(b"version https://git-lfs"):
-        raise ModelError(f"{path}: found a Git LFS pointer, not the file it stands for (git lfs pull); {_NEEDED}")
+        raise ModelError(f"{shown}: found a Git LFS pointer, not the file it stands for (git lfs pull); {_NEEDED}")
     if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
-        raise ModelError(f"{path}: found a file of {path.stat().st_size:,} bytes that is cut short; {_NEEDED}")
+        raise ModelError(f"{shown}: found a file of {path.stat().st_size:,} bytes that is cut short; {_NEEDED}")
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, shown: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, ValueError) as error:
-        raise ModelError(f"{path}: the file is damaged ({_first_line(error)}); {_NEEDED}") from None
+        raise ModelError(f"{shown}: the file is damaged ({_first_line(error)}); {_NEEDED}") from None
     if damaged is not None:
-        raise ModelError(f"{path}: the file is damaged ({damaged} does not fit its checksum); fetch or copy it again")
+        raise ModelError(f"{shown}: the file is damaged ({damaged} does not fit its checksum); fetch or copy it again")
 
 
 def _some(names: Any) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +74,13 @@ class CellposeModel:
             return output.cpu().numpy()
 
 
-def build_network(path: Path, *, device: str, dtype: torch.dtype) -> tuple[Any, Backbone]:
+def build_network(path: Path, *, device: str, dtype: torch.dtype, called: str | None = None) -> tuple[Any, Backbone]:
     """Build the network of a file, filled with its tensors and nothing else.
+
+    Parameters
+    ----------
+    called
+        What the errors call the file; its path when None.
 
     Returns
     -------
@@ -88,22 +94,23 @@ def build_network(path: Path, *, device: str, dtype: torch.dtype) -> tuple[Any, 
     """
     import torch
 
-    state = read_state(path)
-    backbone = backbone_of(state, path)
-    vit = _cellpose_vit()
+    shown = called or str(path)
+    state = read_state(path, called=called)
+    backbone = backbone_of(state, shown)
+    vit = import_cellpose("vit")
     if backbone == "sam_vitl":
         # On the meta device: a ViT-L is not drawn at random, to be thrown away at once.
         with torch.device("meta"):
             network = vit.CPSAM(dtype=dtype)
     else:
         if not hasattr(vit, "dinov3_vitl16"):
-            raise ModelError(f"{path}: found a cpdino network, but cellpose cannot import dinov3; install it again")
+            raise ModelError(f"{shown}: found a cpdino network, but cellpose cannot import dinov3; install it again")
         network = vit.CPDINO(model_name=backbone.removeprefix("dino_"), dtype=dtype)
-    check_shapes(state, network.state_dict(), path)
+    check_shapes(state, network.state_dict(), shown)
     try:
         network.load_state_dict({k: v.to(device, dtype, copy=True) for k, v in state.items()}, assign=True)
     except RuntimeError as error:
-        raise ModelError(f"{path}: the tensors do not fit the network ({error})") from None
+        raise ModelError(f"{shown}: the tensors do not fit the network ({error})") from None
     return network.to(device=device, dtype=dtype), backbone
 
 
@@ -127,17 +134,21 @@ def _encoder_width(network: Any) -> int:
     return int(network.encoder.patch_embed.proj.weight.shape[0])
 
 
-def _cellpose_vit() -> Any:
-    """Import ``cellpose.vit`` without its warning about ``dinov3`` and its change of the process's matmul setting."""
+def import_cellpose(module: Literal["models", "vit"]) -> Any:
+    """Import a module of ``cellpose``, without its warning about ``dinov3`` and its change of torch's matmul setting.
+
+    The setting is the process's: it would let other models round to TF32 when this one was loaded before them.
+    """
     import torch
 
     before = torch.backends.cuda.matmul.allow_tf32
-    logger = logging.getLogger("cellpose.vit")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(f"cellpose.{name}") for name in ("models", "vit")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        from cellpose import vit
+        return import_module(f"cellpose.{module}")
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         torch.backends.cuda.matmul.allow_tf32 = before
-    return vit
