@@ -46,7 +46,12 @@ def segmentation(
         str | None, typer.Option(help="blood_smear, marrow_smear, trephine, separated by commas; default the kind's.")
     ] = None,
     start_from: Annotated[
-        str | None, typer.Option(help="Fine-tune this compact network: a shipped name or a .safetensors file.")
+        str | None,
+        typer.Option(help="Fine-tune this network: a shipped name, a .safetensors file, or a Cellpose 4 name or file."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="compact, or cellpose to fine-tune a Cellpose 4 network (cpsam_v2 without --start-from)."),
     ] = None,
     complete: Annotated[
         bool,
@@ -72,10 +77,10 @@ def segmentation(
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Train a compact flow network, evaluate it, write weights and card.
+    """Train a flow network, evaluate it, write weights and card.
 
-    Without --images: a shipped one, from the data sets in --data. With --images and --masks: one of your own, from
-    fields that you labelled.
+    Without --images: a shipped compact one, from the data sets in --data. With --images and --masks: one of your own,
+    from fields that you labelled; with --base cellpose a fine-tuned Cellpose 4 network.
     """
     from wsi_pipeline.runtime.devices import resolve_device
 
@@ -84,6 +89,7 @@ def segmentation(
 
         own = {
             "--masks": masks, "--mpp": mpp, "--kind": kind, "--specimen": specimen, "--start-from": start_from,
+            "--base": base,
             "--incomplete": not complete, "--skip-unpaired": skip_unpaired, "--allow-any-size": allow_any_size,
         }  # fmt: skip
         if given := [name for name, value in own.items() if value]:
@@ -129,6 +135,7 @@ def segmentation(
             kind=kind,
             specimens=tuple(s.strip() for s in specimen.split(",") if s.strip()) if specimen else (),
             start_from=start_from,
+            base=base,
             complete=complete,
             skip_unpaired=skip_unpaired,
             allow_any_size=allow_any_size,

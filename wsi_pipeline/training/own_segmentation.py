@@ -1,4 +1,4 @@
-"""Train or fine-tune a compact flow network on fields that a user labelled: check, split, train, measure, describe.
+"""Train or fine-tune a network on fields that a user labelled: check, split, train, measure, describe.
 
 One network finds one kind of cell, the kind the masks hold. What else is on the images is background to it, which is
 right when every cell of the kind has a label; for fields where only some have one there is ``complete=False``.
@@ -14,6 +14,16 @@ from pathlib import Path
 
 from wsi_pipeline.errors import ConfigError, OutputError
 from wsi_pipeline.training.cards import save_weights, write_card
+from wsi_pipeline.training.own_cellpose import CHECKPOINT_EVERY as CELLPOSE_CHECKPOINT_EVERY
+from wsi_pipeline.training.own_cellpose import (
+    DEFAULT_START,
+    CellposeStart,
+    cellpose_recipe,
+    load_cellpose_start,
+    save_cellpose,
+    settle_base,
+    train_cellpose,
+)
 from wsi_pipeline.training.own_segmentation_card import FieldRow, Prepared, make_card, measure, write_fields_csv
 from wsi_pipeline.training.own_segmentation_checks import check_masks
 from wsi_pipeline.training.own_segmentation_data import contradicted_mpp, read_fields
@@ -25,7 +35,7 @@ from wsi_pipeline.training.own_segmentation_request import (
     working_mpp,
 )
 from wsi_pipeline.training.own_segmentation_samples import kinds_of, make_samples, split_fields
-from wsi_pipeline.training.own_segmentation_start import load_start
+from wsi_pipeline.training.own_segmentation_start import Start, load_start
 from wsi_pipeline.training.segmentation import Recipe, train_segmentation
 
 SCALE_RANGE = (0.75, 1.35)
@@ -33,6 +43,7 @@ SCALE_RANGE = (0.75, 1.35)
 
 STEPS, FINE_TUNING_STEPS = 1500, 600
 LEARNING_RATE, FINE_TUNING_LEARNING_RATE = 2e-3, 5e-4
+CHECKPOINT_EVERY = 100
 _DIGEST_FORMAT = "own-fields-1"
 
 
@@ -49,7 +60,7 @@ def prepare(request: OwnTraining, *, report: Callable[[str], None]) -> Prepared:
         The fields cannot be used; the message names files, what was found and what is needed.
     """
     check_name(request.name)
-    start = None if request.start_from is None else load_start(request.start_from)
+    start = _start_of(request)
     kind, specimens = settle_kind(request.kind, request.specimens, start.specimens if start else (), report)
     if kind == "megakaryocyte" and not request.complete:
         raise ConfigError(
@@ -68,16 +79,19 @@ def prepare(request: OwnTraining, *, report: Callable[[str], None]) -> Prepared:
     diameter = check_masks(fields, kind, allow_any_size=request.allow_any_size)
     splits = split_fields(fields)
     fine = start is not None
-    recipe = Recipe(
-        kinds=kinds_of(fields, kind),
-        mpp=mpp,
-        scale_range=SCALE_RANGE,
-        side=request.side,
-        batch=request.batch,
-        steps=request.steps or (FINE_TUNING_STEPS if fine else STEPS),
-        learning_rate=FINE_TUNING_LEARNING_RATE if fine else LEARNING_RATE,
-        seed=request.seed,
-    )
+    if isinstance(start, CellposeStart):
+        recipe = cellpose_recipe(start, kind, mpp=mpp, steps=request.steps, seed=request.seed)
+    else:
+        recipe = Recipe(
+            kinds=kinds_of(fields, kind),
+            mpp=mpp,
+            scale_range=SCALE_RANGE,
+            side=request.side,
+            batch=request.batch,
+            steps=request.steps or (FINE_TUNING_STEPS if fine else STEPS),
+            learning_rate=FINE_TUNING_LEARNING_RATE if fine else LEARNING_RATE,
+            seed=request.seed,
+        )
     rows = tuple(
         FieldRow(
             image=field.image.name,
@@ -93,7 +107,7 @@ def prepare(request: OwnTraining, *, report: Callable[[str], None]) -> Prepared:
         _DIGEST_FORMAT,
         [(row.sha256, row.split) for row in rows],
         request.complete,
-        start.weights.sha256 if start else None,
+        start.sha256 if start else None,
     ]
     return Prepared(
         kind=kind,
@@ -108,13 +122,19 @@ def prepare(request: OwnTraining, *, report: Callable[[str], None]) -> Prepared:
     )
 
 
+def _start_of(request: OwnTraining) -> Start | CellposeStart | None:
+    if settle_base(request.base, request.start_from) == "cellpose":
+        return load_cellpose_start(request.start_from or DEFAULT_START)
+    return None if request.start_from is None else load_start(request.start_from)
+
+
 def train_own(
     request: OwnTraining,
     out: Path,
     *,
     device: str,
     report: Callable[[str], None],
-    checkpoint_every: int = 100,
+    checkpoint_every: int | None = None,
 ) -> Path:
     """Train on a user's fields, evaluate on the images set apart, and return the weights; the card lies beside them.
 
@@ -125,6 +145,13 @@ def train_own(
         the weights of an uninterrupted run.
     device
         ``cpu`` or ``cuda``.
+    checkpoint_every
+        Steps; None takes 100, of a Cellpose network, whose checkpoints are large, 250.
+
+    Returns
+    -------
+    Path
+        ``NAME.safetensors`` of a compact network, ``NAME.pth`` in Cellpose's format of a Cellpose one.
 
     Raises
     ------
@@ -137,19 +164,33 @@ def train_own(
     _check_writable(out)
     for line in summary(prepared, complete=request.complete):
         report(line)
-    network = train_segmentation(
-        prepared.samples,
-        out,
-        prepared.recipe,
-        device=device,
-        report=report,
-        checkpoint_every=checkpoint_every,
-        data_digest=prepared.digest,
-        initial=prepared.initial,
-    )
-    weights = out / f"{request.name}.safetensors"
+    if isinstance(prepared.start, CellposeStart):
+        tensors = train_cellpose(
+            prepared.samples,
+            out,
+            prepared.recipe,
+            prepared.start,
+            device=device,
+            report=report,
+            checkpoint_every=checkpoint_every or CELLPOSE_CHECKPOINT_EVERY,
+            data_digest=prepared.digest,
+        )
+        weights = out / f"{request.name}.pth"
+        save_cellpose(tensors, weights)
+    else:
+        network = train_segmentation(
+            prepared.samples,
+            out,
+            prepared.recipe,
+            device=device,
+            report=report,
+            checkpoint_every=checkpoint_every or CHECKPOINT_EVERY,
+            data_digest=prepared.digest,
+            initial=prepared.initial,
+        )
+        weights = out / f"{request.name}.safetensors"
+        save_weights(network.state_dict(), weights)
     write_fields_csv(prepared.rows, out / "fields.csv")
-    save_weights(network.state_dict(), weights)
     # A card without figures makes the weights loadable, so that what is measured is what will be used.
     write_card(make_card(request, prepared), weights)
     report("evaluating on the test images")

@@ -17,6 +17,7 @@ from wsi_pipeline.evaluation.run_segmentation import Segmenter, evaluate_masks
 from wsi_pipeline.evaluation.tables import segmentation_table
 from wsi_pipeline.segmentation.models import load_model
 from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of
+from wsi_pipeline.training.own_cellpose import LICENCE, CellposeStart, cellpose_details
 from wsi_pipeline.training.own_segmentation_request import OWN_KINDS, OwnTraining
 from wsi_pipeline.training.own_segmentation_start import Start
 from wsi_pipeline.training.segmentation import Recipe, network_details
@@ -60,7 +61,7 @@ class Prepared:
     rows: tuple[FieldRow, ...]
     diameter_um: float
     digest: str
-    start: Start | None
+    start: Start | CellposeStart | None
     initial: Mapping[str, Tensor] | None
 
 
@@ -122,17 +123,17 @@ def make_card(request: OwnTraining, prepared: Prepared, figures: tuple[Figure, .
                 n_train=count["train"],
             ),
         ),
-        licence="not stated",
+        licence=LICENCE if isinstance(start, CellposeStart) else "not stated",
         split={"rule": "by image, from a hash of the pixels, near-duplicates together", **count},
         figures=figures,
         fails_on=_fails_on(kind, complete=request.complete),
         date=datetime.now(UTC).date().isoformat(),
         details={
-            **network_details(recipe),
+            **(cellpose_details(recipe, start) if isinstance(start, CellposeStart) else network_details(recipe)),
             "data_digest": prepared.digest,
             "labels_complete": request.complete,
             "median_diameter_um": round(prepared.diameter_um, 2),
-            "started_from": None if start is None else f"{start.weights.name}, SHA-256 {start.weights.sha256}",
+            "started_from": None if start is None else f"{start.name}, SHA-256 {start.sha256}",
         },
     )
 

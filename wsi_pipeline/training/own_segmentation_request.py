@@ -70,7 +70,10 @@ class OwnTraining:
     specimens
         Specimens the network may be used on; empty takes those of the kind.
     start_from
-        Compact network to fine-tune, by name or by its ``.safetensors`` file; None starts at random.
+        Network to fine-tune: a compact one by name or by its ``.safetensors`` file, or a Cellpose 4 one by name or
+        path; None starts at random, or with ``base`` ``cellpose`` from ``cpsam_v2``.
+    base
+        ``compact`` or ``cellpose``; None takes what ``start_from`` is.
     complete
         Every cell of the kind has a label.
     skip_unpaired, allow_any_size
@@ -78,7 +81,7 @@ class OwnTraining:
     steps
         Training steps; None takes the recipe's.
     side, batch
-        Of the training crops: side in pixels, a multiple of 16, and number a step.
+        Of the training crops of a compact network: side in pixels, a multiple of 16, and number a step.
     """
 
     name: str
@@ -88,6 +91,7 @@ class OwnTraining:
     kind: str | None = None
     specimens: tuple[str, ...] = ()
     start_from: str | None = None
+    base: str | None = None
     complete: bool = True
     skip_unpaired: bool = False
     allow_any_size: bool = False

@@ -28,6 +28,14 @@ class Start:
     kinds: tuple[str, ...]
 
     @property
+    def name(self) -> str:
+        return self.weights.name
+
+    @property
+    def sha256(self) -> str:
+        return self.weights.sha256
+
+    @property
     def specimens(self) -> tuple[Specimen, ...]:
         return tuple(self.weights.card["specimens"])
 

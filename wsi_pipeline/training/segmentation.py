@@ -111,15 +111,38 @@ def losses(
     Parameters
     ----------
     output
-        ``(n, 3 + k, t, t)`` network output.
+        ``(n, 3 + k, t, t)`` network output; of a network without kinds they are no part of the loss.
     flows, cell, kinds, known
         The stacked fields of :class:`Crop`.
     """
     weight = known.sum().clamp(min=1)
     flow = (((output[:, :2] - flows) ** 2).sum(1) * known).sum() / weight
     probability = nn.functional.binary_cross_entropy_with_logits(output[:, 2], cell, reduction="none")
-    kind = nn.functional.cross_entropy(output[:, 3:], kinds, ignore_index=IGNORE)
-    return 0.25 * flow + (probability * known).sum() / weight + kind_weight * kind
+    outline = 0.25 * flow + (probability * known).sum() / weight
+    if output.shape[1] == _CELL_CHANNEL + 1:
+        return outline
+    return outline + kind_weight * nn.functional.cross_entropy(output[:, 3:], kinds, ignore_index=IGNORE)
+
+
+def loss_on(forward: Callable[[Tensor], Tensor], crops: Sequence[Crop], recipe: Recipe, device: str) -> Tensor:
+    """Return the training loss of a batch of crops, with the network's products in bfloat16.
+
+    Parameters
+    ----------
+    forward
+        Maps ``(n, 3, t, t)`` images to ``(n, 3 + k, t, t)`` output.
+    """
+    image = torch.from_numpy(np.stack([c.image for c in crops])).to(device, memory_format=torch.channels_last)
+    with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
+        output = forward(image)
+    return losses(
+        output.float(),
+        torch.from_numpy(np.stack([c.flows for c in crops])).to(device),
+        torch.from_numpy(np.stack([c.cell for c in crops])).to(device),
+        torch.from_numpy(np.stack([c.kinds for c in crops])).to(device),
+        torch.from_numpy(np.stack([c.known for c in crops])).to(device),
+        kind_weight=recipe.kind_weight,
+    )
 
 
 def sampling_weights(samples: Sequence[Sample]) -> np.ndarray:
@@ -197,32 +220,14 @@ def train_segmentation(
     average = copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     checkpoint = out / "checkpoint.safetensors"
-    step = 0
-    if checkpoint.is_file():
-        step, extra = load_checkpoint(checkpoint, networks={"live": network, "average": average}, optimiser=optimiser)
-        if _steps_of(extra["recipe"]) != _steps_of(plain_recipe(recipe)):
-            raise DataError(f"{checkpoint} was written by another recipe; choose another --out or remove it")
-        if extra.get("data_digest") != data_digest:
-            raise DataError(f"{checkpoint} was written from other data; choose another --out or remove it")
-        report(f"resumed at step {step} of {recipe.steps}")
+    step = resume(checkpoint, {"live": network, "average": average}, optimiser, recipe, data_digest, report)
     recent: list[float] = []
     started, first = time.monotonic(), step
     while step < recipe.steps:
         for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(recipe, step)
+            group["lr"] = learning_rate(recipe, step)
         network.train()
-        crops = batch_of(training, recipe, step)
-        image = torch.from_numpy(np.stack([c.image for c in crops])).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
-            output = network(image)
-        loss = losses(
-            output.float(),
-            torch.from_numpy(np.stack([c.flows for c in crops])).to(device),
-            torch.from_numpy(np.stack([c.cell for c in crops])).to(device),
-            torch.from_numpy(np.stack([c.kinds for c in crops])).to(device),
-            torch.from_numpy(np.stack([c.known for c in crops])).to(device),
-            kind_weight=recipe.kind_weight,
-        )
+        loss = loss_on(network, batch_of(training, recipe, step), recipe, device)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -249,6 +254,32 @@ def train_segmentation(
     return average
 
 
+def resume(
+    checkpoint: Path,
+    networks: dict[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    data_digest: str | None,
+    report: Callable[[str], None],
+) -> int:
+    """Restore networks and optimiser from a checkpoint, and return its step; 0 where there is none.
+
+    Raises
+    ------
+    DataError
+        The checkpoint is damaged, or of another recipe, network or data.
+    """
+    if not checkpoint.is_file():
+        return 0
+    step, extra = load_checkpoint(checkpoint, networks=networks, optimiser=optimiser)
+    if _steps_of(extra["recipe"]) != _steps_of(plain_recipe(recipe)):
+        raise DataError(f"{checkpoint} was written by another recipe; choose another --out or remove it")
+    if extra.get("data_digest") != data_digest:
+        raise DataError(f"{checkpoint} was written from other data; choose another --out or remove it")
+    report(f"resumed at step {step} of {recipe.steps}")
+    return step
+
+
 def _steps_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a recipe decides its steps: a checkpoint is good for any offset, which come after the last.
 
@@ -258,6 +289,7 @@ def _steps_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in {**defaults, **recipe}.items() if not k.endswith("_offset")}
 
 
-def _learning_rate(recipe: Recipe, step: int) -> float:
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Return the learning rate of a step: 100 steps of warming up, then half a cosine down to 2 %."""
     warm = min(1.0, (step + 1) / 100)
     return recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
