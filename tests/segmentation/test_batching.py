@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_cellpose import write_slide
 
 from wsi_pipeline import cohort, stages
 from wsi_pipeline.config import load_config
@@ -149,7 +150,6 @@ class OnceOutOfMemory:
 
 
 def test_a_run_that_ran_out_of_memory_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_cellpose_models import write_slide
 
     model = OnceOutOfMemory()
     monkeypatch.setattr(stages, "segmentation_model", lambda *_: model)

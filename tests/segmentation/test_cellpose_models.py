@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_cellpose import tiny_sam, write_tiny
+from tiny_cellpose import tiny_sam, write_slide, write_tiny
 
 from wsi_pipeline.cohort import plan_cohort
 from wsi_pipeline.errors import MissingWeightsError, ModelError
@@ -239,16 +239,6 @@ def test_a_worker_never_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 # From file to provenance ---------------------------------------------------------------------------------------------
-
-
-def write_slide(path: Path, side: int = 300) -> Path:
-    import tifffile
-
-    rng = np.random.default_rng(3)
-    pixels = np.clip(rng.normal(232, 4, (side, side, 3)), 0, 255).astype(np.uint8)
-    pixels[100:150, 90:140] = (120, 70, 150)
-    tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb", resolution=(40_000, 40_000), resolutionunit=3)
-    return path
 
 
 def settings_of(model: Path, **changes: Any) -> dict[str, Any]:

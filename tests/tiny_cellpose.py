@@ -1,4 +1,4 @@
-"""A Cellpose 4 network a thousand times smaller than ``cpsam``, made and saved by ``cellpose`` itself.
+"""A Cellpose 4 network a thousand times smaller than ``cpsam``, made and saved by ``cellpose`` itself; and a slide.
 
 ``cellpose`` knows one SAM encoder, the ViT-L of ``segment_anything``'s registry; with a small one in its place its
 own class builds, saves and loads a small network of the same layers, names and format.
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,4 +55,15 @@ def write_tiny(path: Path, seed: int = 0) -> Path:
             # SAM's position biases start at zero, and its flows would all be near zero.
             torch.nn.init.normal_(parameter, std=0.2)
     network.save_model(path)
+    return path
+
+
+def write_slide(path: Path, side: int = 300) -> Path:
+    """Write a slide of glass with one dark square at 0.25 um per pixel."""
+    import tifffile
+
+    rng = np.random.default_rng(3)
+    pixels = np.clip(rng.normal(232, 4, (side, side, 3)), 0, 255).astype(np.uint8)
+    pixels[100:150, 90:140] = (120, 70, 150)
+    tifffile.imwrite(path, pixels, tile=(128, 128), photometric="rgb", resolution=(40_000, 40_000), resolutionunit=3)
     return path
