@@ -76,7 +76,7 @@ def cpsam(name: str, device: str, batch: int, tile: int, batches: int) -> Callab
         path = cellpose_weights(name)
     except ModelError as error:
         raise SkipContender(str(error)) from None
-    model = CellposeModel(name, path, device)
+    model = CellposeModel(name, path, device, precision="bf16", specimen="blood_smear")
     host = _tiles(batch, tile, batches)
 
     def work() -> float | None:
