@@ -107,16 +107,18 @@ def _fill_holes(mask: np.ndarray, background: np.ndarray) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _flow_error(mask: np.ndarray, flow: np.ndarray, y0: int, x0: int) -> float:
-    """Return the mean squared difference between the mask's own flow and the network's."""
+    """Return the mean squared difference between the mask's own flow and the network's, summed row by row."""
     own = mask_flow(mask)
     total, n = 0.0, 0
     for y in range(mask.shape[0]):
+        row = 0.0
         for x in range(mask.shape[1]):
             if mask[y, x]:
                 dy = own[0, y, x] - np.float64(flow[0, y0 + y, x0 + x])
                 dx = own[1, y, x] - np.float64(flow[1, y0 + y, x0 + x])
-                total += dy * dy + dx * dx
+                row += dy * dy + dx * dx
                 n += 1
+        total += row
     return total / n
 
 
