@@ -31,8 +31,6 @@ class Options:
     diameter_px: int = DIAMETER_PX
 
 
-
-
 def discs(rng: np.random.Generator, shape: tuple[int, int], n: int, largest: float) -> npt.NDArray[np.int32]:
     """Overlapping ellipses, some over the slide's edge; later ones cover earlier ones."""
     y, x = np.mgrid[: shape[0], : shape[1]]

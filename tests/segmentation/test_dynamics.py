@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import shapely
+from flow_fields import SCENES, Field, Options, all_options, discs, fields, make_field
 from hypothesis import given, settings
-from flow_fields import DIAMETER_PX, SCENES, Field, Options, all_options, discs, fields, make_field
 from hypothesis import strategies as st
 from scipy import ndimage as ndi
 
@@ -16,6 +16,7 @@ from wsi_pipeline.segmentation.dynamics import MIN_SEED_PIXELS, flows_to_labels
 from wsi_pipeline.segmentation.instances import extract_instances
 from wsi_pipeline.tiling import halo_px, plan_blocks
 from wsi_pipeline.units import Box
+
 
 def cut(field: Field, core_px: int, options: Options, *, extra_halo: int = 0) -> dict[tuple[int, int], tuple]:
     """Segment a field block by block and return every cell by its global seed, everything as bytes."""

@@ -58,7 +58,7 @@ def by_torch(
 
 
 def assert_same(field: Field, options: Options, *, device: str = "cpu", share: float = 1.0) -> int:
-    """Compare everything both engines return; give the number of cells."""
+    """Compare everything both engines return, flow errors to the bit on the CPU; give the number of cells."""
     core = core_of(field, share)
     labels, seeds, expected = by_numba(field, options, core)
     other_labels, other_seeds, found = by_torch(field, options, core, device)
@@ -69,14 +69,14 @@ def assert_same(field: Field, options: Options, *, device: str = "cpu", share: f
         got, want = getattr(found, entry.name), getattr(expected, entry.name)
         assert (got.dtype, got.shape) == (want.dtype, want.shape), entry.name
         if entry.name == "flow_error":
-            np.testing.assert_allclose(got, want, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(got, want, rtol=0, atol=0 if device == "cpu" else 1e-9)
         else:
             np.testing.assert_array_equal(got, want, err_msg=entry.name)
     return len(expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(field=fields, options=all_options, share=st.sampled_from([1.0, 0.6]))
 def test_both_engines_find_the_same(field: Field, options: Options, share: float, device: str) -> None:
     assert_same(field, options, device=device, share=share)
@@ -90,15 +90,6 @@ def test_every_scene(name: str, device: str) -> None:
         for seed, jitter, threshold in [(0, 0.0, 0.0), (1, 0.0, 0.4), (2, 0.05, 0.0)]
     )
     assert found >= 3, "the scene tests nothing"
-
-
-def test_flow_errors_are_the_same_to_the_bit() -> None:
-    """Within 1e-9 would do on any device; on one machine there is not even that, so the same cells pass."""
-    field = make_field(["cells", "giants", "noise"], 4, (170, 170), 0.05)
-    core = core_of(field, 1.0)
-    expected, found = by_numba(field, Options(), core)[2], by_torch(field, Options(), core, "cpu")[2]
-    assert len(expected) > 10
-    np.testing.assert_array_equal(found.flow_error, expected.flow_error)
 
 
 def test_memory_bounds_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

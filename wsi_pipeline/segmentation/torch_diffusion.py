@@ -68,9 +68,9 @@ def flow_errors(cell: Tensor, y: Tensor, x: Tensor, boxes: Tensor, flow: Tensor)
 
 
 def _centres(cell: Tensor, y: Tensor, x: Tensor, boxes: Tensor, area: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mask pixel nearest the rounded centre of mass, in the mask's box; ties go to the first in raster order.
+    """Return the mask pixel nearest the rounded centre of mass, in the mask's box.
 
-    Means are rounded half to even in a box with a margin of one pixel, as the reference does.
+    Of pixels equally near the first in raster order stands. Means are rounded half to even in a box with a margin of one pixel, as the reference does.
     """
     v, u = y - boxes[cell, 0], x - boxes[cell, 1]
     n = len(boxes)
@@ -135,9 +135,14 @@ def _mask_flows(mask: Tensor, source: Tensor, steps: npt.NDArray[np.int64]) -> t
         torch.mul(mean, mask[:m], out=warm[:, 1:-1, 1:-1])
     dy = heat[:, 2:, 1:-1] - heat[:, :-2, 1:-1]
     dx = heat[:, 1:-1, 2:] - heat[:, 1:-1, :-2]
-    norm = torch.sqrt(dy * dy + dx * dx)
+    norm = _root(dy * dy + dx * dx)
     moving = norm > 0
     return torch.where(moving, dy / norm, 0.0), torch.where(moving, dx / norm, 0.0)
+
+
+def _root(values: Tensor) -> Tensor:
+    """Return the correctly rounded square root; MKL's, which PyTorch takes on a CPU, is an ulp off here and there."""
+    return torch.from_numpy(np.sqrt(values.numpy())) if values.device.type == "cpu" else values.sqrt()
 
 
 def _total(values: Tensor) -> Tensor:
