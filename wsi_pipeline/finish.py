@@ -244,6 +244,7 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
         "regions note": about["regions_note"],
         "segmentation model": about["segmentation_model"],
         "segmentation SHA-256": about["segmentation_sha256"],
+        "segmentation engine": about["segmentation_engine"],
         "precision asked": config.segmentation.precision,
         "precision used": about["precision"],
         "tiles a batch asked": config.segmentation.batch_size,

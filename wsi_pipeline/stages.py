@@ -30,6 +30,7 @@ from wsi_pipeline.runtime.batch import network_batch
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.ledger import Ledger, key_of
 from wsi_pipeline.runtime.worker import batch_of, classifier_model, segmentation_model, slide_of, use_threads
+from wsi_pipeline.segmentation.engines import engine_for
 from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram, normalisation_from_histogram
 from wsi_pipeline.segmentation.segment import segment_block
 from wsi_pipeline.slides import Slide, SlideSpec, slide_fingerprint
@@ -215,6 +216,7 @@ def prepare(job: SlideJob) -> Prepared:
             "segmentation_kinds": list(model.kinds),
             "precision": model.precision,
             "batch_size": network_batch(job.out / "work", model, config, device),
+            "segmentation_engine": engine_for(device),
             "classifier": classifier.name if classifier else None,
             "classifier_sha256": classifier.sha256 if classifier else None,
         }

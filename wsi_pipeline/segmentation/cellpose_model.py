@@ -47,6 +47,7 @@ class CellposeModel:
         network, backbone = build_network(path, device=device, dtype=dtype_of(precision))
         self.name = name
         self.kinds = kinds
+        self.device = device
         self.sha256 = sha256 or file_sha256(path)
         self.precision = precision
         self.tile_px = TILE_PX[backbone]
@@ -63,15 +64,19 @@ class CellposeModel:
 
         The kind's logit is the cell's, that of the background 0.
         """
+        return self.predict_on_device(tiles).cpu().numpy()
+
+    def predict_on_device(self, tiles: npt.NDArray[np.float32]) -> torch.Tensor:
+        """As :meth:`predict`, but the float32 output stays on the device."""
         import torch
 
         with torch.inference_mode():
             batch = torch.from_numpy(tiles).to(self._network.device, self._network.dtype)
-            output = self._network(batch)[0].float()
+            output: torch.Tensor = self._network(batch)[0].float()
             if self.kinds:
                 cell = output[:, 2:3]
                 output = torch.cat([output, torch.zeros_like(cell), cell], dim=1)
-            return output.cpu().numpy()
+        return output
 
 
 def build_network(path: Path, *, device: str, dtype: torch.dtype, called: str | None = None) -> tuple[Any, Backbone]:

@@ -7,7 +7,7 @@ them, kind logits. Nothing is downloaded here.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ __all__ = [
     "CELLPOSE_NAMES", "CellposeModel", "CompactModel", "FlowModel", "cellpose_weights", "check_model", "load_model",
 ]  # fmt: skip
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 FloatTiles = npt.NDArray[np.float32]
 
 
@@ -34,6 +37,8 @@ class FlowModel(Protocol):
     ----------
     name, sha256
         For the provenance.
+    device
+        Where it runs, ``cpu`` or ``cuda``.
     tile_px, overlap_px
         The tile lattice it works on.
     kinds
@@ -46,6 +51,7 @@ class FlowModel(Protocol):
 
     name: str
     sha256: str
+    device: str
     tile_px: int
     overlap_px: int
     kinds: tuple[str, ...]
@@ -55,6 +61,10 @@ class FlowModel(Protocol):
 
     def predict(self, tiles: FloatTiles) -> FloatTiles:
         """Map ``(n, 3, t, t)`` to ``(n, 3 + k, t, t)``: 5 x flow y, 5 x flow x, cell logit, kind logits."""
+        ...
+
+    def predict_on_device(self, tiles: FloatTiles) -> Tensor:
+        """As :meth:`predict`, but the float32 output stays on the device."""
         ...
 
 
@@ -87,18 +97,22 @@ class CompactModel:
         self.precision = precision
         self._dtype = dtype_of(precision)
         self._network: Any = network.to(device, self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._device = device
+        self.device = device
         self.model_bytes = model_bytes(self._network)
         self.tile_bytes = convolution_tile_bytes(
             side=self.tile_px, width=card["widths"][0], channels=3 + len(self.kinds), itemsize=self._dtype.itemsize
         )
 
     def predict(self, tiles: FloatTiles) -> FloatTiles:
+        return self.predict_on_device(tiles).cpu().numpy()
+
+    def predict_on_device(self, tiles: FloatTiles) -> Tensor:
         import torch
 
         with torch.inference_mode():
-            batch = torch.from_numpy(tiles).to(self._device, self._dtype, memory_format=torch.channels_last)
-            return self._network(batch).float().cpu().numpy()
+            batch = torch.from_numpy(tiles).to(self.device, self._dtype, memory_format=torch.channels_last)
+            output: Tensor = self._network(batch).float()
+        return output
 
 
 def check_model(name: str, specimen: Specimen) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,18 +13,16 @@ from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.config import SegmentationConfig, Specimen
 from wsi_pipeline.segmentation.batching import CPU_BATCH, Batch, run_halving
-from wsi_pipeline.segmentation.dynamics import flows_to_labels
-from wsi_pipeline.segmentation.instances import Instances, extract_instances
-from wsi_pipeline.segmentation.kinds import decide_kinds, kind_probabilities, nuclear_pixels
+from wsi_pipeline.segmentation.engines import LAYERS, Engine, Rules, engine_for, find_on_device, find_on_host
+from wsi_pipeline.segmentation.instances import Instances
+from wsi_pipeline.segmentation.kinds import decide_kinds
 from wsi_pipeline.segmentation.models import FlowModel
-from wsi_pipeline.segmentation.networks import FLOW_SCALE
 from wsi_pipeline.segmentation.normalise import Normalisation
-from wsi_pipeline.segmentation.predict import Reader, predict_window
+from wsi_pipeline.segmentation.predict import Reader, predict_window, predict_window_on_device
 from wsi_pipeline.tiling import Block, TileLattice
 from wsi_pipeline.units import Box
 
-_MAX_STEP = np.float32(4.0)
-_LAYERS = ("cell", "red", "green", "blue", "nuclear")
+_FieldsT = TypeVar("_FieldsT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,7 @@ def segment_block(
     config: SegmentationConfig,
     specimen: Specimen,
     batch: Batch | None = None,
+    engine: Engine | None = None,
 ) -> SegmentedBlock:
     """Segment one block; the cells it returns are the same whatever the block's size.
 
@@ -76,54 +77,52 @@ def segment_block(
         Region grown by the halo, working pixels; tiles outside it are never computed.
     batch
         Network tiles a batch, halved when a GPU runs out of memory; None takes the configuration's, 8 for ``auto``.
+    engine
+        ``numba`` or ``torch``; by default what :func:`engine_for` says of the model's device.
+
+    Raises
+    ------
+    ModelError
+        The network gave numbers that are not finite.
     """
     window = block.window
-    fields = run_halving(
-        lambda tiles: predict_window(
-            read,
-            window,
-            lattice=lattice,
-            dilated_region=dilated_region,
-            normalisation=normalisation,
-            model=model,
-            batch_size=tiles,
-        ),
-        batch or Batch.of(CPU_BATCH if config.batch_size == "auto" else config.batch_size),
-        f"block {block.name}",
-    )
-    logit = fields.output[2]
-    foreground = logit > config.cellprob_threshold
-    # A unit flow; a network gone astray must not send a pixel off without end.
-    flow = np.clip(np.nan_to_num(fields.output[:2]) / np.float32(FLOW_SCALE), -_MAX_STEP, _MAX_STEP)
-    diameter_px = math.ceil(config.max_cell_diameter_um / config.mpp)
-    labels, seeds = flows_to_labels(flow * foreground, foreground, niter=config.niter, max_cell_diameter_px=diameter_px)
-    kind_logits = fields.output[3:] if model.kinds else None
-    nuclear = nuclear_pixels(fields.rgb, normalisation, kind_logits, model.kinds)
-    layers = np.empty((len(_LAYERS) + len(model.kinds), window.height, window.width), np.uint8)
-    layers[0] = np.rint(255 / (1 + np.exp(-np.clip(logit, -50, 50))))
-    layers[1:4] = fields.rgb.transpose(2, 0, 1)
-    layers[4] = nuclear
-    if kind_logits is not None:
-        layers[5:] = kind_probabilities(kind_logits)
     core = Box(
         x0=block.core.x0 - window.x0, y0=block.core.y0 - window.y0,
         x1=block.core.x1 - window.x0, y1=block.core.y1 - window.y0,
     )  # fmt: skip
     um2_per_px = config.mpp**2
-    instances = extract_instances(
-        labels,
-        seeds,
-        core=core,
-        flow=flow,
-        foreground=foreground,
-        layers=layers,
+    rules = Rules(
+        niter=config.niter,
+        cellprob_threshold=config.cellprob_threshold,
         flow_threshold=config.flow_threshold,
         min_area_px=max(1, math.ceil(config.min_area_um2 / um2_per_px)),
-        max_cell_diameter_px=diameter_px,
+        max_cell_diameter_px=math.ceil(config.max_cell_diameter_um / config.mpp),
     )
+    batch = batch or Batch.of(CPU_BATCH if config.batch_size == "auto" else config.batch_size)
+    finding: dict[str, Any] = {"core": core, "normalisation": normalisation, "kinds": model.kinds, "rules": rules}
+
+    def predicted(predict: Callable[..., _FieldsT]) -> _FieldsT:
+        return run_halving(
+            lambda tiles: predict(
+                read,
+                window,
+                lattice=lattice,
+                dilated_region=dilated_region,
+                normalisation=normalisation,
+                model=model,
+                batch_size=tiles,
+            ),
+            batch,
+            f"block {block.name}",
+        )
+
+    if (engine or engine_for(model.device)) == "torch":
+        instances, nuclear = find_on_device(predicted(predict_window_on_device), **finding)
+    else:
+        instances, nuclear = find_on_host(predicted(predict_window), **finding)
     area = np.maximum(instances.area_px, 1)
     kind, support = decide_kinds(
-        instances.sums[:, len(_LAYERS) :],
+        instances.sums[:, len(LAYERS) :],
         model.kinds,
         area_px=instances.area_px,
         nuclear_px=instances.sums[:, 4],

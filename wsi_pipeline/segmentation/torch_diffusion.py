@@ -70,7 +70,8 @@ def flow_errors(cell: Tensor, y: Tensor, x: Tensor, boxes: Tensor, flow: Tensor)
 def _centres(cell: Tensor, y: Tensor, x: Tensor, boxes: Tensor, area: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mask pixel nearest the rounded centre of mass, in the mask's box.
 
-    Of pixels equally near the first in raster order stands. Means are rounded half to even in a box with a margin of one pixel, as the reference does.
+    Of pixels equally near the first in raster order stands. Means are rounded half to even in a box with a margin of
+    one pixel, as the reference does.
     """
     v, u = y - boxes[cell, 0], x - boxes[cell, 1]
     n = len(boxes)

@@ -149,11 +149,9 @@ def _filled(mask: Tensor, part: Tensor, foreground: Tensor) -> Tensor:
     edge = torch.ones_like(foreground)
     edge[1:-1, 1:-1] = False
     lowest[part[edge & ~foreground]] = 0
-    middle, sides = (slice(None), slice(None)), []
-    for axis in (0, 1):
-        here, there = list(middle), list(middle)
-        here[axis], there[axis] = slice(None, -1), slice(1, None)
-        sides += [(tuple(here), tuple(there)), (tuple(there), tuple(here))]
+    whole, first, last = slice(None), slice(None, -1), slice(1, None)
+    sides = [((first, whole), (last, whole)), ((whole, first), (whole, last))]
+    sides += [(there, here) for here, there in sides]
     for here, there in sides:
         meets = ~foreground[here] & foreground[there]
         hole, cell = part[here][meets], mask[there][meets]
