@@ -520,6 +520,27 @@ def test_an_empty_slide_is_empty_with_a_reason(tmp_path: Path, large: bool) -> N
     assert all(row["abstained"] == "true" for row in predictions)
 
 
+# Cells beyond the largest diameter -----------------------------------------------------------------------------------
+
+
+def test_cells_beyond_the_largest_diameter_are_counted_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_virtual_slide(tmp_path / "small.tiff", profile="normal", size_px=512, seed=5)
+    settings = {"segmentation.max_cell_diameter_um": 6.0, "segmentation.flow_threshold": 0.0}
+    counts = []
+    for core_px in (256, 512):
+        out = tmp_path / str(core_px)
+        (summary,) = run_here([tmp_path / "small.tiff"], out, {**settings, "tiling.core_px": core_px}).summaries
+        counts.append(summary["quality"]["too large"])
+        said = [text for text in summary["warnings"] if "segmentation.max_cell_diameter_um (6 um)" in text]
+        assert len(said) == 1
+        assert said[0] in caplog.text
+        assert summary["quality"]["truncated"] >= counts[-1]
+        assert summary["provenance"]["segmentation engine"] == "numba"
+    assert counts[0] == counts[1] > 10
+
+
 # Larger, real data ---------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from wsi_pipeline.stages import (
 )
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.weights import find_weights
+
+_log = logging.getLogger(__name__)
 
 _NOTHING_FOUND = {"trephine": "no-tissue", "blood_smear": "no-stained-area", "marrow_smear": "no-stained-area"}
 
@@ -138,7 +141,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "quality": _quality(table, merged, prepared, halved, seams),
         "provenance": _provenance(job, prepared),
         "timings": {**timings, "answers": exporting - started, "exports": ended - exporting},
-        "warnings": [*_warnings(job, prepared, dropped, halved), *counts.notes],
+        "warnings": [*_warnings(job, prepared, merged, dropped, halved), *counts.notes],
     }
     write_json(job.folder / "summary.json", summary)
     if config.exports.report:
@@ -219,6 +222,7 @@ def _quality(
         **{f"kind {kind}": n for kind, n in table.kinds.items()},
         "truncated": table.truncated,
         "truncated share": share,
+        "too large": merged.n_too_large,
         "mean cell probability": table.mean_cell_probability,
         "mean flow error": table.mean_flow_error,
         "area searched, mm2": prepared.about["area_mm2"],
@@ -261,7 +265,7 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _warnings(job: SlideJob, prepared: Prepared, dropped: int, halved: int) -> list[str]:
+def _warnings(job: SlideJob, prepared: Prepared, merged: MergedTable, dropped: int, halved: int) -> list[str]:
     about = prepared.about
     # Why nothing was found is a limit of the run; what else was decided belongs to the provenance.
     found = [about["regions_note"]] if about["regions_note"] and not prepared.blocks else []
@@ -278,6 +282,14 @@ def _warnings(job: SlideJob, prepared: Prepared, dropped: int, halved: int) -> l
             f"{halved} of {len(prepared.blocks)} blocks were computed with a halved batch, since the GPU ran out of "
             "memory: the results are not byte-comparable to those of other runs."
         )
+    if merged.n_too_large:
+        diameter = job.config.segmentation.max_cell_diameter_um
+        warning = (
+            f"{merged.n_too_large} cells reach segmentation.max_cell_diameter_um ({diameter:g} um): part of them may "
+            "be missing. They are kept as truncated; raise the setting if such cells are real."
+        )
+        _log.warning("%s: %s", job.slide_id, warning)
+        found.append(warning)
     if dropped:
         found.append(f"{dropped} cells are too small for QuPath's grid of 0.01 pixels and are not in its file.")
     return found

@@ -16,7 +16,7 @@ import pyarrow as pa
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED
+from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE
 from wsi_pipeline.segmentation.instances import Instances, flood
 from wsi_pipeline.segmentation.outlines import mask_polygons, region_polygons
 from wsi_pipeline.segmentation.segment import SegmentedBlock
@@ -43,6 +43,9 @@ def measure_block(
     fingerprint: str,
 ) -> pa.Table:
     """Return the rows of a block's cells whose seed lies in the region, in the schema ``MEASURED``.
+
+    The schema's metadata say under :data:`~wsi_pipeline.cells.schema.TOO_LARGE` how many of them reach the largest
+    diameter.
 
     Parameters
     ----------
@@ -111,7 +114,8 @@ def measure_block(
         else pa.array(np.asarray(values, dtype=_numpy_type(field.type)), field.type)
         for field, values in ((field, columns[field.name]) for field in MEASURED)
     ]
-    return pa.Table.from_arrays(arrays, schema=MEASURED)
+    n_large = int(np.count_nonzero(cells.too_large[rows]))
+    return pa.Table.from_arrays(arrays, schema=MEASURED.with_metadata({TOO_LARGE: str(n_large)}))
 
 
 def _numpy_type(arrow: pa.DataType) -> Any:

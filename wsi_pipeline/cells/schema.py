@@ -51,6 +51,10 @@ MEASURED = pa.schema(
 ``seed_x`` and ``seed_y`` are working pixels; ``nc_ratio`` is nucleus area over cell area."""
 
 
+TOO_LARGE = b"too_large"
+"""Key of a block part's metadata: how many of its cells reach ``segmentation.max_cell_diameter_um``; absent for none."""
+
+
 def table_schema(classes: Sequence[str], embedding_dim: int | None) -> pa.Schema:
     """Return the full schema: measured columns, ``p_<class>`` of each class, and the embedding when asked for."""
     fields = list(MEASURED)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import atomic_path
-from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, table_schema
+from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, table_schema
 from wsi_pipeline.segmentation.dye import NO_RED_CELLS, RedDye, red_dye, white_in_name_only
 from wsi_pipeline.tiling import ORDER_CELL_PX, Block
 
@@ -38,11 +38,14 @@ class MergedTable:
         Rows in the table, and cells to classify.
     n_chunks
         Row groups of the targets file.
+    n_too_large
+        Cells that reach ``segmentation.max_cell_diameter_um``, so part of them may be missing.
     """
 
     n_cells: int
     n_targets: int
     n_chunks: int
+    n_too_large: int = 0
 
 
 def _bands(parts: Sequence[tuple[Block, Path]], columns: Sequence[str] = MEASURED.names) -> Iterator[pa.Table]:
@@ -159,7 +162,8 @@ def merge_blocks(
         if len(pending):
             flush(pending)
             n_chunks += 1
-    return MergedTable(n_cells=n_cells, n_targets=n_targets, n_chunks=n_chunks)
+    n_too_large = sum(int((pq.read_schema(path).metadata or {}).get(TOO_LARGE, 0)) for _, path in parts)
+    return MergedTable(n_cells=n_cells, n_targets=n_targets, n_chunks=n_chunks, n_too_large=n_too_large)
 
 
 def read_targets(path: Path, chunk: int) -> npt.NDArray[np.float64]:
