@@ -19,10 +19,13 @@ def virtual_slide(scratch: Path, *, profile: str, size_px: int, seed: int = 1) -
     return path
 
 
-def dense_labels(size_px: int, *, spacing_px: int, seed: int) -> npt.NDArray[np.int32]:
-    """Return ``(size, size)`` labels of touching, roundish cells about ``spacing_px`` across.
+def dense_labels(
+    size_px: int, *, spacing_px: float, seed: int, radius: tuple[float, float] = (0.42, 0.62)
+) -> npt.NDArray[np.int32]:
+    """Return ``(size, size)`` labels of roundish cells, by default touching and about ``spacing_px`` across.
 
-    Centres lie on a jittered hexagonal grid; a pixel belongs to the nearest centre within the cell's own radius.
+    Centres lie on a jittered hexagonal grid; a pixel belongs to the nearest centre within the cell's own radius,
+    which is drawn from ``radius``, in spacings.
     """
     from scipy.spatial import KDTree
 
@@ -32,10 +35,10 @@ def dense_labels(size_px: int, *, spacing_px: int, seed: int) -> npt.NDArray[np.
     y, x = (v.ravel().astype(np.float64) for v in np.meshgrid(rows, columns, indexing="ij"))
     centres = np.stack([y * spacing_px * 0.87, (x + 0.5 * (y % 2)) * spacing_px], axis=1)
     centres += rng.uniform(-0.18, 0.18, centres.shape) * spacing_px
-    radius = rng.uniform(0.42, 0.62, len(centres)) * spacing_px
+    radii = rng.uniform(*radius, len(centres)) * spacing_px
     pixels = np.stack(np.meshgrid(np.arange(size_px), np.arange(size_px), indexing="ij"), axis=-1).reshape(-1, 2)
     distance, nearest = KDTree(centres).query(pixels)
-    inside = distance < radius[nearest]
+    inside = distance < radii[nearest]
     _, labels = np.unique(np.where(inside, nearest + 1, 0), return_inverse=True)
     return labels.reshape(size_px, size_px).astype(np.int32)
 

@@ -8,12 +8,15 @@ Two cases: "synthetic", dense touching cells with smooth noise on their flows (t
 scored against it), and "network", what the compact network says of a virtual slide. The agreement of the two is
 printed as average precision, TP / (TP + FP + FN), at IoU 0.9, border cells included.
 
+``--parity`` measures no time: it prints the agreement over the whole declared matrix of ``_parity.py``, and exits with
+status 1 when a row misses its bound.
+
 Not measured: the network, reading, polygons, and Cellpose on a GPU.
 """
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from _harness import Contender, SkipContender, compare, parser, report, start, use_torch_threads
 from _inputs import dense_labels, noisy_fields, virtual_slide
+from _parity import MATRIX, average_precision, measure
 
 FLOW_THRESHOLD = 0.4
 NITER = 200
@@ -97,12 +101,21 @@ def network_fields(slide_path: Path, side: int, model_name: str) -> npt.NDArray[
         ).output[:3]
 
 
-def average_precision(a: npt.NDArray[np.int32], b: npt.NDArray[np.int32], threshold: float) -> float:
-    from wsi_pipeline.evaluation import instance_overlaps, match_instances
-
-    match = match_instances(instance_overlaps(a, b), threshold, ignore_border=False)
-    total = len(match.pairs) + len(match.missed) + len(match.false)
-    return round(len(match.pairs) / total, 4) if total else math.nan
+def print_parity() -> int:
+    """Print every row of the parity matrix as it comes; return 1 when one misses its bound, else 0."""
+    print(f"{'row':32}  {'cells':>5}  {'ours':>5}  {'AP at 0.9':>9}  {'its own':>7}  {'bound':>7}", flush=True)
+    missed = 0
+    for case in MATRIX:
+        row = measure(case)
+        own = "" if row.own_agreement is None else f"{row.own_agreement:.4f}"
+        verdict = "" if row.holds else "  MISSED"
+        missed += not row.holds
+        print(
+            f"{case.name:32}  {row.theirs:5}  {row.ours:5}  {row.agreement:9.4f}  {own:>7}  {row.bound:7.4f}{verdict}",
+            flush=True,
+        )
+    print(f"{len(MATRIX)} rows, {missed} missed")
+    return int(missed > 0)
 
 
 def main() -> None:
@@ -114,7 +127,10 @@ def main() -> None:
     options.add_argument("--min-area", type=int, default=16, help="smallest cell, pixels")
     options.add_argument("--model", default="compact-smear", help="network of the second case")
     options.add_argument("--cases", nargs="+", choices=("synthetic", "network"), default=["synthetic", "network"])
+    options.add_argument("--parity", action="store_true", help="print the matrix of agreement with Cellpose instead")
     chosen = start(options.parse_args())
+    if chosen.parity:
+        sys.exit(print_parity())
     for case in chosen.cases:
         truth = None
         if case == "synthetic":
@@ -141,12 +157,14 @@ def main() -> None:
         labels = {t.name: t.value for t in timings}
         extra: dict[str, Any] = {f"cells, {name}": int(found.max()) for name, found in labels.items()}
         if "cellpose" in labels:
-            extra["agreement, AP at IoU 0.9"] = average_precision(labels["cellpose"], labels["ours"], 0.9)
+            extra["agreement, AP at IoU 0.9"] = round(average_precision(labels["cellpose"], labels["ours"], 0.9), 4)
         if truth is not None:
             extra["cells, truth"] = int(truth.max())
             for name, found in labels.items():
                 for threshold in (0.5, 0.9):
-                    extra[f"{name} against truth, AP at IoU {threshold}"] = average_precision(truth, found, threshold)
+                    extra[f"{name} against truth, AP at IoU {threshold}"] = round(
+                        average_precision(truth, found, threshold), 4
+                    )
         foreground = round(float((fields[2] > 0).mean()), 3)
         work = {"size": chosen.size, "foreground": foreground, "niter": NITER, "diameter": chosen.diameter}
         report(chosen, "dynamics", case, timings, work=work, amount=chosen.size**2 / 1e6, unit="Mpx", extra=extra)

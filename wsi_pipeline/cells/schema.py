@@ -52,7 +52,7 @@ MEASURED = pa.schema(
 
 
 TOO_LARGE = b"too_large"
-"""Key of a block part's metadata: how many of its cells reach ``segmentation.max_cell_diameter_um``; absent for none."""
+"""Key in the metadata of a block's part: its cells that reach ``segmentation.max_cell_diameter_um``; none if absent."""
 
 
 def table_schema(classes: Sequence[str], embedding_dim: int | None) -> pa.Schema:
