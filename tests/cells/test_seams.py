@@ -13,7 +13,7 @@ from scipy.stats import binom
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.cells.seams import SeamStatistic, rate_ratio, seam_statistic
-from wsi_pipeline.segmentation.outlines import mask_polygon
+from wsi_pipeline.segmentation.outlines import mask_polygons
 from wsi_pipeline.tiling import plan_blocks
 from wsi_pipeline.units import FrameTransform
 
@@ -44,7 +44,7 @@ def cut(mask: np.ndarray, x: int, y: int) -> list[tuple[np.ndarray, int, int]]:
 def write(path: Path, cells: list[tuple[np.ndarray, int, int]]) -> Path:
     polygons, seeds = [], []
     for mask, x, y in cells:
-        polygons.append(mask_polygon(mask, (x, y)))
+        polygons += mask_polygons(mask.astype(np.int32), np.array([[0, 0, *mask.shape]]), (x, y)).tolist()
         rows, columns = np.nonzero(mask)
         middle = np.argmin(np.hypot(rows - rows.mean(), columns - columns.mean()))
         seeds.append((columns[middle] + x, rows[middle] + y))
