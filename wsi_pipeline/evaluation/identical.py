@@ -112,8 +112,10 @@ def _table_difference(reference: Path, other: Path) -> Difference | None:
         if places:
             column = min(places, key=lambda name: places[name])
             place = places[column]
-            values = (_short(table.column(column)[place].as_py()) for table in (mine, theirs))
-            return Difference(file=reference.name, column=column, row=row + place, detail=" against ".join(values))
+            pair = [table.column(column)[place].as_py() for table in (mine, theirs)]
+            # Of outlines the place says more than their bytes do.
+            detail = "" if any(isinstance(value, bytes) for value in pair) else " against ".join(map(_short, pair))
+            return Difference(file=reference.name, column=column, row=row + place, detail=detail)
         row += mine.num_rows
     rows = a.metadata.num_rows, b.metadata.num_rows
     if rows[0] != rows[1]:
@@ -155,5 +157,5 @@ def _bits(column: pa.Array) -> npt.NDArray[Any]:
 
 
 def _short(value: Any) -> str:
-    text = value.hex() if isinstance(value, bytes) else str(value)
+    text = str(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
