@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage as ndi
 
+from wsi_pipeline.segmentation import dynamics
 from wsi_pipeline.segmentation.diffusion import labels_to_flows
 from wsi_pipeline.segmentation.dynamics import MIN_SEED_PIXELS, flows_to_labels
 from wsi_pipeline.segmentation.instances import extract_instances
@@ -89,6 +90,56 @@ def test_every_scene_has_cells_and_survives_the_cut(name: str) -> None:
         for core_px in (31, 64, 100):
             assert_same_cells(cut(field, core_px, Options()), whole, f"{name}, core {core_px}")
     assert found >= 3, "the scene tests nothing"
+
+
+def test_the_scenes_hold_what_they_are_for() -> None:
+    """The search is only as hard as its fields: each trait is there in what the strategies draw from."""
+    found: dict[str, int] = dict.fromkeys(TRAITS, 0)
+    for name in SCENES:
+        for seed in range(3):
+            for trait in traits_of(make_field([name], seed, (150, 140), 0.0)):
+                found[trait] += 1
+    assert min(found.values()) >= 2, found
+
+
+TRAITS = ("giant cell", "plateau", "tie", "enclosed cell", "noise", "slide edge", "pixel that leaves")
+
+
+def traits_of(field: Field) -> set[str]:
+    """Name what is hard about a field."""
+    options = Options()
+    height, width = field.foreground.shape
+    end_y, end_x = dynamics._follow(
+        field.flow * field.foreground, field.foreground, options.niter, options.diameter_px // 2
+    )
+    counts = dynamics._histogram(end_y, end_x)
+    labels, seeds = flows_to_labels(
+        field.flow * field.foreground, field.foreground, niter=options.niter, max_cell_diameter_px=options.diameter_px
+    )
+    found = extract_instances(
+        labels, seeds, core=Box(x0=0, y0=0, x1=width, y1=height), flow=field.flow, foreground=field.foreground,
+        layers=field.layers, flow_threshold=0.0, min_area_px=1, max_cell_diameter_px=options.diameter_px,
+    )  # fmt: skip
+    around = np.pad(counts, 2)
+    equal = sum(
+        int((around[y : y + 5, x : x + 5] == n).sum() > 1)
+        for y, x, n in zip(seeds.y, seeds.x, seeds.count, strict=True)
+    )
+    nested = []
+    for k in range(1, len(found) + 1):
+        hole = ndi.binary_fill_holes(found.labels == k) & (found.labels != k)
+        nested.append(bool(found.labels[hole].any()))
+    at_edge = (found.boxes[:, :2] == 0).any() or (found.boxes[:, 2:] == [height, width]).any()
+    traits = {
+        "giant cell": found.too_large.any(),
+        "plateau": equal > 0,
+        "tie": len(np.unique(seeds.count)) < len(seeds.count),
+        "enclosed cell": any(nested),
+        "noise": len(found) > 0 and found.flow_error.mean() > 1.0,
+        "slide edge": at_edge,
+        "pixel that leaves": (field.foreground & (end_y < 0)).any(),
+    }
+    return {name for name, there in traits.items() if there}
 
 
 def test_a_wider_halo_changes_nothing() -> None:
@@ -198,7 +249,7 @@ def test_masks_come_back_from_their_own_flows() -> None:
 def test_the_cells_are_those_of_cellpose() -> None:
     """Against ``cellpose.dynamics.compute_masks`` on the same flows: the same cells at IoU 0.9."""
     import torch
-    from cellpose import dynamics
+    from cellpose.dynamics import compute_masks
 
     rng = np.random.default_rng(0)
     truth = discs(rng, (300, 300), 40, 12)
@@ -209,7 +260,7 @@ def test_the_cells_are_those_of_cellpose() -> None:
         elif n > 1:
             truth[(parts > 0) & (parts != 1 + sizes.argmax())] = 0
     flow, foreground = labels_to_flows(truth), truth > 0
-    theirs = dynamics.compute_masks(
+    theirs = compute_masks(
         5 * flow,
         np.where(foreground, 5.0, -5.0).astype(np.float32),
         niter=200,
