@@ -1,8 +1,9 @@
 """From flows to instances: our engine against cellpose.dynamics on the same flows.
 
 Ours is ``flows_to_labels`` and ``extract_instances``: following, seeds, the flow-error check, holes, small cells, and
-the sums and moments that morphology is computed from. The peer is ``cellpose.dynamics.compute_masks`` with the same
-thresholds, which ends in ``utils.fill_holes_and_remove_small_masks``; it measures nothing.
+the sums and moments that morphology is computed from; by numba on the CPU and by PyTorch on ``--device``. The peer is
+``cellpose.dynamics.compute_masks`` with the same thresholds, on ``--device`` too, which ends in
+``utils.fill_holes_and_remove_small_masks``; it measures nothing.
 
 Two cases: "synthetic", dense touching cells with smooth noise on their flows (the truth is known, so both are also
 scored against it), and "network", what the compact network says of a virtual slide. The agreement of the two is
@@ -11,7 +12,7 @@ printed as average precision, TP / (TP + FP + FN), at IoU 0.9, border cells incl
 ``--parity`` measures no time: it prints the agreement over the whole declared matrix of ``_parity.py``, and exits with
 status 1 when a row misses its bound.
 
-Not measured: the network, reading, polygons, and Cellpose on a GPU.
+Not measured: the network, reading, polygons.
 """
 
 from __future__ import annotations
@@ -54,17 +55,49 @@ def ours(path: Path, min_area: int, diameter: int) -> Callable[[], Any]:
     return work
 
 
-def cellpose_masks(path: Path, min_area: int) -> Callable[[], Any]:
+def ours_in_torch(path: Path, min_area: int, diameter: int, device: str) -> Callable[[], Any]:
+    use_torch_threads()
+    import torch
+
+    from wsi_pipeline.segmentation.networks import FLOW_SCALE
+    from wsi_pipeline.segmentation.torch_dynamics import flows_to_labels
+    from wsi_pipeline.segmentation.torch_instances import extract_instances
+    from wsi_pipeline.units import Box
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SkipContender("PyTorch sees no CUDA GPU")
+    fields = torch.from_numpy(np.load(path)).to(device)
+    height, width = fields.shape[1:]
+    layers = np.random.default_rng(0).integers(0, 256, (5, height, width), dtype=np.uint8)
+    on_device = torch.from_numpy(layers).to(device)
+
+    def work() -> npt.NDArray[np.int32]:
+        with torch.inference_mode():
+            foreground = fields[2] > 0
+            flow = fields[:2] / torch.tensor(FLOW_SCALE, dtype=torch.float32, device=device)
+            labels, seeds = flows_to_labels(flow * foreground, foreground, niter=NITER, max_cell_diameter_px=diameter)
+            return extract_instances(
+                labels, seeds, core=Box(x0=0, y0=0, x1=width, y1=height), flow=flow, foreground=foreground,
+                layers=on_device, flow_threshold=FLOW_THRESHOLD, min_area_px=min_area, max_cell_diameter_px=diameter,
+            ).labels  # fmt: skip
+
+    return work
+
+
+def cellpose_masks(path: Path, min_area: int, device: str) -> Callable[[], Any]:
     use_torch_threads()
     import torch
     from cellpose import dynamics
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SkipContender("PyTorch sees no CUDA GPU")
 
     fields = np.load(path)
 
     def work() -> npt.NDArray[Any]:
         masks = dynamics.compute_masks(
             fields[:2], fields[2], niter=NITER, cellprob_threshold=0.0, flow_threshold=FLOW_THRESHOLD,
-            min_size=min_area, device=torch.device("cpu"),
+            min_size=min_area, device=torch.device(device),
         )  # fmt: skip
         return np.asarray(masks, dtype=np.int32)
 
@@ -127,6 +160,9 @@ def main() -> None:
     options.add_argument("--min-area", type=int, default=16, help="smallest cell, pixels")
     options.add_argument("--model", default="compact-smear", help="network of the second case")
     options.add_argument("--cases", nargs="+", choices=("synthetic", "network"), default=["synthetic", "network"])
+    options.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="of Cellpose and of our PyTorch engine"
+    )
     options.add_argument("--parity", action="store_true", help="print the matrix of agreement with Cellpose instead")
     chosen = start(options.parse_args())
     if chosen.parity:
@@ -147,10 +183,18 @@ def main() -> None:
                 continue
         path = chosen.scratch / f"fields-{case}.npy"
         np.save(path, np.ascontiguousarray(fields))
+        in_torch = [
+            Contender(
+                name=f"ours, torch on {chosen.device}",
+                prepare=ours_in_torch,
+                arguments=(path, chosen.min_area, chosen.diameter, chosen.device),
+            )
+        ]
         timings = compare(
             [
                 Contender(name="ours", prepare=ours, arguments=(path, chosen.min_area, chosen.diameter)),
-                Contender(name="cellpose", prepare=cellpose_masks, arguments=(path, chosen.min_area)),
+                Contender(name="cellpose", prepare=cellpose_masks, arguments=(path, chosen.min_area, chosen.device)),
+                *in_torch,
             ],
             repeats=chosen.repeats,
         )

@@ -176,6 +176,7 @@ def results_key(
         classifier=classifier_sha256,
         # Parts computed on another device or with other threads may differ in the last bits; they are not mixed.
         device=device,
+        engine=engine_for(device),
         threads=config.runtime.threads,
     )
 

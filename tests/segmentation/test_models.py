@@ -131,6 +131,19 @@ def test_weights_that_do_not_fit_their_card_are_refused(copied: Path) -> None:
         load_model(str(copied), specimen="blood_smear", device="cpu")
 
 
+def test_a_tensor_of_the_wrong_shape_is_refused(copied: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(copied)
+    name = next(name for name, tensor in tensors.items() if tensor.ndim == 4)
+    tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, copied)
+    change_card(copied, sha256=file_sha256(copied))
+    with pytest.raises(ModelError, match="do not fit") as caught:
+        load_model(str(copied), specimen="blood_smear", device="cpu")
+    assert name in str(caught.value)
+
+
 def test_a_file_that_is_no_safetensors_is_refused(copied: Path) -> None:
     copied.write_bytes(b"\x10\0\0\0\0\0\0\0not safetensors at all")
     change_card(copied, sha256=file_sha256(copied))

@@ -16,8 +16,8 @@ from torch.nn import functional
 from wsi_pipeline.segmentation.dynamics import EXTENSION_PX, MIN_EXTENSION_PIXELS, MIN_SEED_PIXELS
 
 _STILL = 1e-5
-_WALKERS = 1 << 22
-"""Pixels followed at a time, which bounds the memory."""
+_WALKERS = 1 << 21
+"""Pixels followed at a time, which bounds the memory: about 200 bytes each."""
 
 _SEEDS = 1 << 16
 """Seeds extended at a time."""
