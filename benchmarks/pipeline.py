@@ -19,10 +19,12 @@ shipped is left out with a word.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
 import multiprocessing
+import os
 import shutil
 import tempfile
 import threading
@@ -37,7 +39,7 @@ from _harness import memory_mib, parser, print_table, record, start
 from _inputs import virtual_slide
 
 _SAMPLE_S = 0.2
-_SPECIMEN = {"normal": "blood_smear", "reactive": "blood_smear", "aml": "marrow_smear", "section": "trephine"}
+SPECIMEN = {"normal": "blood_smear", "reactive": "blood_smear", "aml": "marrow_smear", "section": "trephine"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ class Run:
     stages: Mapping[str, float]
     worker_mib: float
     driver_mib: float
+    cpu_seconds: float
     table: str
 
     def figures(self) -> dict[str, Any]:
@@ -65,7 +68,7 @@ class Run:
 
 
 class MemoryWatch:
-    """Peak resident memory of a process and of each of its descendants, sampled while it runs."""
+    """Peak memory of a process and of each of its descendants, and their processor time, sampled while they run."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -73,8 +76,17 @@ class MemoryWatch:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.driver_mib = 0.0
         self.workers_mib: dict[int, float] = {}
+        self._cpu: dict[int, float] = {}
+        self._cpu_before = 0.0
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(self._cpu.values()) - self._cpu_before
 
     def __enter__(self) -> MemoryWatch:
+        with contextlib.suppress(OSError, IndexError):  # no /proc: what preparing took is counted too
+            user, system = Path(f"/proc/{self._pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+            self._cpu_before = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
         self._thread.start()
         return self
 
@@ -87,12 +99,17 @@ class MemoryWatch:
 
         while not self._stop.wait(_SAMPLE_S):
             try:
-                children = psutil.Process(self._pid).children(recursive=True)
+                driver = psutil.Process(self._pid)
+                children = driver.children(recursive=True)
             except psutil.NoSuchProcess:
                 continue
             self.driver_mib = max(self.driver_mib, _peak(self._pid))
             for child in children:
                 self.workers_mib[child.pid] = max(self.workers_mib.get(child.pid, 0.0), _peak(child.pid))
+            for process in (driver, *children):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    self._cpu[process.pid] = times.user + times.system
 
 
 def _peak(pid: int) -> float:
@@ -134,6 +151,7 @@ def run_once(slide: Path, out: Path, specimen: str, overrides: dict[str, Any]) -
         stages=summary["timings"],
         worker_mib=round(max(memory.workers_mib.values(), default=0.0), 1),
         driver_mib=round(memory.driver_mib, 1),
+        cpu_seconds=round(memory.cpu_seconds, 2),
         table=hashlib.sha256(table.read_bytes()).hexdigest()[:16],
     )
 
@@ -231,7 +249,7 @@ def main() -> None:
     options = parser(__doc__)
     options.set_defaults(repeats=1)
     options.add_argument("--size", type=int, default=4096, help="side of the slide, pixels (default 4096)")
-    options.add_argument("--profile", choices=sorted(_SPECIMEN), default="normal", help="what the slide shows")
+    options.add_argument("--profile", choices=sorted(SPECIMEN), default="normal", help="what the slide shows")
     options.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers to compare")
     options.add_argument("--memory", action="store_true", help="compare the largest worker over slide sizes")
     options.add_argument("--sizes", type=int, nargs="+", default=[8192, 16384], help="sizes of --memory")
@@ -239,7 +257,7 @@ def main() -> None:
     options.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="configuration")
     options.add_argument("--no-warm-up", action="store_true", help="skip the untimed run")
     chosen = start(options.parse_args())
-    specimen = _SPECIMEN[chosen.profile]
+    specimen = SPECIMEN[chosen.profile]
     overrides = settings(chosen, specimen)
     with tempfile.TemporaryDirectory(dir=chosen.scratch, prefix="runs-") as folder:
         if not chosen.no_warm_up:
