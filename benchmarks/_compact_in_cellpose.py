@@ -26,7 +26,8 @@ class CompactForCellpose(nn.Module):
         from safetensors.torch import load_file
 
         spec = importlib.util.spec_from_file_location("compact_networks", _NETWORKS)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         networks = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(networks)
         card = json.loads(Path(weights).with_suffix(".json").read_text(encoding="utf-8"))

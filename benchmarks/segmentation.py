@@ -238,6 +238,9 @@ def _serve_distributed_eval(pipe: Connection, request: dict[str, Any], folder: s
     from _compact_in_cellpose import colours_and_network
     from cellpose.contrib import distributed_segmentation
 
+    opened = zarr.open
+    # It calls zarr.open(path, "w", ...), which zarr 3 refuses: mode is to be named.
+    distributed_segmentation.zarr.open = lambda path, mode="a", **rest: opened(path, mode=mode, **rest)
     pipe.send("ready")
     pipe.recv()
     started = time.monotonic()
@@ -303,7 +306,8 @@ def _sopa(request: dict[str, Any], folder: Path, options: argparse.Namespace) ->
             [str(options.sopa_python), str(Path(__file__).with_name("_sopa_runner.py")), str(folder / "request.json")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, cwd=folder, text=True,
         )  # fmt: skip
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         for line in process.stdout:
             if line.strip() == "ready":
                 break
@@ -465,7 +469,7 @@ def _make_parts(rows: int, folder: Path) -> list[tuple[Any, Path]]:
     angle = np.linspace(0, 2 * np.pi, _CORNERS)
     ring = np.rint(15 * np.stack([np.cos(angle), np.sin(angle)], axis=1))
     ring[-1] = ring[0]
-    shapes = seed[:, None] + ring + rng.integers(-1, 2, (len(seed), 1, 2))
+    shapes = seed[:, None] + ring + rng.integers(-1, 2, (len(seed), _CORNERS, 2))
     head = np.frombuffer(shapely.to_wkb(shapely.Polygon(ring), byte_order=1), "V13", count=1)[0]
     parts, left = [], rows
     folder.mkdir()

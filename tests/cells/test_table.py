@@ -111,8 +111,8 @@ def test_the_merged_order_does_not_depend_on_the_blocks(
 def test_the_merge_holds_a_band_of_blocks_and_not_the_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = cut(make_cells(0, 3000), 500, tmp_path / "blocks")
     events: list[str] = []
-    read = pq.read_table
-    monkeypatch.setattr(table_module.pq, "read_table", lambda *a, **k: (events.append("read"), read(*a, **k))[1])
+    read = table_module._read_part
+    monkeypatch.setattr(table_module, "_read_part", lambda *a, **k: (events.append("read"), read(*a, **k))[1])
     for _ in table_module._bands(parts):
         events.append("band")
     text = " ".join(events)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from wsi_pipeline.tiling import ORDER_CELL_PX, Block
 
 ROW_GROUP = 16384
 """Most rows of a row group, which readers hold in memory."""
+
+_MERGED_FILE: dict[str, Any] = {"compression": "lz4", "use_dictionary": ["kind", "class_name", "block"]}
+"""The merged table is written to be read once: fast, not small."""
 
 TARGETS = pa.schema([("x_px0", pa.float64()), ("y_px0", pa.float64())])
 """Cells to classify: centre of the cell, level-0 pixels; one row group a chunk."""
@@ -59,7 +63,7 @@ def _bands(parts: Sequence[tuple[Block, Path]], columns: Sequence[str] = MEASURE
         low, high = band * ORDER_CELL_PX, (band + 1) * ORDER_CELL_PX
         while waiting and waiting[0][0].core.y0 < high:
             block, path = waiting.pop(0)
-            held.append((block, pq.read_table(path, columns=list(columns))))
+            held.append((block, _read_part(path, columns)))
         rows = []
         for _, table in held:
             y = table.column("seed_y").to_numpy()
@@ -72,6 +76,12 @@ def _bands(parts: Sequence[tuple[Block, Path]], columns: Sequence[str] = MEASURE
             yield merged.take(np.lexsort((x, y, x // ORDER_CELL_PX)))
         held = [(block, table) for block, table in held if block.core.y1 > high]
         band += 1
+
+
+def _read_part(path: Path, columns: Sequence[str]) -> pa.Table:
+    # read_table would look for a data set of many files first, which takes as long as reading a few columns.
+    with pq.ParquetFile(path, pre_buffer=False) as part:
+        return part.read(columns=list(columns))
 
 
 _DYE = ("kind", "class_probability", "mean_red", "mean_green", "mean_blue", "area_um2", "seed_y", "seed_x")
@@ -88,8 +98,18 @@ def _dye_of(parts: Sequence[tuple[Block, Path]], background: npt.NDArray[np.uint
 def _votes(band: pa.Table) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return kind, support and mean colour of the cells of a band."""
     colour = np.stack([band.column(f"mean_{name}").to_numpy() for name in ("red", "green", "blue")], axis=1)
-    kind = np.asarray(band.column("kind").to_pylist(), object)
-    return kind, band.column("class_probability").to_numpy(), colour
+    return _strings(band.column("kind")), band.column("class_probability").to_numpy(), colour
+
+
+def _strings(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    """Return strings of few values; each value becomes one Python string."""
+    coded = column.combine_chunks().dictionary_encode()
+    return np.asarray(coded.dictionary.to_pylist(), object)[coded.indices.to_numpy()]
+
+
+def _count(column: pa.ChunkedArray) -> dict[str, int]:
+    counts = column.value_counts()
+    return dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
 
 
 def _settled(band: pa.Table, background: npt.NDArray[np.uint8], dye: RedDye) -> pa.Table:
@@ -99,7 +119,7 @@ def _settled(band: pa.Table, background: npt.NDArray[np.uint8], dye: RedDye) -> 
     if not red.any():
         return band
     columns = {name: band.column(name) for name in band.column_names}
-    names = np.asarray(columns["class_name"].to_pylist(), object)
+    names = _strings(columns["class_name"])
     columns["kind"] = pa.array(np.where(red, "red", kind), pa.string())
     columns["class_name"] = pa.array(np.where(red, KIND_CLASS["red"], names), pa.string())
     # What the votes left for anything but a white cell.
@@ -139,7 +159,7 @@ def merge_blocks(
     with (
         atomic_path(table) as table_tmp,
         atomic_path(targets) as targets_tmp,
-        pq.ParquetWriter(table_tmp, MEASURED, compression="zstd") as rows_out,
+        pq.ParquetWriter(table_tmp, MEASURED, **_MERGED_FILE) as rows_out,
         pq.ParquetWriter(targets_tmp, TARGETS, compression="zstd") as targets_out,
     ):
 
@@ -267,11 +287,11 @@ def write_cells(
         for group in range(source.num_row_groups):
             band = _typed(source.read_row_group(group), stream, classes, embedding_dim, schema)
             writer.write_table(band, row_group_size=ROW_GROUP)
-            kinds.update(band.column("kind").to_pylist())
-            named.update(band.column("class_name").to_pylist())
+            kinds.update(_count(band.column("kind")))
+            named.update(_count(band.column("class_name")))
             if classes:
                 seen = band.filter(pa.compute.equal(band.column("kind"), "white"))
-                answered.update(seen.column("class_name").to_pylist())
+                answered.update(_count(seen.column("class_name")))
             truncated += int(np.count_nonzero(band.column("truncated").to_numpy()))
             probability += float(np.sum(band.column("cell_probability").to_numpy(), dtype=np.float64))
             error += float(np.sum(band.column("flow_error").to_numpy(), dtype=np.float64))
@@ -293,13 +313,13 @@ def _typed(
     columns = {name: band.column(name) for name in band.column_names}
     if classes:
         n = len(band)
-        white = np.flatnonzero(np.asarray(band.column("kind").to_pylist(), object) == "white")
+        white = np.flatnonzero(pa.compute.equal(band.column("kind"), "white").to_numpy())
         probabilities = np.full((n, len(classes)), np.nan, np.float32)
         answers = stream.take(len(white)) if len(white) else None
         if answers is not None:
             probabilities[white] = np.stack([answers.column(c).to_numpy() for c in classes], axis=1)
             best = probabilities[white].argmax(axis=1)
-            names = np.asarray(band.column("class_name").to_pylist(), object)
+            names = _strings(band.column("class_name"))
             support = band.column("class_probability").to_numpy().copy()
             names[white] = np.asarray(classes, object)[best]
             support[white] = probabilities[white].max(axis=1)
