@@ -69,7 +69,9 @@ def _bands(parts: Sequence[tuple[Block, Path]], columns: Sequence[str] = MEASURE
             y = table.column("seed_y").to_numpy()
             inside = np.flatnonzero((y >= low) & (y < high))
             if inside.size:
-                rows.append(table.take(inside))
+                first, n = int(inside[0]), len(inside)
+                together = int(inside[-1]) - first + 1 == n  # as stages write them; a slice copies nothing
+                rows.append(table.slice(first, n) if together else table.take(inside))
         if rows:
             merged = pa.concat_tables(rows)
             y, x = merged.column("seed_y").to_numpy(), merged.column("seed_x").to_numpy()
