@@ -21,7 +21,7 @@ from shapely.geometry.base import BaseGeometry
 import wsi_pipeline
 from wsi_pipeline.atomic import atomic_path, write_bytes
 from wsi_pipeline.cells.measure import measure_block
-from wsi_pipeline.cells.table import MergedTable, merge_blocks, read_targets, write_classes
+from wsi_pipeline.cells.table import CELLS_FILE, MergedTable, merge_blocks, read_targets, write_classes
 from wsi_pipeline.cells.windows import estimate_background
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import SlideError
@@ -353,7 +353,7 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
         fingerprint=slide.fingerprint,
     )
     with atomic_path(part) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, **CELLS_FILE)
     return BlockRecord(name=block.name, n_cells=len(table), seconds=time.monotonic() - started, halved=batch.halved)
 
 

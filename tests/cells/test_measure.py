@@ -149,6 +149,19 @@ def test_lobes_may_lie_apart_and_specks_are_no_lobes() -> None:
     assert cell["nucleus_area_um2"] == pytest.approx(200 * MPP**2)
 
 
+def test_a_nucleus_at_the_rim_stays_inside_its_cell() -> None:
+    """Both outlines are simplified; without care one crosses the other."""
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        labels = ellipse(rng.uniform(12, 30), rng.uniform(12, 30), rng.uniform(0, 3))
+        nuclear = np.roll(labels, rng.integers(-9, 10, 2), axis=(0, 1)) > 0
+        (cell,) = measure(segmented(labels, nuclear=nuclear)).to_dict("records")
+        outside = shapely.difference(shapely.from_wkb(cell["nucleus"]), shapely.from_wkb(cell["geometry"]))
+        assert outside.area < 1e-9
+        assert shapely.from_wkb(cell["nucleus"]).geom_type == "Polygon"
+        assert shapely.from_wkb(cell["nucleus"]).is_valid
+
+
 def test_a_white_cell_without_nucleus_has_none_and_a_red_cell_is_not_asked() -> None:
     (white,) = measure(segmented(ellipse(30, 30))).to_dict("records")
     assert white["nucleus"] is None

@@ -25,7 +25,11 @@ from wsi_pipeline.tiling import ORDER_CELL_PX, Block
 ROW_GROUP = 16384
 """Most rows of a row group, which readers hold in memory."""
 
-_MERGED_FILE: dict[str, Any] = {"compression": "lz4", "use_dictionary": ["kind", "class_name", "block"]}
+# Values of the other columns are a cell's own: a dictionary of them is thrown away after it was built.
+_REPEATED = ["kind", "class_name", "block"]
+CELLS_FILE: dict[str, Any] = {"compression": "zstd", "use_dictionary": _REPEATED}
+"""How tables of cells are written."""
+_MERGED_FILE: dict[str, Any] = {"compression": "lz4", "use_dictionary": _REPEATED}
 """The merged table is written to be read once: fast, not small."""
 
 TARGETS = pa.schema([("x_px0", pa.float64()), ("y_px0", pa.float64())])
@@ -285,7 +289,7 @@ def write_cells(
     answered: Counter[str] = Counter()
     truncated, probability, error = 0, 0.0, 0.0
     source = pq.ParquetFile(table)
-    with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema, **CELLS_FILE) as writer:
         for group in range(source.num_row_groups):
             band = _typed(source.read_row_group(group), stream, classes, embedding_dim, schema)
             writer.write_table(band, row_group_size=ROW_GROUP)

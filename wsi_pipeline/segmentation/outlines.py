@@ -183,17 +183,27 @@ def mask_polygons(labels: Labels, boxes: Boxes, offset: tuple[float, float] = (0
         ``(n,)`` valid geometries, None for labels without a pixel.
     """
     parts, part_boxes, owners = _split(labels, boxes)
-    polygons = _polygons(parts, part_boxes, offset)
-    outlines = np.full(len(boxes), None, object)
-    if not len(owners):
-        return outlines
-    present, first, counts = np.unique(owners, return_index=True, return_counts=True)
-    outlines[present[counts == 1]] = polygons[first[counts == 1]]
-    several = np.isin(owners, present[counts > 1])
-    if several.any():
-        shapely.multipolygons(polygons[several], indices=owners[several], out=outlines)
+    outlines = gather(_polygons(parts, part_boxes, offset), owners, len(boxes))
+    present = np.unique(owners)
     outlines[present] = _simplified(outlines[present])
     return outlines
+
+
+def gather(polygons: Geometries, owners: npt.NDArray[np.int64], n: int) -> Geometries:
+    """Return ``(n,)`` geometries: the polygon of each owner, a MultiPolygon where it has several, None without one.
+
+    Parameters
+    ----------
+    polygons, owners
+        ``(m,)`` polygons and the owner, 0 to n - 1, of each; ascending.
+    """
+    gathered = np.full(n, None, object)
+    present, first, counts = np.unique(owners, return_index=True, return_counts=True)
+    gathered[present[counts == 1]] = polygons[first[counts == 1]]
+    several = np.isin(owners, present[counts > 1])
+    if several.any():
+        shapely.multipolygons(polygons[several], indices=owners[several], out=gathered)
+    return gathered
 
 
 def _polygons(labels: Labels, boxes: Boxes, offset: tuple[float, float]) -> Geometries:
