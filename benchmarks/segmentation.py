@@ -11,7 +11,9 @@ to ``cells.parquet`` with outlines, measures, counts and summary. The peers are 
 (ends in polygons), with as many workers of as many threads. All run the SAME network: in the peers it replaces the
 ``.net`` of Cellpose's model and is loaded once a process, where Cellpose itself loads its weights once a block; the
 bounds of the colours are the slide's for all. ``distributed_eval`` takes the channels for a third dimension of
-space, so it is given a grey zarr, and a preprocessing step in the worker reads the colours of the block. Each peer
+space, so it is given a grey zarr, and a preprocessing step in the worker reads the colours of the block; its call of
+``zarr.open`` with the mode by position, which zarr 3 refuses, is given the mode by name. Sopa runs on two Dask workers,
+its own contrast and blur off. Each peer
 runs with every size of ``--blocks``, the faster counts. Each is one run from fresh processes (imports and
 compilation in the workers included) after an untimed run of ours on 1024 pixels. Not measured of the peers: making
 their uncompressed inputs from the TIFF. Memory and processor time are sampled every 0.2 s, processor time with all
