@@ -396,7 +396,7 @@ def _serve_stages(pipe: Connection, small: str, slide: str, folder: str, profile
     from wsi_pipeline.cells import measure
     from wsi_pipeline.cohort import plan_cohort
     from wsi_pipeline.runtime.executor import SerialExecutor
-    from wsi_pipeline.segmentation import segment
+    from wsi_pipeline.segmentation import engines, segment
     from wsi_pipeline.segmentation.models import CompactModel
     from wsi_pipeline.slides import Slide
 
@@ -412,8 +412,8 @@ def _serve_stages(pipe: Connection, small: str, slide: str, folder: str, profile
         (Slide, "read", "read"),
         (CompactModel, "predict", "network"),
         (segment, "predict_window", "normalise, blend tiles"),
-        (segment, "flows_to_labels", "flows to labels"),
-        (segment, "extract_instances", "instances"),
+        (engines, "flows_to_labels", "flows to labels"),
+        (engines, "extract_instances", "instances"),
         (stages, "segment_block", "flows scaled, layers, kinds"),
         (measure, "region_polygons", "outlines"),
         (measure, "mask_polygons", "outlines"),
