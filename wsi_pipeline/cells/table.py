@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,15 @@ def _bands(parts: Sequence[tuple[Block, Path]], columns: Sequence[str] = MEASURE
             yield merged.take(np.lexsort((x, y, x // ORDER_CELL_PX)))
         held = [(block, table) for block, table in held if block.core.y1 > high]
         band += 1
+
+
+def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield tables, each made in another thread while the caller works on the one before."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, tables, None)
+        while (table := coming.result()) is not None:
+            coming = thread.submit(next, tables, None)
+            yield table
 
 
 def _read_part(path: Path, columns: Sequence[str]) -> pa.Table:
@@ -173,8 +183,7 @@ def merge_blocks(
             columns = [pa.array(centres[:, 0]), pa.array(centres[:, 1])]
             targets_out.write_table(pa.Table.from_arrays(columns, schema=TARGETS))
 
-        for measured in _bands(parts):
-            band = _settled(measured, background, dye)
+        for band in _ahead(_settled(measured, background, dye) for measured in _bands(parts)):
             rows_out.write_table(band, row_group_size=ROW_GROUP)
             n_cells += len(band)
             white = band.filter(pa.compute.equal(band.column("kind"), "white"))
@@ -290,8 +299,8 @@ def write_cells(
     truncated, probability, error = 0, 0.0, 0.0
     source = pq.ParquetFile(table)
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema, **CELLS_FILE) as writer:
-        for group in range(source.num_row_groups):
-            band = _typed(source.read_row_group(group), stream, classes, embedding_dim, schema)
+        groups = (source.read_row_group(i) for i in range(source.num_row_groups))
+        for band in _ahead(_typed(group, stream, classes, embedding_dim, schema) for group in groups):
             writer.write_table(band, row_group_size=ROW_GROUP)
             kinds.update(_count(band.column("kind")))
             named.update(_count(band.column("class_name")))
