@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from make_cells import FakeClass, FakeTaxonomy, make_cells
 
@@ -136,6 +136,7 @@ _coordinate = st.floats(-30, 30, allow_nan=False).map(lambda v: v / 10)
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(_coordinate, _coordinate), min_size=3, max_size=14), st.floats(0, 1e5))
+@example([(-0.1, 1.1), (0.4, 0.0), (-0.1, 1.1), (0.0, 0.0), (0.4, 0.0)], 0.0)
 def test_any_ring_becomes_valid_on_the_grid_or_none(ring: list[tuple[float, float]], at: float) -> None:
     shape = shapely.Polygon(ring)
     moved = shapely.transform(shape, lambda xy: xy + at)

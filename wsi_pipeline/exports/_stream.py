@@ -99,15 +99,20 @@ def polygonal(geometry: shapely.Geometry | None) -> shapely.Polygon | None:
     """Return the largest polygon inside a geometry, valid, or None when it holds no area.
 
     Self-crossing rings are taken apart by GEOS ``MakeValid`` (structure method, so overlapping lobes stay
-    filled); of equal parts the first is kept.
+    filled; where that leaves nothing of a ring that runs back along itself, the linework method); of equal parts the
+    first is kept.
     """
     if geometry is None or geometry.is_empty:
         return None
-    if not geometry.is_valid:
-        geometry = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
-    parts = [part for part in shapely.get_parts(geometry, return_index=False) if part.geom_type == "Polygon"]
-    nested = [part for part in shapely.get_parts(geometry) if part.geom_type == "MultiPolygon"]
-    for part in nested:
-        parts.extend(shapely.get_parts(part))
-    parts = [part for part in parts if part.area > 0]
+    if geometry.is_valid:
+        parts = _areas(geometry)
+    else:
+        parts = _areas(shapely.make_valid(geometry, method="structure", keep_collapsed=False))
+        parts = parts or _areas(shapely.make_valid(geometry))
     return max(parts, key=lambda part: part.area) if parts else None
+
+
+def _areas(geometry: shapely.Geometry) -> list[shapely.Polygon]:
+    """Return the polygons that a geometry, or a collection of polygons and multipolygons, is made of."""
+    pieces = shapely.get_parts(shapely.get_parts(geometry))
+    return [piece for piece in pieces if piece.geom_type == "Polygon" and piece.area > 0]
