@@ -103,18 +103,11 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockRecord:
-    """What a block found.
-
-    Attributes
-    ----------
-    halved
-        The GPU ran out of memory, and the block was computed with half of the run's batch.
-    """
+    """What a block found."""
 
     name: str
     n_cells: int
     seconds: float
-    halved: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,12 +311,7 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
     ledger = ledger_of(job, key)
     part = ledger.part("blocks", block.name)
     if part.is_file():
-        return BlockRecord(
-            name=block.name,
-            n_cells=pq.read_metadata(part).num_rows,
-            seconds=0.0,
-            halved=ledger.is_done(HALVED, block.name, ".json"),
-        )
+        return BlockRecord(name=block.name, n_cells=pq.read_metadata(part).num_rows, seconds=0.0)
     config = job.config
     use_threads(config.runtime.threads)
     slide = slide_of(job.spec)
@@ -354,7 +342,7 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
     )
     with atomic_path(part) as temporary:
         pq.write_table(table, temporary, **CELLS_FILE)
-    return BlockRecord(name=block.name, n_cells=len(table), seconds=time.monotonic() - started, halved=batch.halved)
+    return BlockRecord(name=block.name, n_cells=len(table), seconds=time.monotonic() - started)
 
 
 def halved_blocks(job: SlideJob, key: str, blocks: tuple[Block, ...]) -> int:

@@ -72,7 +72,26 @@ def _follow(labels: np.ndarray, y: int, x: int, visited: np.ndarray, points: np.
 
 
 @numba.njit(cache=True, nogil=True)
-def _trace(labels: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def trace_rings(labels: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the closed boundaries of labels 1..n, outer ones clockwise on screen, holes counter-clockwise.
+
+    Parameters
+    ----------
+    labels
+        ``(h, w)`` int32.
+    boxes
+        ``(n, 4)`` int64 y0, x0, y1, x1, half-open: where each label lies.
+
+    Returns
+    -------
+    points
+        ``(p, 2)`` x, y of all rings one after the other, first points not repeated. Pixel ``(row, col)`` covers
+        ``[col, col + 1) x [row, row + 1)``.
+    ends
+        ``(r,)`` index of the point after each ring.
+    owners
+        ``(r,)`` label less 1 of each ring. Of a label's rings the one with its first pixel comes first.
+    """
     edges, tops = _count_edges(labels, boxes)
     points = np.empty((edges, 2), np.float64)
     ends = np.empty(tops, np.int64)
@@ -123,30 +142,6 @@ def _split(labels: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarra
         part_boxes[i, 0], part_boxes[i, 1], part_boxes[i, 2], part_boxes[i, 3] = found[i]
         of[i] = owners[i]
     return parts, part_boxes, of
-
-
-def trace_rings(labels: Labels, boxes: Boxes) -> tuple[npt.NDArray[np.float64], Boxes, Boxes]:
-    """Return the closed boundaries of labels 1..n, outer ones clockwise on screen, holes counter-clockwise.
-
-    Parameters
-    ----------
-    labels
-        ``(h, w)`` int32.
-    boxes
-        ``(n, 4)`` int64 y0, x0, y1, x1, half-open: where each label lies.
-
-    Returns
-    -------
-    points
-        ``(p, 2)`` x, y of all rings one after the other, first points not repeated. Pixel ``(row, col)`` covers
-        ``[col, col + 1) x [row, row + 1)``.
-    ends
-        ``(r,)`` index of the point after each ring.
-    owners
-        ``(r,)`` label less 1 of each ring. Of a label's rings the one with its first pixel comes first.
-    """
-    points, ends, owners = _trace(labels, boxes)
-    return points, ends, owners
 
 
 def region_polygons(labels: Labels, boxes: Boxes, offset: tuple[float, float] = (0.0, 0.0)) -> Geometries:
@@ -209,7 +204,7 @@ def gather(polygons: Geometries, owners: npt.NDArray[np.int64], n: int) -> Geome
 def _polygons(labels: Labels, boxes: Boxes, offset: tuple[float, float]) -> Geometries:
     if not len(boxes):
         return np.empty(0, object)
-    points, ends, owners = _trace(labels, boxes)
+    points, ends, owners = trace_rings(labels, boxes)
     rings = shapely.linearrings(points + offset, indices=np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0)))
     return np.asarray(shapely.polygons(rings, indices=owners), object)
 

@@ -14,7 +14,14 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage import measure, morphology, segmentation
 
-from wsi_pipeline.simulation.cutouts import BoolImage, FloatImage, UInt8Image, estimate_glass, optical_density
+from wsi_pipeline.simulation.cutouts import (
+    BoolImage,
+    FloatImage,
+    UInt8Image,
+    estimate_glass,
+    foreground,
+    optical_density,
+)
 
 _NUCLEAR_DENSITY = 0.24
 _MOST_SHARED = 0.36
@@ -41,8 +48,7 @@ def free_from_red_cells(rgb: UInt8Image, mpp: float) -> BoolImage | None:
     """
     od = optical_density(rgb, estimate_glass(rgb))
     smooth = ndimage.gaussian_filter(od, (0.12 / mpp, 0.12 / mpp, 0))
-    stained = ndimage.binary_fill_holes(smooth.sum(axis=2) > 0.15)
-    stained = ndimage.binary_opening(stained, morphology.disk(max(1, round(0.3 / mpp))))
+    stained = foreground(od, 0.15, mpp)
     own, others = _nuclei(smooth[..., 0], mpp)
     if not own.any():
         return None

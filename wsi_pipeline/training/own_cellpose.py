@@ -7,29 +7,21 @@ loss are taken over (doi 10.1101/2025.04.28.651001); crops and colours are those
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.segmentation.cellpose_files import Backbone, backbone_of, find_cellpose_file, read_state
 from wsi_pipeline.segmentation.cellpose_model import OVERLAP_PX, TILE_PX, build_network
-from wsi_pipeline.training.checkpoints import plain_recipe, save_checkpoint
-from wsi_pipeline.training.segmentation import (
-    Recipe,
-    batch_of,
-    learning_rate,
-    loss_on,
-    resume,
-)
+from wsi_pipeline.training.checkpoints import plain_recipe
+from wsi_pipeline.training.segmentation import Recipe, batch_of, loss_on, run_steps
 from wsi_pipeline.training.segmentation_data import Sample
 from wsi_pipeline.weights import file_sha256, load_weights, shipped_weights
 
@@ -173,35 +165,23 @@ def train_cellpose(
     network, _ = build_network(start.path, device=device, dtype=torch.float32)
     tuned = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(tuned, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    checkpoint = out / "checkpoint.safetensors"
-    step = resume(checkpoint, {"live": network}, optimiser, recipe, data_digest, report)
-    recent: list[float] = []
-    started, first = time.monotonic(), step
     network.train()
-    while step < recipe.steps:
+
+    def loss_of(step: int) -> Tensor:
         # Layers are left out at random; a resumed run leaves out the same.
         torch.manual_seed(recipe.seed * 1_000_003 + step)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        loss = loss_on(lambda image: network(image)[0], batch_of(training, recipe, step), recipe, device)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(tuned, 5.0)
-        optimiser.step()
-        step += 1
-        recent.append(loss.item())
-        if step % checkpoint_every == 0 or step == recipe.steps:
-            save_checkpoint(
-                checkpoint,
-                step=step,
-                networks={"live": network},
-                optimiser=optimiser,
-                extra={"recipe": plain_recipe(recipe), "data_digest": data_digest},
-            )
-            rate = (step - first) / (time.monotonic() - started)
-            left = (recipe.steps - step) / rate / 60
-            report(f"step {step}/{recipe.steps}  loss {np.mean(recent):.3f}  {rate:.2f} steps/s  {left:.0f} min left")
-            recent.clear()
+        return loss_on(lambda image: network(image)[0], batch_of(training, recipe, step), recipe, device)
+
+    run_steps(
+        loss_of,
+        {"live": network},
+        optimiser,
+        recipe,
+        checkpoint=out / "checkpoint.safetensors",
+        checkpoint_every=checkpoint_every,
+        data_digest=data_digest,
+        report=report,
+    )
     return {key: value.detach().cpu() for key, value in network.state_dict().items()}
 
 

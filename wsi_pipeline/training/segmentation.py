@@ -219,34 +219,18 @@ def train_segmentation(
         network.load_state_dict({**network.state_dict(), **initial})
     average = copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    checkpoint = out / "checkpoint.safetensors"
-    step = resume(checkpoint, {"live": network, "average": average}, optimiser, recipe, data_digest, report)
-    recent: list[float] = []
-    started, first = time.monotonic(), step
-    while step < recipe.steps:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        network.train()
-        loss = loss_on(network, batch_of(training, recipe, step), recipe, device)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
-        step += 1
-        update_average(average, network, min(recipe.ema, (1 + step) / (10 + step)))
-        recent.append(loss.item())
-        if step % checkpoint_every == 0 or step == recipe.steps:
-            save_checkpoint(
-                checkpoint,
-                step=step,
-                networks={"live": network, "average": average},
-                optimiser=optimiser,
-                extra={"recipe": plain_recipe(recipe), "data_digest": data_digest},
-            )
-            rate = (step - first) / (time.monotonic() - started)
-            left = (recipe.steps - step) / rate / 60
-            report(f"step {step}/{recipe.steps}  loss {np.mean(recent):.3f}  {rate:.2f} steps/s  {left:.0f} min left")
-            recent.clear()
+    network.train()
+    run_steps(
+        lambda step: loss_on(network, batch_of(training, recipe, step), recipe, device),
+        {"live": network, "average": average},
+        optimiser,
+        recipe,
+        checkpoint=out / "checkpoint.safetensors",
+        checkpoint_every=checkpoint_every,
+        data_digest=data_digest,
+        report=report,
+        after=lambda step: update_average(average, network, min(recipe.ema, (1 + step) / (10 + step))),
+    )
     with torch.no_grad():
         average.head.bias[_CELL_CHANNEL] -= recipe.logit_offset
         if "megakaryocyte" in recipe.kinds:
@@ -254,7 +238,64 @@ def train_segmentation(
     return average
 
 
-def resume(
+def run_steps(
+    loss_of: Callable[[int], Tensor],
+    networks: dict[str, nn.Module],
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    *,
+    checkpoint: Path,
+    checkpoint_every: int,
+    data_digest: str | None,
+    report: Callable[[str], None],
+    after: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Take the steps of a recipe from where the checkpoint stands, and write it anew every so often and at the end.
+
+    Parameters
+    ----------
+    loss_of
+        Returns the loss of a step, counted from 0.
+    networks
+        What the checkpoint holds, by name; the optimiser's parameters are of some of them.
+    after
+        Called with the number of steps taken, after each.
+
+    Raises
+    ------
+    DataError
+        The checkpoint is damaged, or of another recipe, network or data.
+    """
+    step = _resume(checkpoint, networks, optimiser, recipe, data_digest, report)
+    tuned = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    recent: list[float] = []
+    started, first = time.monotonic(), step
+    while step < recipe.steps:
+        for group in optimiser.param_groups:
+            group["lr"] = _learning_rate(recipe, step)
+        loss = loss_of(step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(tuned, 5.0)
+        optimiser.step()
+        step += 1
+        after(step)
+        recent.append(loss.item())
+        if step % checkpoint_every == 0 or step == recipe.steps:
+            save_checkpoint(
+                checkpoint,
+                step=step,
+                networks=networks,
+                optimiser=optimiser,
+                extra={"recipe": plain_recipe(recipe), "data_digest": data_digest},
+            )
+            rate = (step - first) / (time.monotonic() - started)
+            left = (recipe.steps - step) / rate / 60
+            report(f"step {step}/{recipe.steps}  loss {np.mean(recent):.3f}  {rate:.2f} steps/s  {left:.0f} min left")
+            recent.clear()
+
+
+def _resume(
     checkpoint: Path,
     networks: dict[str, nn.Module],
     optimiser: torch.optim.Optimizer,
@@ -289,7 +330,7 @@ def _steps_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in {**defaults, **recipe}.items() if not k.endswith("_offset")}
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
+def _learning_rate(recipe: Recipe, step: int) -> float:
     """Return the learning rate of a step: 100 steps of warming up, then half a cosine down to 2 %."""
     warm = min(1.0, (step + 1) / 100)
     return recipe.learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
