@@ -139,6 +139,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
         "quality": _quality(table, merged, prepared, halved, seams),
+        "regions": prepared.about["regions_facts"],
         "provenance": _provenance(job, prepared),
         "timings": {**timings, "answers": exporting - started, "exports": ended - exporting},
         "warnings": [*_warnings(job, prepared, merged, dropped, halved), *counts.notes],
@@ -209,7 +210,7 @@ def _write_table(job: SlideJob, key: str, merged: MergedTable) -> TableSummary:
 
 def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str, str | None]:
     if not prepared.blocks:
-        return "empty", _NOTHING_FOUND[job.config.specimen]
+        return "empty", prepared.about["regions_empty_reason"] or _NOTHING_FOUND[job.config.specimen]
     return ("ok", None) if merged.n_cells else ("empty", "no-cells")
 
 

@@ -237,6 +237,8 @@ def _about(job: SlideJob, slide: Slide, regions: Regions) -> dict[str, Any]:
         "regions_mode_requested": regions.mode_requested,
         "regions_mode": regions.mode,
         "regions_note": regions.note,
+        "regions_facts": dict(regions.facts),
+        "regions_empty_reason": regions.empty_reason,
         "area_mm2": regions.area_mm2,
     }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -52,6 +53,10 @@ class Regions:
         Anything a reader should know, for example why nothing was found.
     area_mm2
         Area of ``included``.
+    facts
+        JSON facts about the search for the summary and the report (areas by reason, focus, cellularity).
+    empty_reason
+        Reason code of the slide's status when ``included`` is empty: what dominated; None leaves the specimen's own.
     fingerprint, bounds_offset_px0
         The slide's, for identifiers and for QuPath's frame (level 0 less the offset).
     """
@@ -64,6 +69,8 @@ class Regions:
     area_mm2: float
     fingerprint: str
     bounds_offset_px0: tuple[int, int]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    empty_reason: str | None = None
 
     @property
     def is_empty(self) -> bool:
