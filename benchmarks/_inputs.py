@@ -60,3 +60,54 @@ def noisy_fields(labels: npt.NDArray[np.int32], *, noise: float, seed: int) -> n
     fields[:2] = 5 * (labels_to_flows(labels) + noise * smooth[:2])
     fields[2] = np.where(labels > 0, 6, -6) + 3 * noise * smooth[2]
     return fields
+
+
+def field_mosaic(scratch: Path, *, size_px: int, mpp: float = 0.25, tile_px: int = 256, quality: int = 85) -> Path:
+    """Return an Aperio-like pyramid tiled from real smear fields (Chula RBC-12), made once and kept in ``scratch``.
+
+    The fields, 0.18 um/px, are brought to ``mpp`` and laid side by side in rows; levels are 1, 1/4 and 1/16 in size,
+    as Aperio's are, in JPEG tiles with halved chroma.
+
+    Raises
+    ------
+    SystemExit
+        ``WSI_PIPELINE_DATA`` does not hold the fields.
+    """
+    import os
+
+    import tifffile
+    from PIL import Image
+
+    path = scratch / f"fields-{size_px}-{tile_px}-q{quality}.svs"
+    if path.is_file():
+        return path
+    fields = sorted(Path(os.environ.get("WSI_PIPELINE_DATA", "")).glob("rbc-morphology/images/*.jpg"))
+    if not fields:
+        raise SystemExit("set WSI_PIPELINE_DATA to the folder with rbc-morphology/images: the slide is tiled from it")
+    print(f"making {path.name} from {len(fields)} fields ...", flush=True)
+    images = []
+    for field in fields:
+        with Image.open(field) as image:
+            size = tuple(round(side * 0.18 / mpp) for side in image.size)
+            images.append(np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS)))
+    height, width = images[0].shape[:2]
+    images = [image for image in images if image.shape[:2] == (height, width)]
+    columns, rows = -(-size_px // width), -(-size_px // height)
+    # A step that shares no factor with the number of fields brings every field into every column.
+    step = next(n for n in range(37, 37 + len(images)) if np.gcd(n, len(images)) == 1)
+    lines = [
+        np.hstack([images[(row * step + column) % len(images)] for column in range(columns)]) for row in range(rows)
+    ]
+    level0 = np.vstack(lines)[:size_px, :size_px]
+    with tifffile.TiffWriter(path) as out:
+        for level, factor in enumerate((1, 4, 16)):
+            pixels = level0 if factor == 1 else np.asarray(Image.fromarray(level0).reduce(factor))
+            shape = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            about = f"{shape} ({shape}) JPEG/RGB Q={quality}|AppMag = 40|MPP = {mpp}"
+            out.write(
+                pixels,
+                tile=(tile_px, tile_px), photometric="ycbcr", compression="jpeg",
+                compressionargs={"level": quality}, subsampling=(2, 2), metadata=None, subfiletype=int(level > 0),
+                description="Aperio Image Library v12.0.0\n" + about,
+            )  # fmt: skip
+    return path

@@ -30,9 +30,13 @@ class _Section(BaseModel):
 class SlidesConfig(_Section):
     """How slides are opened and read."""
 
-    backend: Literal["auto", "openslide", "tiatoolbox"] = "auto"
+    backend: Literal["auto", "openslide", "tiff", "tiatoolbox"] = Field(
+        "auto", description="auto decodes a TIFF's own tiles where it can, else OpenSlide, else TIAToolbox."
+    )
     chunk_px: int = Field(1024, ge=256, le=8192, description="Side of a chunk of the reading lattice, level pixels.")
     cache_mb: int = Field(256, ge=16, le=16384, description="Decoded chunks kept per worker, MiB.")
+    scene: int | None = Field(None, ge=0, description="Image of a file with several, from 0; default the largest.")
+    z_plane: int | None = Field(None, ge=0, description="Focal plane of a Z-stack, from 0; default the middle one.")
 
 
 class RegionsConfig(_Section):

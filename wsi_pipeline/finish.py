@@ -243,6 +243,7 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
         "size, level-0 px": f"{width} x {height}",
         "backend asked": about["backend_requested"],
         "backend used": about["backend"],
+        "plane read": about["plane"] or "the only one",
         "mpp source": about["mpp"]["source"],
         "regions asked": about["regions_mode_requested"],
         "regions used": about["regions_mode"],

@@ -231,6 +231,7 @@ def _about(job: SlideJob, slide: Slide, regions: Regions) -> dict[str, Any]:
         "format": slide.slide_format,
         "backend_requested": slide.backend_requested,
         "backend": slide.backend,
+        "plane": slide.plane,
         "dimensions_px0": list(slide.dimensions),
         "bounds_px0": [slide.bounds.x0, slide.bounds.y0, slide.bounds.x1, slide.bounds.y1],
         "mpp": {"x": slide.mpp.x, "y": slide.mpp.y, "source": slide.mpp.source},

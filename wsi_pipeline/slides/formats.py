@@ -9,7 +9,7 @@ import math
 import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -33,7 +33,9 @@ MAX_TILE_BYTES = 2**30
 MAX_PLAIN_IMAGE_PX = 256 * 2**20
 """Largest image without tiles, which can only be decoded as a whole."""
 
-_HEADER_ERRORS = (tifffile.TiffFileError, ValueError, OSError, KeyError, IndexError, TypeError, struct.error)
+HEADER_ERRORS = (tifffile.TiffFileError, ValueError, OSError, KeyError, IndexError, TypeError, struct.error)
+"""What parsing a damaged TIFF header raises."""
+
 _UNIT_UM = {"µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 _WSI_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _NDPI_FLUORESCENCE_TAG = 65434
@@ -66,7 +68,7 @@ def is_plain_image(path: Path) -> bool:
     try:
         with tifffile.TiffFile(path) as tiff:
             return not tiff.is_ome and len(tiff.pages) == 1 and not tiff.pages.first.is_tiled
-    except _HEADER_ERRORS:
+    except HEADER_ERRORS:
         return False
 
 
@@ -115,7 +117,7 @@ def check_headers(path: Path) -> None:
                 _check_tiff(path, tiff)
         except SlideError:
             raise
-        except _HEADER_ERRORS:
+        except HEADER_ERRORS:
             return  # a backend may still read what tifffile cannot parse; it will say so if not
     elif is_plain_image(path):
         _check_image(path)
@@ -129,15 +131,34 @@ def tiff_mpp(path: Path) -> tuple[float, float] | None:
     """
     try:
         with tifffile.TiffFile(path) as tiff:
-            page = tiff.pages.first
-            if tiff.is_ome:
-                return _ome_mpp(tiff.ome_metadata or "", page.shape)
-            if tiff.is_svs:
-                found = re.search(r"MPP\s*=\s*([0-9.]+)", page.description)
-                return (float(found[1]), float(found[1])) if found else None
-            return _resolution_mpp(tiff)
-    except _HEADER_ERRORS:
+            return _tiff_mpp(tiff)
+    except HEADER_ERRORS:
         return None
+
+
+class TiffMetadata(NamedTuple):
+    """What a TIFF states of itself: format name, microns per pixel in x and y, objective power."""
+
+    vendor: str
+    mpp: tuple[float, float] | None
+    objective: float | None
+
+
+def tiff_metadata(tiff: tifffile.TiffFile) -> TiffMetadata:
+    """Return what an open TIFF states of itself; errors are those in ``HEADER_ERRORS``."""
+    vendor = "ome-tiff" if tiff.is_ome else "aperio" if tiff.is_svs else "hamamatsu" if tiff.is_ndpi else "tiff"
+    found = re.search(r"AppMag\s*=\s*([0-9.]+)", tiff.pages.first.description) if tiff.is_svs else None
+    return TiffMetadata(vendor=vendor, mpp=_tiff_mpp(tiff), objective=float(found[1]) if found else None)
+
+
+def _tiff_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
+    page: Any = tiff.pages.first
+    if tiff.is_ome:
+        return _ome_mpp(tiff.ome_metadata or "", page.shape)
+    if tiff.is_svs:
+        found = re.search(r"MPP\s*=\s*([0-9.]+)", page.description)
+        return (float(found[1]), float(found[1])) if found else None
+    return _resolution_mpp(tiff)
 
 
 def _check_tiff(path: Path, tiff: tifffile.TiffFile) -> None:

@@ -1,8 +1,9 @@
 """The chunk lattice: the only way pixels leave a backend.
 
-A chunk is a square of ``chunk_px`` level pixels on a grid anchored at the level's origin, clipped at the last row
-and column. The same chunk is always read from the same place, because OpenSlide interpolates sub-pixel offsets
-at levels above 0 and would otherwise give different pixels for different regions.
+A chunk is a rectangle of level pixels on a grid anchored at the level's origin, clipped at the last row and column:
+``slides.chunk_px`` on a side, or the file's own tile where a backend decodes those. The same chunk is always read from
+the same place, because OpenSlide interpolates sub-pixel offsets at levels above 0 and would otherwise give different
+pixels for different regions.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 
 from wsi_pipeline.errors import SlideError
@@ -32,7 +32,7 @@ class ChunkCache:
         self.capacity_bytes = capacity_bytes
         self._lock = threading.Lock()
         self._chunks: OrderedDict[ChunkKey, RgbArray] = OrderedDict()
-        self._pending: dict[ChunkKey, Future[RgbArray]] = {}
+        self._pending: dict[ChunkKey, _Pending] = {}
         self._bytes = 0
 
     @property
@@ -49,7 +49,7 @@ class ChunkCache:
             pending = self._pending.get(key)
             mine = pending is None
             if pending is None:
-                pending = self._pending[key] = Future()
+                pending = self._pending[key] = _Pending()
         if not mine:
             return pending.result()
         try:
@@ -57,7 +57,7 @@ class ChunkCache:
         except BaseException as error:
             with self._lock:
                 del self._pending[key]
-            pending.set_exception(error)
+            pending.finish(error=error)
             raise
         chunk.flags.writeable = False
         with self._lock:
@@ -68,8 +68,30 @@ class ChunkCache:
             while self._bytes > self.capacity_bytes:
                 _, old = self._chunks.popitem(last=False)
                 self._bytes -= old.nbytes
-        pending.set_result(chunk)
+        pending.finish(chunk=chunk)
         return chunk
+
+
+class _Pending:
+    """A chunk in the making; a lock is all it needs, and it is made for every chunk (a Future costs 5 us)."""
+
+    __slots__ = ("_chunk", "_done", "_error")
+
+    def __init__(self) -> None:
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._chunk: RgbArray | None = None
+        self._error: BaseException | None = None
+
+    def finish(self, *, chunk: RgbArray | None = None, error: BaseException | None = None) -> None:
+        self._chunk, self._error = chunk, error
+        self._done.release()
+
+    def result(self) -> RgbArray:
+        with self._done:
+            if self._chunk is None:
+                raise self._error or RuntimeError("a chunk without pixels")
+            return self._chunk
 
 
 _caches: dict[tuple[int, int], ChunkCache] = {}
@@ -134,23 +156,34 @@ class HandlePool:
 
 
 class ChunkReader:
-    """Chunks of one slide, through the cache and the handle pool."""
+    """Chunks of one slide, through the cache and the handle pool.
+
+    Parameters
+    ----------
+    pool
+        The backend's handles.
+    level_sizes, chunk_sizes
+        Width and height of each level and of its chunks.
+    key
+        What the chunks depend on: file, backend.
+    cache
+        Where they are kept.
+    """
 
     def __init__(
-        self, *, pool: HandlePool, level_sizes: tuple[tuple[int, int], ...], key: str, chunk_px: int, cache: ChunkCache
+        self,
+        *,
+        pool: HandlePool,
+        level_sizes: tuple[tuple[int, int], ...],
+        chunk_sizes: tuple[tuple[int, int], ...],
+        key: str,
+        cache: ChunkCache,
     ) -> None:
-        self.chunk_px = chunk_px
         self.level_sizes = level_sizes
+        self.chunk_sizes = chunk_sizes
         self._pool = pool
-        self._key = f"{key}/{chunk_px}"
+        self._key = f"{key}/{chunk_sizes[0]}"
         self._cache = cache
-
-    def chunk_box(self, level: int, column: int, row: int) -> Box:
-        """Return the level pixels of a chunk, clipped to the level."""
-        side = self.chunk_px
-        width, height = self.level_sizes[level]
-        whole = Box(x0=0, y0=0, x1=width, y1=height)
-        return Box(x0=column * side, y0=row * side, x1=(column + 1) * side, y1=(row + 1) * side).clip(whole)
 
     def chunks_over(self, level: int, box: Box) -> Iterator[tuple[Box, RgbArray]]:
         """Yield (place, pixels) of every chunk that meets ``box`` (level pixels), in raster order."""
@@ -158,10 +191,12 @@ class ChunkReader:
         inside = box.clip(Box(x0=0, y0=0, x1=width, y1=height))
         if inside.is_empty:
             return
-        side = self.chunk_px
-        for row in range(inside.y0 // side, (inside.y1 - 1) // side + 1):
-            for column in range(inside.x0 // side, (inside.x1 - 1) // side + 1):
-                place = self.chunk_box(level, column, row)
+        chunk_w, chunk_h = self.chunk_sizes[level]
+        for row in range(inside.y0 // chunk_h, (inside.y1 - 1) // chunk_h + 1):
+            y0 = row * chunk_h
+            for column in range(inside.x0 // chunk_w, (inside.x1 - 1) // chunk_w + 1):
+                x0 = column * chunk_w
+                place = Box(x0=x0, y0=y0, x1=min(x0 + chunk_w, width), y1=min(y0 + chunk_h, height))
                 yield place, self._cache.get((self._key, level, column, row), self._decoder(level, place))
 
     def _decoder(self, level: int, place: Box) -> Callable[[], RgbArray]:

@@ -23,6 +23,7 @@ from wsi_pipeline.slides.backends.base import Backend
 from wsi_pipeline.slides.backends.image_backend import ImageBackend
 from wsi_pipeline.slides.backends.openslide_backend import OpenSlideBackend, detect_format
 from wsi_pipeline.slides.backends.tiatoolbox_backend import TiaToolboxBackend
+from wsi_pipeline.slides.backends.tiff_backend import TiffBackend, unsupported
 from wsi_pipeline.slides.fingerprint import slide_fingerprint
 from wsi_pipeline.slides.formats import (
     PLAUSIBLE_MPP,
@@ -35,8 +36,13 @@ from wsi_pipeline.slides.formats import (
 )
 from wsi_pipeline.slides.lattice import ChunkReader, HandlePool, process_cache
 from wsi_pipeline.slides.slide import Mpp, MppSource, Slide, SlideSpec, default_config
+from wsi_pipeline.units import Box
 
-_PROBE_CHUNKS = 5
+_PROBES = 5
+_PROBE_PX = 1024
+# TIFFs whose tiles hold the pixels as OpenSlide gives them. Others (Leica, Ventana, Philips, Trestle) overlap or
+# rearrange tiles.
+_FAST_FORMATS = frozenset(("aperio", "generic-tiff", "hamamatsu"))
 # Brightfield: light passes somewhere. In fluorescence no pixel is light in all colours and most are dark.
 _DARK_LIGHTEST = 40
 _DARK_MEDIAN = 100
@@ -101,25 +107,27 @@ def open_spec(spec: SlideSpec) -> Slide:
     fingerprint = slide_fingerprint(path)
     if spec.fingerprint is not None and spec.fingerprint != fingerprint:
         raise UnreadableSlideError(f"{path}: the file has changed since it was first opened; start the run again")
-    backend, factory = _open_backend(path, spec.config.backend)
+    backend, factory = _open_backend(path, spec.config)
     try:
         mpp = resolve_mpp(path, backend.mpp, spec)
     except (MissingMppError, ImplausibleMppError, ConfigError):
         backend.close()
         raise
     # Content on disk may change under one path; the modification time keeps old chunks from being served.
-    key = f"{fingerprint}/{path.stat().st_mtime_ns}/{backend.name}"
+    key = f"{fingerprint}/{path.stat().st_mtime_ns}/{backend.name}/{backend.plane}"
+    side = spec.config.chunk_px
     reader = ChunkReader(
         pool=HandlePool(backend, factory),
         level_sizes=backend.level_sizes,
+        chunk_sizes=backend.chunk_sizes or ((side, side),) * len(backend.level_sizes),
         key=key,
-        chunk_px=spec.config.chunk_px,
         cache=process_cache(spec.config.cache_mb),
     )
     slide = Slide(
         spec=spec,
         slide_format=backend.vendor,
         backend=backend.name,
+        plane=backend.plane,
         mpp=mpp,
         bounds=backend.bounds,
         fingerprint=fingerprint,
@@ -183,31 +191,74 @@ def _check_file(path: Path) -> None:
         raise UnsupportedFormatError(f"{path}: an empty file (0 bytes) is no slide; copy it again from its source")
 
 
-def _open_backend(path: Path, requested: str) -> tuple[Backend, Callable[[], Backend]]:
+def _open_backend(path: Path, config: SlidesConfig) -> tuple[Backend, Callable[[], Backend]]:
     """Return the first handle and the factory of more."""
+    requested = config.backend
     if requested == "tiatoolbox":
         return TiaToolboxBackend(path), lambda: TiaToolboxBackend(path)
     vendor = detect_format(path)
+    if requested == "tiff" and not is_tiff(path):
+        raise UnsupportedFormatError(f"{path}: {content_summary(path)}, not a TIFF; set slides.backend to auto")
     if vendor is not None:
         try:
-            return OpenSlideBackend(path), lambda: OpenSlideBackend(path)
+            known = OpenSlideBackend(path)
         except UnreadableSlideError as error:
             # DICOM transfer syntaxes that OpenSlide lacks are recognised, refused, and known to TIAToolbox.
-            if requested == "openslide" or not is_dicom(path):
+            if requested != "auto" or not is_dicom(path):
                 raise
             return _second_choice(path, error)
+        if requested == "tiff" or (requested == "auto" and vendor in _FAST_FORMATS):
+            fast = _fast_path(path, config, known)
+            if fast is not None:
+                return fast
+        return known, lambda: OpenSlideBackend(path)
     if requested == "openslide":
         raise UnsupportedFormatError(
             f"{path}: OpenSlide does not recognise it ({content_summary(path)}); set slides.backend to auto"
         )
-    if is_plain_image(path):
+    if requested == "auto" and is_plain_image(path):
         return ImageBackend(path), lambda: ImageBackend(path)
+    if is_tiff(path) and (fast := _fast_path(path, config)) is not None:
+        return fast
     if is_tiff(path) or is_dicom(path) or is_jp2(path):
         return TiaToolboxBackend(path), lambda: TiaToolboxBackend(path)
     raise UnsupportedFormatError(
         f"{path}: {content_summary(path)}, not a slide that OpenSlide or TIAToolbox can open; "
         "check that the copy is complete, or export the slide as SVS, OME-TIFF or DICOM"
     )
+
+
+def _fast_path(
+    path: Path, config: SlidesConfig, known: OpenSlideBackend | None = None
+) -> tuple[Backend, Callable[[], Backend]] | None:
+    """Return the raw-tile backend where it gives the pixels of ``known``, with the metadata of that; else None.
+
+    Raises
+    ------
+    UnsupportedFormatError
+        ``slides.backend`` is ``tiff`` and the file cannot be read so.
+    """
+
+    def declined(why: str) -> UnsupportedFormatError:
+        return UnsupportedFormatError(
+            f"{path}: the tiff backend does not read this file: {why}; use slides.backend auto"
+        )
+
+    try:
+        fast = TiffBackend(path, scene=config.scene, z_plane=config.z_plane)
+        # Of an NDPI OpenSlide makes further, coarser levels itself.
+        if known is not None and fast.level_sizes != known.level_sizes[: len(fast.level_sizes)]:
+            raise unsupported(path, f"its levels are {fast.level_sizes}, OpenSlide's {known.level_sizes}")
+        if known is not None and fast.has_gaps:
+            raise unsupported(path, "tiles are left out, which OpenSlide fills from other levels")
+    except UnsupportedFormatError:
+        if config.backend == "tiff":
+            raise
+        return None
+    if known is not None:
+        fast.adopt(known)
+        known.close()
+    return fast, lambda: TiffBackend(path, scene=config.scene, z_plane=config.z_plane)
 
 
 def _second_choice(path: Path, first: UnreadableSlideError) -> tuple[Backend, Callable[[], Backend]]:
@@ -229,15 +280,17 @@ def _check_light(path: Path, reader: ChunkReader) -> None:
     """
     level = len(reader.level_sizes) - 1
     width, height = reader.level_sizes[level]
-    columns, rows = -(-width // reader.chunk_px), -(-height // reader.chunk_px)
-    if columns * rows <= _PROBE_CHUNKS:
+    whole = Box(x0=0, y0=0, x1=width, y1=height)
+    columns, rows = -(-width // _PROBE_PX), -(-height // _PROBE_PX)
+    if columns * rows <= _PROBES:
         places = [(column, row) for row in range(rows) for column in range(columns)]
     else:
         near, far = (columns // 4, rows // 4), (3 * columns // 4, 3 * rows // 4)
         places = sorted({(columns // 2, rows // 2), near, far, (near[0], far[1]), (far[0], near[1])})
     lightest, medians = 0.0, []
     for column, row in places:
-        box = reader.chunk_box(level, column, row)
+        x, y = column * _PROBE_PX, row * _PROBE_PX
+        box = Box(x0=x, y0=y, x1=x + _PROBE_PX, y1=y + _PROBE_PX).clip(whole)
         for _, chunk in reader.chunks_over(level, box):
             pixels = chunk.reshape(-1, 3)
             seen = pixels[pixels.any(axis=1)]  # pure black is what scanners leave unscanned

@@ -77,6 +77,8 @@ class Slide:
         The vendor or format, as the backend names it.
     backend_requested, backend
         ``slides.backend`` of the configuration, and the backend that reads the slide.
+    plane
+        Which scene and focal plane is read, where the file has several; else empty.
     dimensions
         Width and height of level 0, pixels.
     levels
@@ -97,6 +99,7 @@ class Slide:
         spec: SlideSpec,
         slide_format: str,
         backend: str,
+        plane: str,
         mpp: Mpp,
         bounds: Box | None,
         fingerprint: str,
@@ -109,6 +112,7 @@ class Slide:
         self.slide_format = slide_format
         self.backend_requested: str = spec.config.backend
         self.backend = backend
+        self.plane = plane
         self.dimensions = (width, height)
         self.levels = tuple(
             Level(width=w, height=h, downsample=(width / w + height / h) / 2) for w, h in reader.level_sizes

@@ -36,6 +36,10 @@ class Backend(Protocol):
     """Technical properties that carry nothing about the patient."""
     bounds: Box | None
     """The scanned part in level-0 pixels, where the scanner states one."""
+    plane: str
+    """Which scene and focal plane is read, where the file has several; else empty."""
+    chunk_sizes: tuple[tuple[int, int], ...] | None
+    """Width and height of the chunks in which each level is best read; None where any will do."""
 
     def read_chunk(self, level: int, chunk: Box) -> RgbArray:
         """Return the pixels of ``chunk`` (level pixels, inside the level), transparent ones over white.

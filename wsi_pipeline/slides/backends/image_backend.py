@@ -48,6 +48,8 @@ class ImageBackend:
 
     name = "image"
     thread_safe = True
+    plane = ""
+    chunk_sizes: tuple[tuple[int, int], ...] | None = None
 
     def __init__(self, path: Path) -> None:
         self._pixels = decode_plain_image(path)

@@ -51,6 +51,8 @@ class OpenSlideBackend:
 
     name = "openslide"
     thread_safe = False
+    plane = ""
+    chunk_sizes: tuple[tuple[int, int], ...] | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -71,6 +71,8 @@ class TiaToolboxBackend:
 
     name = "tiatoolbox"
     thread_safe = False
+    plane = ""
+    chunk_sizes: tuple[tuple[int, int], ...] | None = None
 
     def __init__(self, path: Path) -> None:
         self._path = path
