@@ -106,7 +106,7 @@ def field_mosaic(scratch: Path, *, size_px: int, mpp: float = 0.25, tile_px: int
             about = f"{shape} ({shape}) JPEG/RGB Q={quality}|AppMag = 40|MPP = {mpp}"
             out.write(
                 pixels,
-                tile=(tile_px, tile_px), photometric="ycbcr", compression="jpeg",
+                tile=(tile_px, tile_px), photometric="rgb", compression="jpeg",
                 compressionargs={"level": quality}, subsampling=(2, 2), metadata=None, subfiletype=int(level > 0),
                 description="Aperio Image Library v12.0.0\n" + about,
             )  # fmt: skip

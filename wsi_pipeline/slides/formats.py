@@ -144,17 +144,17 @@ class TiffMetadata(NamedTuple):
     objective: float | None
 
 
-def tiff_metadata(tiff: tifffile.TiffFile) -> TiffMetadata:
-    """Return what an open TIFF states of itself; errors are those in ``HEADER_ERRORS``."""
+def tiff_metadata(tiff: tifffile.TiffFile, scene: int = 0) -> TiffMetadata:
+    """Return what an open TIFF states of itself, of its image ``scene``; errors are those in ``HEADER_ERRORS``."""
     vendor = "ome-tiff" if tiff.is_ome else "aperio" if tiff.is_svs else "hamamatsu" if tiff.is_ndpi else "tiff"
     found = re.search(r"AppMag\s*=\s*([0-9.]+)", tiff.pages.first.description) if tiff.is_svs else None
-    return TiffMetadata(vendor=vendor, mpp=_tiff_mpp(tiff), objective=float(found[1]) if found else None)
+    return TiffMetadata(vendor=vendor, mpp=_tiff_mpp(tiff, scene), objective=float(found[1]) if found else None)
 
 
-def _tiff_mpp(tiff: tifffile.TiffFile) -> tuple[float, float] | None:
+def _tiff_mpp(tiff: tifffile.TiffFile, scene: int | None = None) -> tuple[float, float] | None:
     page: Any = tiff.pages.first
     if tiff.is_ome:
-        return _ome_mpp(tiff.ome_metadata or "", page.shape)
+        return _ome_mpp(tiff.ome_metadata or "", scene)
     if tiff.is_svs:
         found = re.search(r"MPP\s*=\s*([0-9.]+)", page.description)
         return (float(found[1]), float(found[1])) if found else None
@@ -229,22 +229,21 @@ def _dicom_class(path: Path) -> str:
         return "with an unreadable header"
 
 
-def _ome_mpp(text: str, shape: tuple[int, ...]) -> tuple[float, float] | None:
+def _ome_mpp(text: str, scene: int | None) -> tuple[float, float] | None:
+    """Return the physical size of a pixel of an image of OME's metadata; None is the largest."""
     try:
         root = ElementTree.fromstring(text.encode("utf-8"))
     except ElementTree.ParseError:
         return None
-    best: tuple[int, tuple[float, float] | None] = (0, None)
-    for pixels in root.iter():
-        if not pixels.tag.endswith("}Pixels"):
-            continue
-        area = int(pixels.get("SizeX", 0)) * int(pixels.get("SizeY", 0))
-        x = _physical_size(pixels, "X")
-        y = _physical_size(pixels, "Y")
-        mpp = None if x is None and y is None else (x or y or 0.0, y or x or 0.0)
-        if area > best[0]:
-            best = (area, mpp)
-    return best[1]
+    images = [pixels for pixels in root.iter() if pixels.tag.endswith("}Pixels")]
+    if not images:
+        return None
+    if scene is None or scene >= len(images):
+        chosen = max(images, key=lambda pixels: int(pixels.get("SizeX", 0)) * int(pixels.get("SizeY", 0)))
+    else:
+        chosen = images[scene]
+    x, y = _physical_size(chosen, "X"), _physical_size(chosen, "Y")
+    return None if x is None and y is None else (x or y or 0.0, y or x or 0.0)
 
 
 def _physical_size(pixels: ElementTree.Element, axis: str) -> float | None:

@@ -203,10 +203,7 @@ def _open_backend(path: Path, config: SlidesConfig) -> tuple[Backend, Callable[[
         try:
             known = OpenSlideBackend(path)
         except UnreadableSlideError as error:
-            # DICOM transfer syntaxes that OpenSlide lacks are recognised, refused, and known to TIAToolbox.
-            if requested != "auto" or not is_dicom(path):
-                raise
-            return _second_choice(path, error)
+            return _second_choice(path, config, error)
         if requested == "tiff" or (requested == "auto" and vendor in _FAST_FORMATS):
             fast = _fast_path(path, config, known)
             if fast is not None:
@@ -239,13 +236,13 @@ def _fast_path(
         ``slides.backend`` is ``tiff`` and the file cannot be read so.
     """
 
-    def declined(why: str) -> UnsupportedFormatError:
-        return UnsupportedFormatError(
-            f"{path}: the tiff backend does not read this file: {why}; use slides.backend auto"
-        )
-
     try:
         fast = TiffBackend(path, scene=config.scene, z_plane=config.z_plane)
+        if fast.vendor == "ome-tiff" and known is not None:
+            # OpenSlide takes it for a generic TIFF: it knows neither scenes and planes nor levels in sub-IFDs.
+            fast.mpp = fast.mpp or known.mpp
+            known.close()
+            known = None
         # Of an NDPI OpenSlide makes further, coarser levels itself.
         if known is not None and fast.level_sizes != known.level_sizes[: len(fast.level_sizes)]:
             raise unsupported(path, f"its levels are {fast.level_sizes}, OpenSlide's {known.level_sizes}")
@@ -261,11 +258,20 @@ def _fast_path(
     return fast, lambda: TiffBackend(path, scene=config.scene, z_plane=config.z_plane)
 
 
-def _second_choice(path: Path, first: UnreadableSlideError) -> tuple[Backend, Callable[[], Backend]]:
-    try:
-        return TiaToolboxBackend(path), lambda: TiaToolboxBackend(path)
-    except (UnreadableSlideError, UnsupportedFormatError) as second:
-        raise UnreadableSlideError(f"{first}; and {second}") from None
+def _second_choice(
+    path: Path, config: SlidesConfig, first: UnreadableSlideError
+) -> tuple[Backend, Callable[[], Backend]]:
+    """Return who reads what OpenSlide recognises and cannot open: a codec that it lacks, and others have."""
+    if config.backend == "openslide":
+        raise first
+    if is_dicom(path) and config.backend == "auto":
+        try:
+            return TiaToolboxBackend(path), lambda: TiaToolboxBackend(path)
+        except (UnreadableSlideError, UnsupportedFormatError) as second:
+            raise UnreadableSlideError(f"{first}; and {second}") from None
+    if "Unsupported TIFF compression" in str(first) and (fast := _fast_path(path, config)) is not None:
+        return fast
+    raise first
 
 
 def _check_light(path: Path, reader: ChunkReader) -> None:

@@ -33,6 +33,7 @@ class _Chosen(NamedTuple):
     """The pages of the plane that is read, finest first, and which plane that is where there are several."""
 
     pages: tuple[Any, ...]
+    scene: int
     plane: str
 
 
@@ -83,7 +84,7 @@ class TiffBackend:
             with tifffile.TiffFile(cast(IO[bytes], SeekableSource(self._source, path.name))) as tiff:
                 chosen = _level_pages(path, tiff, scene=scene, z_plane=z_plane)
                 self._levels = tuple(_TiledPage(page, self._source) for page in chosen.pages)
-                metadata = tiff_metadata(tiff)
+                metadata = tiff_metadata(tiff, chosen.scene)
         except SlideError:
             raise
         except HEADER_ERRORS as error:
@@ -247,7 +248,7 @@ def _checked(
     for page in pages:
         _check_page(path, page)
     notes = [f"scene {chosen[0]} of {scenes}"] * (scenes > 1) + [f"z {chosen[1]} of {depth}"] * (depth > 1)
-    return _Chosen(pages=tuple(pages), plane=", ".join(notes))
+    return _Chosen(pages=tuple(pages), scene=chosen[0], plane=", ".join(notes))
 
 
 def _depth(path: Path, series: Any) -> int:
