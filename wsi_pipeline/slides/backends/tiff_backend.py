@@ -85,7 +85,7 @@ class TiffBackend:
                 chosen = _level_pages(path, tiff, scene=scene, z_plane=z_plane)
                 self._levels = tuple(_TiledPage(page, self._source) for page in chosen.pages)
                 metadata = tiff_metadata(tiff, chosen.scene)
-        except SlideError:
+        except (SlideError, ConfigError):
             raise
         except HEADER_ERRORS as error:
             raise unsupported(path, f"its header cannot be parsed ({type(error).__name__})") from None
