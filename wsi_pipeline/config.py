@@ -35,6 +35,9 @@ class SlidesConfig(_Section):
     )
     chunk_px: int = Field(1024, ge=256, le=8192, description="Side of a chunk of the reading lattice, level pixels.")
     cache_mb: int = Field(256, ge=16, le=16384, description="Decoded chunks kept per worker, MiB.")
+    on_corrupt: Literal["fail", "mask"] = Field(
+        "fail", description="A tile that does not decode fails the slide, or is left out and its area reported."
+    )
     scene: int | None = Field(None, ge=0, description="Image of a file with several, from 0; default the largest.")
     z_plane: int | None = Field(None, ge=0, description="Focal plane of a Z-stack, from 0; default the middle one.")
 

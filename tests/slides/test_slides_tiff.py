@@ -107,6 +107,15 @@ def test_a_damaged_tile_is_named(odd_pyramid: Path, tmp_path: Path) -> None:
         slide.read(Box(x0=0, y0=0, x1=256, y1=256), 0.25)
         with pytest.raises(CorruptTileError, match=r"slide.tiff: level 0, tile 1, 1 .*x 256-512, y 256-512"):
             slide.read(Box(x0=200, y0=200, x1=400, y1=400), 0.25)
+    with open_slide(path, config=SlidesConfig(on_corrupt="mask")) as slide, open_slide(odd_pyramid) as whole:
+        assert slide.masked() == ()
+        box = Box(x0=200, y0=200, x1=400, y1=400)
+        pixels, intact = slide.read(box, 0.25), whole.read(box, 0.25)
+        assert slide.masked() == (Box(x0=256, y0=256, x1=512, y1=512),)
+        assert slide.masked(Box(x0=0, y0=0, x1=256, y1=256)) == ()
+        assert (pixels[56:, 56:] == 255).all()
+        pixels[56:, 56:] = intact[56:, 56:]
+        assert np.array_equal(pixels, intact)
 
 
 def test_a_file_cut_off_says_so(tmp_path: Path, image: np.ndarray) -> None:

@@ -14,7 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from wsi_pipeline.errors import SlideError
+import numpy as np
+
+from wsi_pipeline.errors import CorruptTileError, SlideError
 from wsi_pipeline.slides.backends.base import Backend, RgbArray
 from wsi_pipeline.units import Box
 
@@ -168,6 +170,13 @@ class ChunkReader:
         What the chunks depend on: file, backend.
     cache
         Where they are kept.
+    mask_corrupt
+        Give white for a chunk that cannot be decoded, and list it in ``corrupt``, instead of raising.
+
+    Attributes
+    ----------
+    corrupt
+        Level and place of every chunk met so far that could not be decoded.
     """
 
     def __init__(
@@ -178,12 +187,15 @@ class ChunkReader:
         chunk_sizes: tuple[tuple[int, int], ...],
         key: str,
         cache: ChunkCache,
+        mask_corrupt: bool = False,
     ) -> None:
         self.level_sizes = level_sizes
         self.chunk_sizes = chunk_sizes
         self._pool = pool
         self._key = f"{key}/{chunk_sizes[0]}"
         self._cache = cache
+        self._mask_corrupt = mask_corrupt
+        self.corrupt: set[tuple[int, Box]] = set()
 
     def chunks_over(self, level: int, box: Box) -> Iterator[tuple[Box, RgbArray]]:
         """Yield (place, pixels) of every chunk that meets ``box`` (level pixels), in raster order."""
@@ -197,7 +209,14 @@ class ChunkReader:
             for column in range(inside.x0 // chunk_w, (inside.x1 - 1) // chunk_w + 1):
                 x0 = column * chunk_w
                 place = Box(x0=x0, y0=y0, x1=min(x0 + chunk_w, width), y1=min(y0 + chunk_h, height))
-                yield place, self._cache.get((self._key, level, column, row), self._decoder(level, place))
+                try:
+                    pixels = self._cache.get((self._key, level, column, row), self._decoder(level, place))
+                except CorruptTileError:
+                    if not self._mask_corrupt:
+                        raise
+                    self.corrupt.add((level, place))
+                    pixels = np.full((place.height, place.width, 3), 255, np.uint8)
+                yield place, pixels
 
     def _decoder(self, level: int, place: Box) -> Callable[[], RgbArray]:
         def decode() -> RgbArray:

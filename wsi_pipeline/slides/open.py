@@ -122,6 +122,7 @@ def open_spec(spec: SlideSpec) -> Slide:
         chunk_sizes=backend.chunk_sizes or ((side, side),) * len(backend.level_sizes),
         key=key,
         cache=process_cache(spec.config.cache_mb),
+        mask_corrupt=spec.config.on_corrupt == "mask",
     )
     slide = Slide(
         spec=spec,

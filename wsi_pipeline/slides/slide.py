@@ -172,7 +172,8 @@ class Slide:
         Raises
         ------
         CorruptTileError
-            Pixels under the box cannot be decoded; the message names slide, level and place.
+            Pixels under the box cannot be decoded; the message names slide, level and place. With
+            ``slides.on_corrupt: mask`` they are white instead and listed by :meth:`masked`.
         ValueError
             The box has more than 2**28 pixels.
         """
@@ -192,6 +193,26 @@ class Slide:
             ratio_x=frame.scale_x * native.width / self.dimensions[0],
             ratio_y=frame.scale_y * native.height / self.dimensions[1],
         )
+
+    def masked(self, within: Box | None = None) -> tuple[Box, ...]:
+        """Return the places (level-0 pixels, rounded outwards) that could not be decoded in what was read so far.
+
+        Parameters
+        ----------
+        within
+            Level-0 pixels; only places that meet it are returned.
+        """
+        found = set()
+        for level, place in tuple(self._reader.corrupt):
+            native = self.levels[level]
+            x, y = self.dimensions[0] / native.width, self.dimensions[1] / native.height
+            box = Box(
+                x0=math.floor(place.x0 * x), y0=math.floor(place.y0 * y),
+                x1=math.ceil(place.x1 * x), y1=math.ceil(place.y1 * y),
+            )  # fmt: skip
+            if within is None or not box.clip(within).is_empty:
+                found.add(box)
+        return tuple(sorted(found, key=lambda box: (box.y0, box.x0, box.y1, box.x1)))
 
     def close(self) -> None:
         """Close the file handles; reading afterwards raises :class:`SlideError`."""
