@@ -49,6 +49,33 @@ class RegionsConfig(_Section):
     overview_mpp: float = Field(8.0, ge=1, le=64, description="Resolution of the overview that is searched.")
     min_area_mm2: float = Field(0.02, ge=0, description="Smaller pieces of tissue or stain are ignored.")
     all_below_mm2: float = Field(4.0, ge=0, description="Images smaller than this are read whole in mode auto.")
+    field_um: float = Field(256.0, ge=32, le=2000, description="Side of a smear's fields, the unit of choice.")
+    max_area_mm2: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Most area of a smear that is looked at, in whole good fields."
+    )
+    target_white_cells: Literal["all"] | Annotated[int, Field(gt=0, strict=True)] = Field(
+        "all", description="Cells of the differential's denominator after which a smear is counted enough."
+    )
+    min_field_score: float = Field(0.1, ge=0, le=1, description="Fields under it are left out when fields are chosen.")
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the count stops at a number of white cells."""
+        return self.target_white_cells != "all"
+
+    @property
+    def chooses_fields(self) -> bool:
+        """Whether a smear is narrowed to fields at all."""
+        return self.has_target or self.max_area_mm2 is not None
+
+    @model_validator(mode="after")
+    def _holds_a_field(self) -> RegionsConfig:
+        field_mm2 = self.field_um**2 * 1e-6
+        if self.max_area_mm2 is not None and self.max_area_mm2 < field_mm2 * (1 - 1e-9):
+            raise ValueError(
+                f"max_area_mm2 ({self.max_area_mm2:g}) is less than one field of field_um ({field_mm2:.3g} mm2)"
+            )
+        return self
 
 
 class TilingConfig(_Section):
@@ -141,6 +168,19 @@ class PipelineConfig(_Section):
             raise ValueError(
                 f"cells.classifier is {self.cells.classifier!r}, a smear classifier; "
                 "on specimen trephine it must be null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fields_are_of_smears(self) -> PipelineConfig:
+        regions = self.regions
+        if self.specimen == "trephine" and regions.chooses_fields:
+            key = "target_white_cells" if regions.has_target else "max_area_mm2"
+            raise ValueError(f"regions.{key} chooses fields of smears by their red cells; a trephine is read whole")
+        if regions.has_target and self.cells.classifier is None:
+            raise ValueError(
+                f"regions.target_white_cells is {regions.target_white_cells}, but without cells.classifier no cell is "
+                "typed and none can be counted; name a classifier or set the target to all"
             )
         return self
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.atomic import write_json
+from wsi_pipeline.cells.combine import combine_cells
 from wsi_pipeline.cells.seams import SeamStatistic, seam_statistic
 from wsi_pipeline.cells.table import MergedTable, TableSummary, write_cells
 from wsi_pipeline.config import PipelineConfig
@@ -26,6 +27,7 @@ from wsi_pipeline.stages import (
     halved_blocks,
     ledger_of,
     searched_region,
+    wave_stage,
 )
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.weights import find_weights
@@ -57,7 +59,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     use_threads(config.runtime.threads)
     slide = slide_of(job.spec)
     taxonomy = taxonomy_of(config)
-    table = _write_table(job, prepared.key, merged)
+    table = _write_table(job, prepared, merged)
     cells = job.folder / "cells.parquet"
     counts = differential(
         table.classes,
@@ -89,7 +91,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         core_px=config.tiling.core_px,
         mpp=mpp,
         frame=slide.frame(mpp),
-        region=searched_region(job, prepared.key),
+        region=searched_region(job, prepared.key, "plan" if prepared.cut is None else "cut"),
     )
     exporting = time.monotonic()
     bounds = slide.bounds
@@ -188,24 +190,42 @@ def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
     }
 
 
-def _write_table(job: SlideJob, key: str, merged: MergedTable) -> TableSummary:
-    ledger = ledger_of(job, key)
+def _classifier(job: SlideJob) -> tuple[tuple[str, ...], int | None]:
+    """Return the classifier's classes, and the length of its embedding when that is to be written."""
     config = job.config.cells
-    classes: tuple[str, ...] = ()
-    chunks: list[Path] = []
-    dimension = None
-    if config.classifier is not None:
-        card = find_weights(config.classifier, "cells").card
-        classes = tuple(card["classes"])
-        chunks = [ledger.part("classes", chunk_name(i)) for i in range(merged.n_chunks)]
-        dimension = int(card["network"]["embedding_dim"]) if config.embedding else None
-    return write_cells(
-        ledger.part("merged", "table"),
-        chunks,
-        job.folder / "cells.parquet",
-        classes=classes,
-        embedding_dim=dimension,
-    )
+    if config.classifier is None:
+        return (), None
+    card = find_weights(config.classifier, "cells").card
+    return tuple(card["classes"]), int(card["network"]["embedding_dim"]) if config.embedding else None
+
+
+def _write_table(job: SlideJob, prepared: Prepared, merged: MergedTable) -> TableSummary:
+    out = job.folder / "cells.parquet"
+    if prepared.cut is None:
+        return _type(job, prepared.key, merged, "", out)
+    waves = [wave_table(job, prepared.key, number) for number in range(prepared.cut.n_waves)]
+    classes, dimension = _classifier(job)
+    return combine_cells(waves, out, keep=prepared.cut.fields.owns, classes=classes, embedding_dim=dimension)
+
+
+def wave_table(job: SlideJob, key: str, number: int) -> Path:
+    """Return where the typed cells of a wave of fields are."""
+    return ledger_of(job, key).part("waves", f"{number:03d}")
+
+
+def write_wave(job: SlideJob, key: str, number: int, merged: MergedTable) -> Path:
+    """Write the typed cells of a wave of fields."""
+    path = wave_table(job, key, number)
+    _type(job, key, merged, wave_stage(number), path)
+    return path
+
+
+def _type(job: SlideJob, key: str, merged: MergedTable, of: str, out: Path) -> TableSummary:
+    """Write a merged table with the answers of its chunks; ``of`` is its stage in the ledger."""
+    ledger = ledger_of(job, key)
+    classes, dimension = _classifier(job)
+    chunks = [ledger.part(f"{of}classes", chunk_name(i)) for i in range(merged.n_chunks)] if classes else []
+    return write_cells(ledger.part(f"{of}merged", "table"), chunks, out, classes=classes, embedding_dim=dimension)
 
 
 def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str, str | None]:
@@ -271,6 +291,8 @@ def _warnings(job: SlideJob, prepared: Prepared, merged: MergedTable, dropped: i
     about = prepared.about
     # Why nothing was found is a limit of the run; what else was decided belongs to the provenance.
     found = [about["regions_note"]] if about["regions_note"] and not prepared.blocks else []
+    if about["regions_warning"]:
+        found.append(about["regions_warning"])
     if about["mpp"]["source"] == "forced":
         found.append("Microns per pixel were forced; what the slide says was overridden.")
     if job.config.specimen == "trephine":

@@ -10,10 +10,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from wsi_pipeline.cells.table import MergedTable
 from wsi_pipeline.finish import finish
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor
 from wsi_pipeline.runtime.progress import Progress, SilentProgress
-from wsi_pipeline.stages import SlideJob, classify, find_cells, merge, prepare
+from wsi_pipeline.stages import Prepared, SlideJob, classify, find_cells, merge, prepare
+from wsi_pipeline.target import reach_target
 
 
 def run_job(job: SlideJob, executor: Executor | SerialExecutor, progress: Progress | None = None) -> dict[str, Any]:
@@ -40,6 +42,25 @@ def run_job(job: SlideJob, executor: Executor | SerialExecutor, progress: Progre
     progress.stage(job.slide_id, "regions", 1)
     prepared = executor.call(prepare, job)
     timings["regions"] = prepared.seconds
+
+    # Find the cells, put them into one order, type the white ones: everywhere, or field by field up to a target.
+    if job.config.regions.has_target:
+        prepared, merged = reach_target(job, prepared, executor, progress, timings)
+    else:
+        merged = _look_everywhere(job, prepared, executor, progress, timings)
+
+    # Count, answer, export, report.
+    progress.stage(job.slide_id, "answers and exports", 1)
+    return executor.call(finish, job, prepared, merged, timings)
+
+
+def _look_everywhere(
+    job: SlideJob,
+    prepared: Prepared,
+    executor: Executor | SerialExecutor,
+    progress: Progress,
+    timings: dict[str, float],
+) -> MergedTable:
     key, blocks = prepared.key, prepared.blocks
 
     # Find the cells of every block: network, flows, ownership, measures.
@@ -61,7 +82,4 @@ def run_job(job: SlideJob, executor: Executor | SerialExecutor, progress: Progre
         for _ in executor.map(classify, ((job, key, chunk) for chunk in range(merged.n_chunks))):
             progress.advance(job.slide_id)
         timings["classification"] = time.monotonic() - started
-
-    # Count, answer, export, report.
-    progress.stage(job.slide_id, "answers and exports", 1)
-    return executor.call(finish, job, prepared, merged, timings)
+    return merged

@@ -25,7 +25,17 @@ from wsi_pipeline.cells.table import CELLS_FILE, MergedTable, merge_blocks, read
 from wsi_pipeline.cells.windows import estimate_background
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import SlideError
-from wsi_pipeline.regions import Regions, find_regions, write_regions
+from wsi_pipeline.regions import (
+    FieldChoice,
+    FieldSet,
+    Regions,
+    choose_fields,
+    find_regions,
+    narrow,
+    regions_from_record,
+    regions_record,
+    write_regions,
+)
 from wsi_pipeline.runtime.batch import network_batch
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.ledger import Ledger, key_of
@@ -80,6 +90,22 @@ class SlideJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cut:
+    """The fields that a white-cell target took.
+
+    Attributes
+    ----------
+    fields
+        In the order in which they were visited.
+    n_waves
+        Waves of fields that were computed; each has a typed table in the ledger.
+    """
+
+    fields: FieldSet
+    n_waves: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What the first stage decides for the whole slide.
 
@@ -93,12 +119,15 @@ class Prepared:
         JSON facts for the summary.
     seconds
         Time of the stage.
+    cut
+        Where a white-cell target stopped the count; None without a target.
     """
 
     key: str
     blocks: tuple[Block, ...]
     about: dict[str, Any]
     seconds: float
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +140,7 @@ class BlockRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plan:
+class Plan:
     """A prepared slide as a worker needs it; geometries in working pixels unless named ``_px0``."""
 
     region_px0: BaseGeometry
@@ -192,11 +221,14 @@ def prepare(job: SlideJob) -> Prepared:
         device=device,
     )
     ledger = ledger_of(job, key)
-    mpp = config.segmentation.mpp
     regions_file = job.folder / "regions.geojson"
     about = ledger.read("plan", "slide")
     if about is None or not ledger.is_done("plan", "region", ".wkb") or not regions_file.is_file():
         regions = find_regions(slide, specimen=config.specimen, config=config.regions, regions_file=job.regions_file)
+        if config.regions.chooses_fields:
+            choice = choose_fields(slide, regions.included, config.regions)
+            ledger.write("plan", "fields", {"regions": regions_record(regions), "choice": choice.to_record()})
+            regions = narrow(regions, choice, slide, config.regions)
         write_regions(regions, regions_file, slide)
         write_bytes(ledger.part("plan", "region", ".wkb"), shapely.to_wkb(regions.included))
         normalisation, background = _colours(job, slide, regions, model.tile_px, model.overlap_px)
@@ -215,14 +247,16 @@ def prepare(job: SlideJob) -> Prepared:
             "classifier_sha256": classifier.sha256 if classifier else None,
         }
         ledger.write("plan", "slide", about)
-    region = _to_working(_region_px0(ledger), slide, mpp)
-    blocks = plan_blocks(
-        slide.size_at(mpp),
-        region,
-        core_px=config.tiling.core_px,
-        halo=halo_px(config.segmentation.max_cell_diameter_um, mpp, config.tiling.halo_um),
-    )
-    return Prepared(key=key, blocks=tuple(blocks), about=about, seconds=time.monotonic() - started)
+    # With a target the fields decide, wave by wave, which blocks are needed.
+    blocks = () if config.regions.has_target else blocks_for(job, slide, searched_region(job, key))
+    return Prepared(key=key, blocks=blocks, about=about, seconds=time.monotonic() - started)
+
+
+def blocks_for(job: SlideJob, slide: Slide, region: BaseGeometry) -> tuple[Block, ...]:
+    """Return the blocks whose core meets a region (working pixels), in raster order."""
+    config, mpp = job.config, job.config.segmentation.mpp
+    halo = halo_px(config.segmentation.max_cell_diameter_um, mpp, config.tiling.halo_um)
+    return tuple(plan_blocks(slide.size_at(mpp), region, core_px=config.tiling.core_px, halo=halo))
 
 
 def _about(job: SlideJob, slide: Slide, regions: Regions) -> dict[str, Any]:
@@ -240,21 +274,30 @@ def _about(job: SlideJob, slide: Slide, regions: Regions) -> dict[str, Any]:
         "regions_note": regions.note,
         "regions_facts": dict(regions.facts),
         "regions_empty_reason": regions.empty_reason,
+        "regions_warning": "",
         "area_mm2": regions.area_mm2,
     }
+
+
+def chosen_fields(job: SlideJob, key: str) -> tuple[Regions, FieldChoice]:
+    """Return the regions as they were found, and the fields that were chosen in them."""
+    record = ledger_of(job, key).read("plan", "fields")
+    if record is None:
+        raise RuntimeError(f"{job.work}: the choice of fields vanished during the run")
+    return regions_from_record(record["regions"]), FieldChoice.from_record(record["choice"])
 
 
 def _to_working(geometry: BaseGeometry, slide: Slide, mpp: float) -> BaseGeometry:
     return shapely.transform(geometry, slide.frame(mpp).from_px0)
 
 
-def _region_px0(ledger: Ledger) -> BaseGeometry:
-    return shapely.from_wkb(ledger.part("plan", "region", ".wkb").read_bytes())
+def _region_px0(ledger: Ledger, stage: str = "plan") -> BaseGeometry:
+    return shapely.from_wkb(ledger.part(stage, "region", ".wkb").read_bytes())
 
 
-def searched_region(job: SlideJob, key: str) -> BaseGeometry:
-    """Return where cells were looked for, working pixels."""
-    return _to_working(_region_px0(ledger_of(job, key)), slide_of(job.spec), job.config.segmentation.mpp)
+def searched_region(job: SlideJob, key: str, stage: str = "plan") -> BaseGeometry:
+    """Return where cells were looked for, working pixels; stage ``cut`` is what a target took of it."""
+    return _to_working(_region_px0(ledger_of(job, key), stage), slide_of(job.spec), job.config.segmentation.mpp)
 
 
 def _lattice(slide: Slide, mpp: float, tile_px: int, overlap_px: int) -> TileLattice:
@@ -283,7 +326,7 @@ def _colours(
 
 
 @lru_cache(maxsize=8)
-def _plan(job: SlideJob, key: str) -> _Plan:
+def plan_of(job: SlideJob, key: str) -> Plan:
     """Load what :func:`prepare` decided; kept by the worker for the slides in work."""
     ledger = ledger_of(job, key)
     about = ledger.read("plan", "slide")
@@ -298,7 +341,7 @@ def _plan(job: SlideJob, key: str) -> _Plan:
     dilated = _to_working(region_px0, slide, mpp).buffer(halo, join_style="mitre")
     shapely.prepare(dilated)
     colours = about["normalisation"]
-    return _Plan(
+    return Plan(
         region_px0=region_px0,
         dilated=dilated,
         size=slide.size_at(mpp),
@@ -318,7 +361,7 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
     config = job.config
     use_threads(config.runtime.threads)
     slide = slide_of(job.spec)
-    plan = _plan(job, key)
+    plan = plan_of(job, key)
     mpp = config.segmentation.mpp
     model = segmentation_model(config, resolve_device(config.runtime.device))
     batch = batch_of(model, plan.batch_size)
@@ -364,30 +407,38 @@ def merge(job: SlideJob, key: str, blocks: tuple[Block, ...]) -> MergedTable:
         ledger.part("merged", "table"),
         ledger.part("merged", "targets"),
         chunk_cells=job.config.cells.chunk_cells,
-        background=_plan(job, key).background,
+        background=plan_of(job, key).background,
     )
     ledger.write("merged", "record", vars(merged))
     return merged
+
+
+def wave_stage(number: int) -> str:
+    """Return where the ledger holds a wave of fields, with a slash after it."""
+    return f"wave-{number:03d}/"
 
 
 def chunk_name(chunk: int) -> str:
     return f"{chunk:06d}"
 
 
-def classify(job: SlideJob, key: str, chunk: int) -> float:
-    """Type one chunk of white cells, in table order; return the seconds."""
+def classify(job: SlideJob, key: str, chunk: int, of: str = "") -> float:
+    """Type one chunk of white cells, in table order; return the seconds.
+
+    ``of`` is the stage of the ledger that holds the merged table, with a slash after it: a wave of fields.
+    """
     started = time.monotonic()
     ledger = ledger_of(job, key)
-    part = ledger.part("classes", chunk_name(chunk))
+    part = ledger.part(f"{of}classes", chunk_name(chunk))
     if part.is_file():
         return 0.0
     config = job.config
     use_threads(config.runtime.threads)
     slide = slide_of(job.spec)
-    plan = _plan(job, key)
+    plan = plan_of(job, key)
     classifier = classifier_model(str(config.cells.classifier), resolve_device(config.runtime.device))
     side = classifier.window_px
-    centres = slide.frame(classifier.mpp).from_px0(read_targets(ledger.part("merged", "targets"), chunk))
+    centres = slide.frame(classifier.mpp).from_px0(read_targets(ledger.part(f"{of}merged", "targets"), chunk))
     corners = np.floor(centres - side / 2 + 0.5).astype(int)
     crops = np.empty((len(corners), side, side, 3), np.uint8)
     for i, (x, y) in enumerate(corners):

@@ -6,6 +6,7 @@ outline, eccentricity of the ellipse with the same second moments. Sizes are of 
 
 from __future__ import annotations
 
+import json
 import uuid
 from typing import Any
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE
+from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, TOO_LARGE_SEEDS
 from wsi_pipeline.segmentation.instances import Instances, flood
 from wsi_pipeline.segmentation.outlines import Geometries, gather, mask_polygons, region_polygons
 from wsi_pipeline.segmentation.segment import SegmentedBlock
@@ -45,7 +46,7 @@ def measure_block(
     """Return the rows of a block's cells whose seed lies in the region, in the schema ``MEASURED``.
 
     The schema's metadata say under :data:`~wsi_pipeline.cells.schema.TOO_LARGE` how many of them reach the largest
-    diameter.
+    diameter, and under :data:`~wsi_pipeline.cells.schema.TOO_LARGE_SEEDS` which.
 
     Parameters
     ----------
@@ -116,8 +117,10 @@ def measure_block(
         else pa.array(np.asarray(values, dtype=_numpy_type(field.type)), field.type)
         for field, values in ((field, columns[field.name]) for field in MEASURED)
     ]
-    n_large = int(np.count_nonzero(cells.too_large[rows]))
-    return pa.Table.from_arrays(arrays, schema=MEASURED.with_metadata({TOO_LARGE: str(n_large)}))
+    large = rows[cells.too_large[rows]]
+    seeds = np.stack([seed_x[large], seed_y[large]], axis=1).tolist()
+    metadata = {TOO_LARGE: str(len(large)), TOO_LARGE_SEEDS: json.dumps(seeds)}
+    return pa.Table.from_arrays(arrays, schema=MEASURED.with_metadata(metadata))
 
 
 def _numpy_type(arrow: pa.DataType) -> Any:

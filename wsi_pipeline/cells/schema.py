@@ -53,6 +53,8 @@ MEASURED = pa.schema(
 
 TOO_LARGE = b"too_large"
 """Key in the metadata of a block's part: its cells that reach ``segmentation.max_cell_diameter_um``; none if absent."""
+TOO_LARGE_SEEDS = b"too_large_seeds"
+"""Key beside it: their seeds (x, y; working pixels) as a JSON array."""
 
 
 def table_schema(classes: Sequence[str], embedding_dim: int | None) -> pa.Schema:

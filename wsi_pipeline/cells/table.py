@@ -6,8 +6,9 @@ the final write stream band by band.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import atomic_path
-from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, table_schema
+from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, TOO_LARGE_SEEDS, table_schema
 from wsi_pipeline.segmentation.dye import NO_RED_CELLS, RedDye, red_dye, white_in_name_only
 from wsi_pipeline.tiling import ORDER_CELL_PX, Block
 
@@ -57,7 +58,13 @@ class MergedTable:
     n_too_large: int = 0
 
 
-def _bands(parts: Sequence[tuple[Block, Path]], columns: Sequence[str] = MEASURED.names) -> Iterator[pa.Table]:
+Keep = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], npt.NDArray[np.bool_]]
+"""Says of seeds (x, y; working pixels) whether their cells are wanted."""
+
+
+def _bands(
+    parts: Sequence[tuple[Block, Path]], columns: Sequence[str] = MEASURED.names, keep: Keep | None = None
+) -> Iterator[pa.Table]:
     """Yield the rows of each lattice row, ordered; parts come in raster order of their blocks."""
     waiting = list(parts)
     held: list[tuple[Block, pa.Table]] = []
@@ -68,7 +75,8 @@ def _bands(parts: Sequence[tuple[Block, Path]], columns: Sequence[str] = MEASURE
         low, high = band * ORDER_CELL_PX, (band + 1) * ORDER_CELL_PX
         while waiting and waiting[0][0].core.y0 < high:
             block, path = waiting.pop(0)
-            held.append((block, _read_part(path, columns)))
+            part = _read_part(path, columns)
+            held.append((block, part if keep is None else kept_rows(part, keep)))
         rows = []
         for _, table in held:
             y = table.column("seed_y").to_numpy()
@@ -100,13 +108,18 @@ def _read_part(path: Path, columns: Sequence[str]) -> pa.Table:
         return part.read(columns=list(columns))
 
 
+def kept_rows(table: pa.Table, keep: Keep) -> pa.Table:
+    """Return the wanted rows of a table."""
+    return table.filter(pa.array(keep(table.column("seed_x").to_numpy(), table.column("seed_y").to_numpy())))
+
+
 _DYE = ("kind", "class_probability", "mean_red", "mean_green", "mean_blue", "area_um2", "seed_y", "seed_x")
 
 
-def _dye_of(parts: Sequence[tuple[Block, Path]], background: npt.NDArray[np.uint8]) -> RedDye:
+def dye_of(parts: Sequence[tuple[Block, Path]], background: npt.NDArray[np.uint8], keep: Keep | None = None) -> RedDye:
     """Return the dye of the slide's red cells; sums run in the order of the table, so no cut can change them."""
     dye = NO_RED_CELLS
-    for band in _bands(parts, _DYE):
+    for band in _bands(parts, _DYE, keep):
         dye = dye + red_dye(*_votes(band), band.column("area_um2").to_numpy(), background)
     return dye
 
@@ -152,6 +165,8 @@ def merge_blocks(
     *,
     chunk_cells: int,
     background: npt.NDArray[np.uint8],
+    keep: Keep | None = None,
+    dye: RedDye | None = None,
 ) -> MergedTable:
     """Merge the parts of all blocks into one ordered table and list the white cells to classify.
 
@@ -168,8 +183,12 @@ def merge_blocks(
         Cells in a chunk of ``targets``.
     background
         ``(3,)`` colour of empty glass on the slide.
+    keep
+        Which cells go into the table; all when None.
+    dye
+        Of the slide's red cells; that of the cells kept when None.
     """
-    dye = _dye_of(parts, background)
+    dye = dye_of(parts, background, keep) if dye is None else dye
     n_cells = n_targets = n_chunks = 0
     pending = np.empty((0, 2))
     with (
@@ -183,7 +202,7 @@ def merge_blocks(
             columns = [pa.array(centres[:, 0]), pa.array(centres[:, 1])]
             targets_out.write_table(pa.Table.from_arrays(columns, schema=TARGETS))
 
-        for band in _ahead(_settled(measured, background, dye) for measured in _bands(parts)):
+        for band in _ahead(_settled(measured, background, dye) for measured in _bands(parts, keep=keep)):
             rows_out.write_table(band, row_group_size=ROW_GROUP)
             n_cells += len(band)
             white = band.filter(pa.compute.equal(band.column("kind"), "white"))
@@ -197,8 +216,17 @@ def merge_blocks(
         if len(pending):
             flush(pending)
             n_chunks += 1
-    n_too_large = sum(int((pq.read_schema(path).metadata or {}).get(TOO_LARGE, 0)) for _, path in parts)
-    return MergedTable(n_cells=n_cells, n_targets=n_targets, n_chunks=n_chunks, n_too_large=n_too_large)
+    n_large = sum(n_too_large(path, keep) for _, path in parts)
+    return MergedTable(n_cells=n_cells, n_targets=n_targets, n_chunks=n_chunks, n_too_large=n_large)
+
+
+def n_too_large(part: Path, keep: Keep | None) -> int:
+    """Return how many of a block's cells reach the largest diameter, of those wanted."""
+    found = pq.read_schema(part).metadata or {}
+    if keep is None:
+        return int(found.get(TOO_LARGE, 0))
+    seeds = np.array(json.loads(found.get(TOO_LARGE_SEEDS, b"[]")), np.int32).reshape(-1, 2)
+    return int(np.count_nonzero(keep(seeds[:, 0], seeds[:, 1])))
 
 
 def read_targets(path: Path, chunk: int) -> npt.NDArray[np.float64]:
@@ -293,20 +321,34 @@ def write_cells(
     """
     schema = table_schema(classes, embedding_dim)
     stream = _ClassStream(chunks)
+    source = pq.ParquetFile(table)
+    groups = (source.read_row_group(i) for i in range(source.num_row_groups))
+    return write_typed(
+        (_typed(group, stream, classes, embedding_dim, schema) for group in groups), out, schema, answered=bool(classes)
+    )
+
+
+def write_typed(bands: Iterator[pa.Table], out: Path, schema: pa.Schema, *, answered: bool) -> TableSummary:
+    """Write typed rows as ``cells.parquet``, and count.
+
+    Parameters
+    ----------
+    bands
+        In table order; each starts a row group.
+    answered
+        Whether a classifier has seen the white cells.
+    """
     kinds: Counter[str] = Counter()
     named: Counter[str] = Counter()
-    answered: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
     truncated, probability, error = 0, 0.0, 0.0
-    source = pq.ParquetFile(table)
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema, **CELLS_FILE) as writer:
-        groups = (source.read_row_group(i) for i in range(source.num_row_groups))
-        for band in _ahead(_typed(group, stream, classes, embedding_dim, schema) for group in groups):
+        for band in _ahead(bands):
             writer.write_table(band, row_group_size=ROW_GROUP)
             kinds.update(_count(band.column("kind")))
             named.update(_count(band.column("class_name")))
-            if classes:
-                seen = band.filter(pa.compute.equal(band.column("kind"), "white"))
-                answered.update(_count(seen.column("class_name")))
+            if answered:
+                seen.update(_count(band.filter(pa.compute.equal(band.column("kind"), "white")).column("class_name")))
             truncated += int(np.count_nonzero(band.column("truncated").to_numpy()))
             probability += float(np.sum(band.column("cell_probability").to_numpy(), dtype=np.float64))
             error += float(np.sum(band.column("flow_error").to_numpy(), dtype=np.float64))
@@ -314,7 +356,7 @@ def write_cells(
     return TableSummary(
         kinds=dict(sorted(kinds.items())),
         classes=dict(sorted(named.items())),
-        answered=dict(sorted(answered.items())),
+        answered=dict(sorted(seen.items())),
         truncated=truncated,
         mean_cell_probability=probability / n if n else None,
         mean_flow_error=error / n if n else None,
