@@ -153,11 +153,6 @@ def battlement(fields: Iterable[Field], along: Axis) -> list[Field]:
     return sorted(fields, key=place)
 
 
-def within_area(areas: Sequence[float], limit: float) -> int:
-    """Return how many of the first fields together have an area of at most ``limit``."""
-    return int(np.searchsorted(np.cumsum(areas), limit * (1 + 1e-9), side="right"))
-
-
 def shortest_prefix(counts: Sequence[int], target: int) -> int | None:
     """Return how many of the first fields hold ``target`` cells, or None when all together do not."""
     reached = np.flatnonzero(np.cumsum(np.asarray(counts, np.int64)) >= target)
