@@ -1,4 +1,4 @@
-"""A smear counted until a target of white cells: the same fields and the same bytes however the work is cut or spread."""
+"""A smear counted up to a target of white cells: the same fields and bytes however the work is cut or spread."""
 
 from __future__ import annotations
 

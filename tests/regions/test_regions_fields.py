@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -80,7 +81,7 @@ def test_a_field_left_out_moves_no_other(fields: list[Field], along: Any, out: s
 @given(st.integers(1, 5), st.integers(1, 12))
 def test_the_walk_goes_from_field_to_neighbour_and_strip_by_strip_across_the_width(strips: int, width: int) -> None:
     walked = battlement(rectangle(strips * STRIP_FIELDS, width), "x")
-    for n, (one, two) in enumerate(zip(walked, walked[1:], strict=False), start=1):
+    for n, (one, two) in enumerate(itertools.pairwise(walked), start=1):
         step = abs(one.column - two.column) + abs(one.row - two.row)
         # After an even number of lines the walk ends on the strip's near side, and has to cross over.
         assert step == 1 or (n % (STRIP_FIELDS * width) == 0 and one.row == two.row and step <= 2 * STRIP_FIELDS - 1)
@@ -108,7 +109,7 @@ def test_waves_cover_all_fields_once_and_grow(n: int) -> None:
     assert len(cuts) < 20
     if n > FIRST_WAVE_FIELDS:
         assert len(cuts[0]) == FIRST_WAVE_FIELDS
-        assert all(len(b) >= len(a) for a, b in zip(cuts[:-1], cuts[1:-1], strict=False))
+        assert all(len(b) >= len(a) for a, b in itertools.pairwise(cuts))
     # What n is does not move the waves before the last.
     assert cuts[:-1] == waves(n + 100)[: max(0, len(cuts) - 1)]
 
