@@ -89,7 +89,9 @@ class SegmentationConfig(_Section):
     """From pixels to instances."""
 
     model: str = "compact-smear"
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="What the network runs in; auto is bf16.")
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="What the network runs in; auto is bf16 where the processor or GPU has it, else fp32."
+    )
     mpp: float = Field(0.25, ge=0.05, le=5, description="Working resolution, um per pixel.")
     max_cell_diameter_um: _PositiveUm = 40.0
     cellprob_threshold: float = Field(0.0, ge=-12, le=12)
@@ -145,6 +147,7 @@ class RuntimeConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = Field(None, ge=1, le=1024, description="Worker processes; default one per core.")
     threads: int = Field(1, ge=1, le=64, description="Intra-op threads of a worker; fixed, since fp32 depends on it.")
+    prefetch: int = Field(1, ge=0, le=8, description="Blocks a worker decodes ahead while the network computes.")
     slides_in_flight: int = Field(4, ge=1, le=256)
     retries: int = Field(2, ge=0, le=20, description="Times a block is tried again when its worker dies.")
 

@@ -17,13 +17,15 @@ from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
+from wsi_pipeline.regions import write_regions
 from wsi_pipeline.runtime.provenance import commit, versions
-from wsi_pipeline.runtime.worker import slide_of, use_threads
+from wsi_pipeline.runtime.worker import exclusive, slide_of, use_threads
 from wsi_pipeline.stages import (
     Prepared,
     SlideJob,
     attempt_key,
     chunk_name,
+    final_regions,
     halved_blocks,
     ledger_of,
     searched_region,
@@ -46,6 +48,7 @@ def taxonomy_of(config: PipelineConfig) -> Taxonomy:
     return load_taxonomy(find_weights(config.cells.classifier, "cells").card["taxonomy"])
 
 
+@exclusive
 def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict[str, float]) -> dict[str, Any]:
     """Write every artefact of the slide and return its summary.
 
@@ -61,12 +64,16 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     taxonomy = taxonomy_of(config)
     table = _write_table(job, prepared, merged)
     cells = job.folder / "cells.parquet"
+    regions = final_regions(job, prepared)
+    lost_mm2 = prepared.about["area_mm2"] - regions.area_mm2
+    if lost_mm2 > 0:
+        write_regions(regions, job.folder / "regions.geojson", slide)
     counts = differential(
         table.classes,
         specimen=config.specimen,
         taxonomy=taxonomy,
         confidence=config.predictions.confidence,
-        area_mm2=prepared.about["area_mm2"] or None,
+        area_mm2=regions.area_mm2 or None,
     )
     predictions = criteria_predictions(
         counts,
@@ -121,7 +128,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "key": prepared.key,
         "attempt": attempt_key(job),
         "mpp": prepared.about["mpp"],
-        "area_mm2": prepared.about["area_mm2"],
+        "area_mm2": regions.area_mm2,
         "n_cells": merged.n_cells,
         "taxonomy": taxonomy.name,
         "counts": {"kind": table.kinds, "class": table.classes},
@@ -140,11 +147,11 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "denominator": {"n": counts.n, "wording": counts.denominator},
         "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
-        "quality": _quality(table, merged, prepared, halved, seams),
+        "quality": _quality(table, merged, prepared, halved, seams, lost_mm2),
         "regions": prepared.about["regions_facts"],
         "provenance": _provenance(job, prepared),
         "timings": {**timings, "answers": exporting - started, "exports": ended - exporting},
-        "warnings": [*_warnings(job, prepared, merged, dropped, halved), *counts.notes],
+        "warnings": [*_warnings(job, prepared, merged, dropped, halved, lost_mm2), *counts.notes],
     }
     write_json(job.folder / "summary.json", summary)
     if config.exports.report:
@@ -235,7 +242,7 @@ def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str
 
 
 def _quality(
-    table: TableSummary, merged: MergedTable, prepared: Prepared, halved: int, seams: SeamStatistic
+    table: TableSummary, merged: MergedTable, prepared: Prepared, halved: int, seams: SeamStatistic, lost_mm2: float
 ) -> dict[str, Any]:
     share = table.truncated / merged.n_cells if merged.n_cells else None
     return {
@@ -246,7 +253,8 @@ def _quality(
         "too large": merged.n_too_large,
         "mean cell probability": table.mean_cell_probability,
         "mean flow error": table.mean_flow_error,
-        "area searched, mm2": prepared.about["area_mm2"],
+        "area searched, mm2": prepared.about["area_mm2"] - lost_mm2,
+        "area that could not be decoded, mm2": lost_mm2,
         "blocks": len(prepared.blocks),
         "seams": seams.to_dict(),
         "blocks with a halved batch": halved,
@@ -287,7 +295,9 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _warnings(job: SlideJob, prepared: Prepared, merged: MergedTable, dropped: int, halved: int) -> list[str]:
+def _warnings(
+    job: SlideJob, prepared: Prepared, merged: MergedTable, dropped: int, halved: int, lost_mm2: float
+) -> list[str]:
     about = prepared.about
     # Why nothing was found is a limit of the run; what else was decided belongs to the provenance.
     found = [about["regions_note"]] if about["regions_note"] and not prepared.blocks else []
@@ -300,6 +310,11 @@ def _warnings(job: SlideJob, prepared: Prepared, merged: MergedTable, dropped: i
             "Megakaryocytes were told from other nuclei by a network that has seen few of them: look before you count."
             if "megakaryocyte" in about["segmentation_kinds"]
             else "Megakaryocytes are not told from other nuclei by this model."
+        )
+    if lost_mm2 > 0:
+        found.append(
+            f"{lost_mm2:.4g} mm2 of the region could not be decoded and were left out (slides.on_corrupt is mask): "
+            "cells there are missing, those at its edge are marked truncated. Copy the slide again from its source."
         )
     if halved:
         found.append(

@@ -6,7 +6,10 @@ stage whose part is already there does nothing, so a killed run resumes.
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,14 +37,25 @@ from wsi_pipeline.regions import (
     narrow,
     regions_from_record,
     regions_record,
+    without,
     write_regions,
 )
 from wsi_pipeline.runtime.batch import network_batch
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.ledger import Ledger, key_of
-from wsi_pipeline.runtime.worker import batch_of, classifier_model, segmentation_model, slide_of, use_threads
+from wsi_pipeline.runtime.worker import (
+    batch_of,
+    classifier_model,
+    computing,
+    exclusive,
+    segmentation_model,
+    slide_of,
+    use_threads,
+)
 from wsi_pipeline.segmentation.engines import engine_for
 from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram, normalisation_from_histogram
+from wsi_pipeline.segmentation.precision import Precision
+from wsi_pipeline.segmentation.predict import pixels_needed
 from wsi_pipeline.segmentation.segment import segment_block
 from wsi_pipeline.slides import Slide, SlideSpec, slide_fingerprint
 from wsi_pipeline.tiling import Block, TileLattice, halo_px, plan_blocks
@@ -145,14 +159,21 @@ class Plan:
 
     region_px0: BaseGeometry
     dilated: BaseGeometry
+    # A prepared geometry serves one thread at a time: this copy is for the threads that read ahead, one by one.
+    dilated_while_reading: BaseGeometry
+    reading: AbstractContextManager[Any]
     size: tuple[int, int]
     normalisation: Normalisation
     background: npt.NDArray[np.uint8]
+    precision: Precision
     batch_size: int
 
 
 HALVED = "halved"
 """Stage of the ledger that lists the blocks computed with a halved batch."""
+
+MASKED = "masked"
+"""Stage of the ledger that lists what could not be decoded, by block (``slides.on_corrupt: mask``)."""
 
 # Changing these changes no result, so a run may be resumed with other values.
 _FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
@@ -203,6 +224,7 @@ def results_key(
     )
 
 
+@exclusive
 def prepare(job: SlideJob) -> Prepared:
     """Open the slide, find where to look, fix its normalisation, and cut it into blocks."""
     started = time.monotonic()
@@ -230,6 +252,7 @@ def prepare(job: SlideJob) -> Prepared:
             ledger.write("plan", "fields", {"regions": regions_record(regions), "choice": choice.to_record()})
             regions = narrow(regions, choice, slide, config.regions)
         write_regions(regions, regions_file, slide)
+        ledger.write("plan", "regions", regions_record(regions))
         write_bytes(ledger.part("plan", "region", ".wkb"), shapely.to_wkb(regions.included))
         normalisation, background = _colours(job, slide, regions, model.tile_px, model.overlap_px)
         about = {
@@ -245,6 +268,7 @@ def prepare(job: SlideJob) -> Prepared:
             "segmentation_engine": engine_for(device),
             "classifier": classifier.name if classifier else None,
             "classifier_sha256": classifier.sha256 if classifier else None,
+            "masked_px0": [[box.x0, box.y0, box.x1, box.y1] for box in slide.masked()],
         }
         ledger.write("plan", "slide", about)
     # With a target the fields decide, wave by wave, which blocks are needed.
@@ -339,14 +363,19 @@ def plan_of(job: SlideJob, key: str) -> Plan:
     halo = halo_px(config.segmentation.max_cell_diameter_um, mpp)
     shapely.prepare(region_px0)
     dilated = _to_working(region_px0, slide, mpp).buffer(halo, join_style="mitre")
-    shapely.prepare(dilated)
+    copy = shapely.from_wkb(shapely.to_wkb(dilated))
+    for geometry in (dilated, copy):
+        shapely.prepare(geometry)
     colours = about["normalisation"]
     return Plan(
         region_px0=region_px0,
         dilated=dilated,
+        dilated_while_reading=copy,
+        reading=threading.Lock(),
         size=slide.size_at(mpp),
         normalisation=Normalisation(low=tuple(colours["low"]), high=tuple(colours["high"])),
         background=np.array(about["background"], np.uint8),
+        precision=about["precision"],
         batch_size=about["batch_size"],
     )
 
@@ -363,29 +392,38 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
     slide = slide_of(job.spec)
     plan = plan_of(job, key)
     mpp = config.segmentation.mpp
-    model = segmentation_model(config, resolve_device(config.runtime.device))
+    model = segmentation_model(config, resolve_device(config.runtime.device), plan.precision)
     batch = batch_of(model, plan.batch_size)
-    segmented = segment_block(
-        lambda box: slide.read(box, mpp),
-        block,
-        lattice=_lattice(slide, mpp, model.tile_px, model.overlap_px),
-        dilated_region=plan.dilated,
-        normalisation=plan.normalisation,
-        model=model,
-        config=config.segmentation,
-        specimen=config.specimen,
-        batch=batch,
-    )
-    if batch.halved:
-        ledger.write(HALVED, block.name, {"planned": batch.planned, "used": batch.used})
-    table = measure_block(
-        segmented,
-        frame=slide.frame(mpp),
-        mpp=mpp,
-        slide_size=plan.size,
-        region_px0=plan.region_px0,
-        fingerprint=slide.fingerprint,
-    )
+    lattice = _lattice(slide, mpp, model.tile_px, model.overlap_px)
+    with plan.reading:
+        needed = pixels_needed(block.window, lattice, plan.dilated_while_reading)
+    pixels = slide.read(needed, mpp)
+    region_px0 = plan.region_px0
+    if masked := slide.masked(slide.frame(mpp).box_to_px0(needed)):
+        ledger.write(MASKED, block.name, {"boxes_px0": [[box.x0, box.y0, box.x1, box.y1] for box in masked]})
+        region_px0 = region_px0.difference(_union(masked))
+    with computing():
+        segmented = segment_block(
+            lambda box: pixels if box == needed else slide.read(box, mpp),
+            block,
+            lattice=lattice,
+            dilated_region=plan.dilated,
+            normalisation=plan.normalisation,
+            model=model,
+            config=config.segmentation,
+            specimen=config.specimen,
+            batch=batch,
+        )
+        if batch.halved:
+            ledger.write(HALVED, block.name, {"planned": batch.planned, "used": batch.used})
+        table = measure_block(
+            segmented,
+            frame=slide.frame(mpp),
+            mpp=mpp,
+            slide_size=plan.size,
+            region_px0=region_px0,
+            fingerprint=slide.fingerprint,
+        )
     with atomic_path(part) as temporary:
         pq.write_table(table, temporary, **CELLS_FILE)
     return BlockRecord(name=block.name, n_cells=len(table), seconds=time.monotonic() - started)
@@ -397,6 +435,28 @@ def halved_blocks(job: SlideJob, key: str, blocks: tuple[Block, ...]) -> int:
     return sum(ledger.is_done(HALVED, block.name, ".json") for block in blocks)
 
 
+def unreadable(job: SlideJob, prepared: Prepared) -> BaseGeometry:
+    """Return what could not be decoded where the slide was looked at, level-0 pixels; empty when nothing failed."""
+    ledger = ledger_of(job, prepared.key)
+    records = [ledger.read(MASKED, block.name) for block in prepared.blocks]
+    corners = [corner for record in records if record for corner in record["boxes_px0"]]
+    corners += prepared.about["masked_px0"]
+    return _union(Box(x0=x0, y0=y0, x1=x1, y1=y1) for x0, y0, x1, y1 in corners)
+
+
+def final_regions(job: SlideJob, prepared: Prepared) -> Regions:
+    """Return where cells were counted: what was found, less what a target left out and what could not be decoded."""
+    record = ledger_of(job, prepared.key).read("plan" if prepared.cut is None else "cut", "regions")
+    if record is None:
+        raise RuntimeError(f"{job.work}: the regions vanished during the run")
+    return without(regions_from_record(record), unreadable(job, prepared), "corrupt-tile", slide_of(job.spec))
+
+
+def _union(boxes: Iterable[Box]) -> BaseGeometry:
+    return shapely.unary_union([shapely.box(box.x0, box.y0, box.x1, box.y1) for box in boxes])
+
+
+@exclusive
 def merge(job: SlideJob, key: str, blocks: tuple[Block, ...]) -> MergedTable:
     """Put the cells of all blocks into their one order."""
     ledger = ledger_of(job, key)
@@ -443,6 +503,7 @@ def classify(job: SlideJob, key: str, chunk: int, of: str = "") -> float:
     crops = np.empty((len(corners), side, side, 3), np.uint8)
     for i, (x, y) in enumerate(corners):
         crops[i] = slide.read(Box(x0=int(x), y0=int(y), x1=int(x) + side, y1=int(y) + side), classifier.mpp)
-    answer = classifier.predict(crops, plan.background, batch_size=config.cells.batch_size)
+    with computing():
+        answer = classifier.predict(crops, plan.background, batch_size=config.cells.batch_size)
     write_classes(part, classifier.classes, answer.p, answer.embedding if config.cells.embedding else None)
     return time.monotonic() - started

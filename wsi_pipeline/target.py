@@ -24,7 +24,7 @@ import shapely
 from wsi_pipeline.atomic import write_bytes
 from wsi_pipeline.cells.table import MergedTable, dye_of, merge_blocks, n_too_large
 from wsi_pipeline.finish import taxonomy_of, write_wave
-from wsi_pipeline.regions import FieldSet, narrow, shortest_prefix, waves, write_regions
+from wsi_pipeline.regions import FieldSet, narrow, regions_record, shortest_prefix, waves, write_regions
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor
 from wsi_pipeline.runtime.ledger import Ledger
 from wsi_pipeline.runtime.progress import Progress
@@ -202,6 +202,7 @@ def cut_to_target(
         )
         _log.warning("%s: %s", job.slide_id, warning)
     write_regions(regions, job.folder / "regions.geojson", slide)
+    ledger.write("cut", "regions", regions_record(regions))
     write_bytes(ledger.part("cut", "region", ".wkb"), shapely.to_wkb(regions.included))
     fields = dataclasses.replace(fields_in_order(job, key), fields=choice.fields[:taken])
     about = {

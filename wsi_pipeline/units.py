@@ -93,3 +93,8 @@ class FrameTransform:
         """Return the smallest whole-pixel box of this frame that covers a level-0 rectangle."""
         (a, b), (c, d) = self.from_px0([(x0, y0), (x1, y1)])
         return Box(x0=math.floor(a), y0=math.floor(b), x1=math.ceil(c), y1=math.ceil(d))
+
+    def box_to_px0(self, box: Box) -> Box:
+        """Return the smallest box of whole level-0 pixels that covers a box of this frame."""
+        (a, b), (c, d) = self.to_px0([(box.x0, box.y0), (box.x1, box.y1)])
+        return Box(x0=math.floor(a), y0=math.floor(b), x1=math.ceil(c), y1=math.ceil(d))

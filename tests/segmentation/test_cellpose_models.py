@@ -22,6 +22,7 @@ from wsi_pipeline.segmentation import cellpose_files
 from wsi_pipeline.segmentation.cellpose_files import CELLPOSE_NAMES, require_dinov3
 from wsi_pipeline.segmentation.cellpose_model import import_cellpose
 from wsi_pipeline.segmentation.models import load_model
+from wsi_pipeline.segmentation.precision import computes_in_bf16
 from wsi_pipeline.weights import file_sha256
 
 TILES = np.random.default_rng(0).uniform(0, 1, (2, 3, 256, 256)).astype(np.float32)
@@ -46,7 +47,10 @@ def load(path: Path, **changes: Any) -> Any:
 # Loaded and run ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("precision", "runs_in"), [("auto", "bf16"), ("bf16", "bf16"), ("fp32", "fp32")])
+AUTO = "bf16" if computes_in_bf16("cpu") else "fp32"
+
+
+@pytest.mark.parametrize(("precision", "runs_in"), [("auto", AUTO), ("bf16", "bf16"), ("fp32", "fp32")])
 def test_the_output_is_that_of_cellpose_to_the_bit(tiny: Path, precision: str, runs_in: str) -> None:
     model = load(tiny, precision=precision)
     assert (model.name, model.tile_px, model.kinds, model.precision) == ("tiny_cp4", 256, (), runs_in)
@@ -251,7 +255,7 @@ def settings_of(model: Path, **changes: Any) -> dict[str, Any]:
 def test_a_slide_runs_from_the_file_to_the_provenance(tiny: Path, tmp_path: Path) -> None:
     slide = write_slide(tmp_path / "s.tiff")
     keys = set()
-    for precision, runs_in in (("auto", "bf16"), ("fp32", "fp32")):
+    for precision, runs_in in (("auto", AUTO), ("bf16", "bf16"), ("fp32", "fp32")):
         settings = settings_of(tiny, **{"segmentation.precision": precision})
         plan = plan_cohort([slide], tmp_path / precision, overrides=settings)
         summary = run_job(plan.jobs[0], SerialExecutor())

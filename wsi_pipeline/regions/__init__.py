@@ -4,7 +4,7 @@ from wsi_pipeline.regions.choose import FieldChoice, choose_fields, narrow, regi
 from wsi_pipeline.regions.fields import Field, FieldLattice, FieldSet, shortest_prefix, waves
 from wsi_pipeline.regions.find import find_regions
 from wsi_pipeline.regions.geojson import DrawnArea, read_regions
-from wsi_pipeline.regions.regions import Exclusion, Regions, write_regions
+from wsi_pipeline.regions.regions import Exclusion, Regions, without, write_regions
 
 __all__ = [
     "DrawnArea",
@@ -22,5 +22,6 @@ __all__ = [
     "regions_record",
     "shortest_prefix",
     "waves",
+    "without",
     "write_regions",
 ]

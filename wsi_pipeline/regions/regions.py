@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -138,6 +138,16 @@ def _polygons(geometry: BaseGeometry) -> list[Any]:
 def area_mm2(geometry: BaseGeometry, slide: Slide) -> float:
     """Return the area of a geometry in level-0 pixels, in mm2."""
     return float(geometry.area) * slide.mpp.x * slide.mpp.y * 1e-6
+
+
+def without(regions: Regions, lost: BaseGeometry, reason: str, slide: Slide) -> Regions:
+    """Return the regions less a part of them (level-0 pixels), which becomes an exclusion; themselves if they miss."""
+    part = only_areas(regions.included.intersection(lost))
+    if part.is_empty:
+        return regions
+    included = as_multipolygon(regions.included.difference(part))
+    excluded = (*regions.excluded, Exclusion(part, reason))
+    return replace(regions, included=included, excluded=excluded, area_mm2=area_mm2(included, slide))
 
 
 def write_regions(regions: Regions, path: Path, slide: Slide) -> None:

@@ -62,11 +62,15 @@ class Executor:
         """Run a task for every tuple of arguments and yield the records as they finish.
 
         At most a few tasks a worker are queued at once, so a slide of a million blocks costs no memory. The first
-        error cancels the rest and is raised.
+        error cancels the rest and is raised. A task whose workers died may have been beside the one at fault: it is
+        tried again at the end, with no other of this call, before it is given up.
         """
         from distributed import KilledWorker, as_completed
 
         waiting = iter(argument_lists)
+        arguments_of: dict[Any, tuple[Any, ...]] = {}
+        blamed: list[tuple[Any, ...]] = []
+        last_chance = False
         running: Any = as_completed(loop=self._client.loop)
         open_tasks = 0
 
@@ -76,26 +80,41 @@ class Executor:
                 arguments = next(waiting, None)
                 if arguments is None:
                     break
-                running.add(self._client.submit(function, *arguments, pure=False))
+                submit(arguments)
                 added += 1
             return added
+
+        def submit(arguments: tuple[Any, ...]) -> None:
+            future = self._client.submit(function, *arguments, pure=False)
+            arguments_of[future.key] = arguments
+            running.add(future)
 
         open_tasks += fill()
         try:
             while open_tasks:
                 future = next(running)
                 open_tasks -= 1
+                arguments = arguments_of.pop(future.key)
+                lost = False
                 try:
                     result = future.result()
-                except KilledWorker as error:
-                    raise WorkerLostError(
-                        f"the worker died on this task {error.last_worker and 'repeatedly'}; if memory ran out use "
-                        "fewer runtime.workers or a smaller tiling.core_px"
-                    ) from None
+                except KilledWorker:
+                    if last_chance:
+                        raise WorkerLostError(
+                            "the worker died on this task again and again; if memory ran out use fewer "
+                            "runtime.workers or a smaller tiling.core_px"
+                        ) from None
+                    blamed.append(arguments)
+                    lost = True
                 finally:
                     future.release()
                 open_tasks += fill()
-                yield result
+                if not open_tasks and blamed:
+                    last_chance = True
+                    submit(blamed.pop())
+                    open_tasks += 1
+                if not lost:
+                    yield result
         finally:
             running.clear()
 
@@ -122,7 +141,7 @@ def open_executor(cluster: str, config: RuntimeConfig) -> Iterator[Executor]:
         logging.getLogger(name).setLevel(logging.ERROR)  # its import sets INFO, which fills the user's terminal
     settings = {
         "distributed.scheduler.allowed-failures": config.retries,
-        # One task a worker at a time: those waiting behind one that kills its worker would be blamed for the death.
+        # Only as many tasks as threads: those waiting behind one that kills its worker would be blamed for the death.
         "distributed.scheduler.worker-saturation": 1.0,
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
@@ -144,7 +163,7 @@ def open_executor(cluster: str, config: RuntimeConfig) -> Iterator[Executor]:
             }
             local = LocalCluster(
                 n_workers=workers,
-                threads_per_worker=1,
+                threads_per_worker=1 + config.prefetch,
                 processes=True,
                 dashboard_address=":0",
                 env=environment,

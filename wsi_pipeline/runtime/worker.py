@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from wsi_pipeline.config import PipelineConfig
 
@@ -14,21 +16,25 @@ if TYPE_CHECKING:
     from wsi_pipeline.cells.classifier import CellClassifier
     from wsi_pipeline.segmentation.batching import Batch
     from wsi_pipeline.segmentation.models import FlowModel
+    from wsi_pipeline.segmentation.precision import RequestedPrecision
     from wsi_pipeline.slides import Slide, SlideSpec
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 _OPEN_SLIDES = 4
 _lock = threading.RLock()
+_computing = threading.RLock()
+_of_thread = threading.local()
 _slides: OrderedDict[Any, Slide] = OrderedDict()
 _models: dict[tuple[str, ...], Any] = {}
 _batches: dict[tuple[str, int], Batch] = {}
-_threads: int | None = None
 
 
 def use_threads(threads: int) -> None:
-    """Fix the intra-op threads of this process; results in float32 depend on their number."""
-    global _threads  # noqa: PLW0603
+    """Fix the intra-op threads of this thread's work; results in float32 depend on their number."""
     with _lock:
-        if _threads == threads:
+        if getattr(_of_thread, "threads", None) == threads:
             return
         import cv2
         import torch
@@ -36,17 +42,42 @@ def use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
         logging.getLogger("numba").setLevel(logging.WARNING)
-        _threads = threads
+        _of_thread.threads = threads
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Hold the worker's processor or GPU; the worker's other threads meanwhile decode what comes next.
+
+    A worker has ``1 + runtime.prefetch`` threads, each with a task: one computes, the others read and then wait here.
+    That bounds what is decoded ahead, whichever slides it is of.
+    """
+    with _computing:
+        yield
+
+
+def exclusive(task: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Make a task hold the worker's processor or GPU from its first step to its last."""
+
+    @wraps(task)
+    def run(*arguments: _Parameters.args, **named: _Parameters.kwargs) -> _Result:
+        with computing():
+            return task(*arguments, **named)
+
+    return run
 
 
 def slide_of(spec: SlideSpec) -> Slide:
-    """Return the open slide, opening it in this process when needed; the least recently used is closed."""
+    """Return the open slide, opening it in this process when needed.
+
+    The least recently used is let go, and closed when no thread reads from it any more.
+    """
     with _lock:
         slide = _slides.pop(spec, None)
         if slide is None:
             slide = spec.open()
             while len(_slides) >= _OPEN_SLIDES:
-                _slides.popitem(last=False)[1].close()
+                _slides.popitem(last=False)
         _slides[spec] = slide
         return slide
 
@@ -58,11 +89,15 @@ def _once(key: tuple[str, ...], load: Callable[[], Any]) -> Any:
         return _models[key]
 
 
-def segmentation_model(config: PipelineConfig, device: str) -> FlowModel:
-    """Return the segmentation model, loaded once a process."""
+def segmentation_model(config: PipelineConfig, device: str, precision: RequestedPrecision | None = None) -> FlowModel:
+    """Return the segmentation model, loaded once a process.
+
+    ``precision`` wins over the configuration's: what ``auto`` meant on the worker that planned the slide holds on all.
+    """
     from wsi_pipeline.segmentation.models import load_model
 
-    name, specimen, precision = config.segmentation.model, config.specimen, config.segmentation.precision
+    name, specimen = config.segmentation.model, config.specimen
+    precision = precision or config.segmentation.precision
     model: FlowModel = _once(
         ("segmentation", name, specimen, precision, device),
         lambda: load_model(name, specimen=specimen, device=device, precision=precision),

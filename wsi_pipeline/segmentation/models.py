@@ -144,7 +144,7 @@ def load_model(name: str, *, specimen: Specimen, device: str, precision: Request
     device
         ``cpu`` or ``cuda``.
     precision
-        ``auto`` is bf16.
+        ``auto`` is bf16 where the device computes in it, else fp32.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def load_model(name: str, *, specimen: Specimen, device: str, precision: Request
         They are damaged, of another network, or not for this specimen.
     """
     check_model(name, specimen)
-    resolved = resolve_precision(precision)
+    resolved = resolve_precision(precision, device)
     if name not in shipped_weights() and (path := find_cellpose_file(name)) is not None:
         shown = name if name in CELLPOSE_NAMES else path.name
         return CellposeModel(shown, path, device, precision=resolved, specimen=specimen)

@@ -125,6 +125,19 @@ def predict_window_on_device(
     return DeviceFields(output=total, rgb=work.crop(window))
 
 
+def pixels_needed(window: Box, lattice: TileLattice, dilated_region: BaseGeometry) -> Box:
+    """Return the working pixels that predicting a window reads: the window and the tiles computed for it."""
+    boxes = tuple(lattice.tile(*tile) for tile in lattice.computed(window, dilated_region))
+    return _around(window, boxes)
+
+
+def _around(window: Box, boxes: tuple[Box, ...]) -> Box:
+    return Box(
+        x0=min(window.x0, *(b.x0 for b in boxes)), y0=min(window.y0, *(b.y0 for b in boxes)),
+        x1=max(window.x1, *(b.x1 for b in boxes)), y1=max(window.y1, *(b.y1 for b in boxes)),
+    ) if boxes else window  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Work:
     """The tiles a window needs, in raster order, and the pixels under all of them."""
@@ -136,10 +149,7 @@ class _Work:
     @classmethod
     def of(cls, read: Reader, window: Box, lattice: TileLattice, dilated_region: BaseGeometry) -> _Work:
         boxes = tuple(lattice.tile(*tile) for tile in lattice.computed(window, dilated_region))
-        around = Box(
-            x0=min(window.x0, *(b.x0 for b in boxes)), y0=min(window.y0, *(b.y0 for b in boxes)),
-            x1=max(window.x1, *(b.x1 for b in boxes)), y1=max(window.y1, *(b.y1 for b in boxes)),
-        ) if boxes else window  # fmt: skip
+        around = _around(window, boxes)
         return cls(boxes=boxes, around=around, pixels=read(around))
 
     def crop(self, box: Box) -> npt.NDArray[np.uint8]:
