@@ -31,8 +31,9 @@ SIDE_UM = 32
 TARGET = 15
 SETTINGS: dict[str, Any] = {
     "cells.classifier": "pbc-blast", "cells.chunk_cells": 64, "exports.report": False, "regions.field_um": SIDE_UM,
-    "regions.target_white_cells": TARGET,
+    "regions.target_white_cells": TARGET, "segmentation.precision": "fp32",
 }  # fmt: skip
+"""Processors without instructions for bf16 take six times as long for it."""
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_a_target_that_is_not_reached_is_said(exhausted: Path, counted: Path) ->
 
 def test_fields_and_cells_do_not_depend_on_the_core_size(smear: Path, counted: Path, tmp_path: Path) -> None:
     expected = results(counted, "rich")
-    for core_px, n_blocks in ((300, 12), (512, 5)):
+    for core_px, n_blocks in ((512, 5), (1024, 2)):
         run_here([smear], tmp_path / str(core_px), {**SETTINGS, "tiling.core_px": core_px})
         assert_identical(results(tmp_path / str(core_px), "rich"), expected, f"core {core_px} against one block")
         assert summary_of(tmp_path / str(core_px))["regions"] == summary_of(counted)["regions"]
