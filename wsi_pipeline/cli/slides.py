@@ -25,7 +25,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show format, microns per pixel, levels, regions and expected time of a slide."""
-    from wsi_pipeline.regions import find_regions
+    from wsi_pipeline.regions import choose_fields, find_regions, narrow
     from wsi_pipeline.slides import describe_slide, open_slide
 
     settings = load_config(config, parse_overrides(assignments or []))
@@ -33,6 +33,9 @@ def inspect(
     with open_slide(slide, mpp=mpp, force_mpp=force_mpp, config=settings.slides) as opened:
         about = describe_slide(opened, mpp=working)
         regions = find_regions(opened, specimen=settings.specimen, config=settings.regions)
+        if settings.regions.chooses_fields:
+            choice = choose_fields(opened, regions.included, settings.regions)
+            regions = narrow(regions, choice, opened, settings.regions)
     workers = settings.runtime.workers or 1
     megapixels = regions.area_mm2 / working**2
     about["specimen"] = settings.specimen

@@ -74,13 +74,13 @@ def choose_fields(slide: Slide, included: BaseGeometry, config: RegionsConfig) -
     lattice = lattice_of(slide, config)
     bounds = slide.bounds
     along: Axis = "x" if bounds.width * slide.mpp.x >= bounds.height * slide.mpp.y else "y"
-    order = battlement(lattice.candidates(included), along)
-    shapely.prepare(included)
+    inside = lattice.candidates(included)
+    order = battlement(inside, along)
     good: list[Field] = []
     poor: list[Field] = []
     left = float("inf") if config.max_area_mm2 is None else config.max_area_mm2 * (1 + 1e-9)
     for visited, field in enumerate(order):
-        size = area_mm2(lattice.area_of([field]).intersection(included), slide)
+        size = inside[field] * config.field_um**2 * 1e-6
         if field_score(_read(slide, field, config.field_um), SCORE_MPP) < config.min_field_score:
             poor.append(field)
             continue

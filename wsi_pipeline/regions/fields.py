@@ -66,13 +66,13 @@ class FieldLattice:
         boxes = self.boxes_px0(fields)
         return shapely.union_all(shapely.box(*boxes.T)) if len(boxes) else MultiPolygon()
 
-    def candidates(self, included: BaseGeometry) -> list[Field]:
-        """Return the fields with at least half of their area inside ``included`` (level-0 pixels), by row and column.
+    def candidates(self, included: BaseGeometry) -> dict[Field, float]:
+        """Return the fields with at least half of their area inside ``included`` (level-0 pixels), and that share.
 
         A field that lies mostly on glass or over a pen mark shows too little to be judged.
         """
         if included.is_empty:
-            return []
+            return {}
         x0, y0, x1, y1 = (
             np.floor(np.array(included.bounds).reshape(2, 2) * [self.mpp_x, self.mpp_y] / self.side_um)
             .astype(int)
@@ -85,7 +85,9 @@ class FieldLattice:
         cut = np.flatnonzero((share == 0) & shapely.intersects(included, squares))
         share[cut] = shapely.area(shapely.intersection(included, squares[cut])) / shapely.area(squares[cut])
         # The slack keeps a field that is half inside by construction from falling to a rounding error.
-        return [field for field, inside in zip(fields, share, strict=True) if inside >= LEAST_INSIDE - 1e-9]
+        return {
+            field: float(inside) for field, inside in zip(fields, share, strict=True) if inside >= LEAST_INSIDE - 1e-9
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
