@@ -81,8 +81,14 @@ def read_regions(path: Path, *, offset_px0: tuple[int, int] = (0, 0)) -> list[Dr
     return areas
 
 
+_REASONS = frozenset(
+    ("background", "glass", "pen", "no-data", "too-small", "outside-drawn")
+    + ("poor-field", "beyond-max-area", "beyond-target", "partial-field")
+)
+
+
 def _known_reason(text: str) -> str:
-    return text if text in ("background", "glass", "pen", "no-data", "too-small", "outside-drawn") else "ignored-class"
+    return text if text in _REASONS else "ignored-class"
 
 
 def _load(path: Path) -> Any:
