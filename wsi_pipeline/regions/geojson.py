@@ -81,10 +81,10 @@ def read_regions(path: Path, *, offset_px0: tuple[int, int] = (0, 0)) -> list[Dr
     return areas
 
 
-_REASONS = frozenset(
-    ("background", "glass", "pen", "no-data", "too-small", "outside-drawn")
-    + ("poor-field", "beyond-max-area", "beyond-target", "partial-field")
-)
+_REASONS = frozenset({
+    "background", "glass", "pen", "no-data", "too-small", "outside-drawn",
+    "poor-field", "beyond-max-area", "beyond-target", "partial-field",
+})  # fmt: skip
 
 
 def _known_reason(text: str) -> str:
