@@ -19,6 +19,7 @@ from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import ConfigError, ModelError, OutputError, WsiPipelineError
 from wsi_pipeline.exports.report import write_cohort_report
 from wsi_pipeline.finish import expected_files, failed_summary
+from wsi_pipeline.job import SlideJob, attempt_key
 from wsi_pipeline.manifest import SlideEntry, list_slides
 from wsi_pipeline.pipeline import run_job
 from wsi_pipeline.runtime.batch import PATTERN
@@ -29,7 +30,6 @@ from wsi_pipeline.runtime.provenance import commit, hardware, versions
 from wsi_pipeline.segmentation.cellpose_files import backbone_of, find_cellpose_file, read_state
 from wsi_pipeline.segmentation.models import check_model, find_segmentation_weights
 from wsi_pipeline.slides import SlideSpec
-from wsi_pipeline.stages import SlideJob, attempt_key
 from wsi_pipeline.tables import network_use, total_timings, weights_used, write_tables
 from wsi_pipeline.weights import find_weights, load_weights, shipped_weights
 

@@ -16,18 +16,16 @@ from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.report import write_slide_report
+from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
 from wsi_pipeline.regions import write_regions
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import exclusive, slide_of, use_threads
 from wsi_pipeline.stages import (
     Prepared,
-    SlideJob,
-    attempt_key,
     chunk_name,
     final_regions,
     halved_blocks,
-    ledger_of,
     searched_region,
     wave_stage,
 )

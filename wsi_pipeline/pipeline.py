@@ -12,9 +12,10 @@ from typing import Any
 
 from wsi_pipeline.cells.table import MergedTable
 from wsi_pipeline.finish import finish
+from wsi_pipeline.job import SlideJob
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor
 from wsi_pipeline.runtime.progress import Progress, SilentProgress
-from wsi_pipeline.stages import Prepared, SlideJob, classify, find_cells, merge, prepare
+from wsi_pipeline.stages import Prepared, classify, find_cells, merge, prepare
 from wsi_pipeline.target import reach_target
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,11 @@ import pyarrow.parquet as pq
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-import wsi_pipeline
 from wsi_pipeline.atomic import atomic_path, write_bytes
 from wsi_pipeline.cells.measure import measure_block
 from wsi_pipeline.cells.table import CELLS_FILE, MergedTable, merge_blocks, read_targets, write_classes
 from wsi_pipeline.cells.windows import estimate_background
-from wsi_pipeline.config import PipelineConfig
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.job import SlideJob, ledger_of, results_key
 from wsi_pipeline.regions import (
     FieldChoice,
     FieldSet,
@@ -42,7 +39,7 @@ from wsi_pipeline.regions import (
 )
 from wsi_pipeline.runtime.batch import network_batch
 from wsi_pipeline.runtime.devices import resolve_device
-from wsi_pipeline.runtime.ledger import Ledger, key_of
+from wsi_pipeline.runtime.ledger import Ledger
 from wsi_pipeline.runtime.worker import (
     batch_of,
     classifier_model,
@@ -57,50 +54,9 @@ from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram,
 from wsi_pipeline.segmentation.precision import Precision
 from wsi_pipeline.segmentation.predict import pixels_needed
 from wsi_pipeline.segmentation.segment import segment_block
-from wsi_pipeline.slides import Slide, SlideSpec, slide_fingerprint
+from wsi_pipeline.slides import Slide
 from wsi_pipeline.tiling import Block, TileLattice, halo_px, plan_blocks
 from wsi_pipeline.units import Box
-from wsi_pipeline.weights import file_sha256
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlideJob:
-    """One slide to be run.
-
-    Attributes
-    ----------
-    slide_id
-        Unique in the run; safe as a folder name.
-    spec
-        How to open it.
-    config
-        Its configuration.
-    out
-        The run's folder.
-    subject_id
-        The patient, from the manifest; empty when unknown.
-    label
-        The label of the manifest; carried into the summary, never used.
-    regions_file
-        Drawn regions, from the manifest.
-    """
-
-    slide_id: str
-    spec: SlideSpec
-    config: PipelineConfig
-    out: Path
-    subject_id: str = ""
-    label: str = ""
-    regions_file: Path | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Return where the slide's artefacts go."""
-        return self.out / "slides" / self.slide_id
-
-    @property
-    def work(self) -> Path:
-        return self.out / "work" / self.slide_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,54 +130,6 @@ HALVED = "halved"
 
 MASKED = "masked"
 """Stage of the ledger that lists what could not be decoded, by block (``slides.on_corrupt: mask``)."""
-
-# Changing these changes no result, so a run may be resumed with other values.
-_FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
-
-
-def attempt_key(job: SlideJob) -> str:
-    """Return the hash of all that could be known before opening the slide."""
-    try:
-        file = slide_fingerprint(job.spec.path)
-    except (OSError, SlideError):
-        file = ""
-    regions = job.regions_file
-    spec, config = job.spec, job.config.model_dump(mode="json")
-    kept = {name: value for name, value in config.items() if name not in _FREE_SECTIONS}
-    return key_of(
-        path=str(spec.path),
-        file=file,
-        mpp=[spec.mpp, spec.force_mpp, spec.manifest_mpp],
-        regions=file_sha256(regions) if regions is not None and regions.is_file() else None,
-        subject=job.subject_id,
-        config=kept,
-    )
-
-
-def ledger_of(job: SlideJob, key: str) -> Ledger:
-    return Ledger(folder=job.work / key)
-
-
-def results_key(
-    job: SlideJob, slide: Slide, *, model_sha256: str, precision: str, classifier_sha256: str | None, device: str
-) -> str:
-    """Return the hash of everything that the slide's results depend on."""
-    config = job.config
-    return key_of(
-        version=wsi_pipeline.__version__,
-        fingerprint=slide.fingerprint,
-        mpp=[slide.mpp.x, slide.mpp.y],
-        backend=slide.backend,
-        regions_file=file_sha256(job.regions_file) if job.regions_file else None,
-        config=config.digest("specimen", "slides", "regions", "tiling", "segmentation", "cells"),
-        model=model_sha256,
-        precision=precision,
-        classifier=classifier_sha256,
-        # Parts computed on another device or with other threads may differ in the last bits; they are not mixed.
-        device=device,
-        engine=engine_for(device),
-        threads=config.runtime.threads,
-    )
 
 
 @exclusive

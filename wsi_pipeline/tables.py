@@ -10,6 +10,7 @@ from typing import Any
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.finish import taxonomy_of
+from wsi_pipeline.job import SlideJob
 from wsi_pipeline.predictions import (
     CORRECTED_COLUMNS,
     DIFFERENTIAL_COLUMNS,
@@ -18,7 +19,6 @@ from wsi_pipeline.predictions import (
     differential,
     pool_counts,
 )
-from wsi_pipeline.stages import SlideJob
 
 SLIDE_COLUMNS = ("slide_id", "path", "specimen", "status", "reason", "mpp", "area_mm2", "n_cells", "seconds")
 

@@ -25,6 +25,7 @@ import shapely
 from wsi_pipeline.atomic import write_bytes
 from wsi_pipeline.cells.table import MergedTable, dye_of, merge_blocks, n_too_large
 from wsi_pipeline.finish import taxonomy_of, write_wave
+from wsi_pipeline.job import SlideJob, ledger_of
 from wsi_pipeline.regions import FieldSet, narrow, regions_record, shortest_prefix, waves, write_regions
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor
 from wsi_pipeline.runtime.ledger import Ledger
@@ -34,12 +35,10 @@ from wsi_pipeline.segmentation.dye import RedDye
 from wsi_pipeline.stages import (
     Cut,
     Prepared,
-    SlideJob,
     blocks_for,
     chosen_fields,
     classify,
     find_cells,
-    ledger_of,
     plan_of,
     searched_region,
     wave_stage,
