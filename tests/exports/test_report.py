@@ -121,7 +121,7 @@ def test_slide_report_is_whole_and_self_contained(
         "No answer", "dysplasia is not among the model's classes", "SIMULATED", "few cells: read with caution",
         "220 cells in the denominator", "54.5", "nucleated white cells, without nucleated red cells",
         "Platelets per 1,000 red cells", "M:E ratio", "not in the denominator", "Mean cell probability", "2.72",
-        "1 min 23 s", "compact-smear", "12 cells are cut by the edge", "Searched (1)",
+        "1 min 23 s", "compact-smear", "12 cells are cut by the edge", "Searched: 0.185 mm² (1 piece)",
         "the field with the most nucleated cells"[1:], "most confident", "least confident", "µm wide",
     ):  # fmt: skip
         assert words in page.text, words

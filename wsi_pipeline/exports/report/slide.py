@@ -9,15 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import SlideError
+from wsi_pipeline.exports.region_map import OverviewFrame, Region, read_region_features, region_legend
 from wsi_pipeline.exports.report.charts import Styles, differential_chart
-from wsi_pipeline.exports.report.pictures import (
-    OverviewFrame,
-    Picture,
-    Region,
-    overview,
-    picture_of,
-    read_region_features,
-)
+from wsi_pipeline.exports.report.pictures import Picture, overview, picture_of
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.select import (
     FieldPick,
@@ -80,6 +74,17 @@ class FieldView:
     n_cells: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class RegionRow:
+    """A row of the overview's legend; ``hatch`` is the direction of its stripes, None for what was looked at."""
+
+    name: str
+    colour: str
+    hatch: int | None
+    n: int
+    area_mm2: float
+
+
 def write_slide_report(slide_dir: Path, *, slide: Slide, taxonomy: Taxonomy, specimen: str) -> None:
     """Write ``report.html`` of a slide: answers, counts, pictures, quality and provenance in one file.
 
@@ -125,7 +130,7 @@ def write_slide_report(slide_dir: Path, *, slide: Slide, taxonomy: Taxonomy, spe
         kinds=[(KINDS.get(kind, kind), n) for kind, n in summary.counts.by_kind.items()],
         overview=pages.overview,
         legend=pages.legend,
-        regions=_region_legend(regions),
+        regions=_region_rows(regions, slide),
         fields=pages.fields,
         galleries=pages.galleries,
         seams=None if summary.seams is None else seams(summary.seams),
@@ -224,13 +229,17 @@ class _Pictures:
         self.problems.append(f"{what} could not be shown: {error}")
 
 
-def _region_legend(regions: tuple[Region, ...]) -> list[tuple[str, str, int]]:
-    found: dict[tuple[str, str], int] = {}
-    for region in sorted(regions, key=lambda r: not r.included):
-        what = region.name if region.included else f"Not looked at: {reason(region.name)}"
-        key = (what, "#{:02x}{:02x}{:02x}".format(*region.colour))
-        found[key] = found.get(key, 0) + 1
-    return [(name, colour, n) for (name, colour), n in found.items()]
+def _region_rows(regions: tuple[Region, ...], slide: Slide) -> list[RegionRow]:
+    return [
+        RegionRow(
+            name=entry.name if entry.included else f"Not looked at: {reason(entry.name)}",
+            colour=entry.style.css,
+            hatch=entry.style.hatch,
+            n=entry.n,
+            area_mm2=entry.area_mm2,
+        )
+        for entry in region_legend(regions, slide.mpp.x * slide.mpp.y)
+    ]
 
 
 def _could_not(summary: SlideSummary, problems: list[str]) -> list[str]:
