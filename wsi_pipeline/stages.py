@@ -133,8 +133,8 @@ MASKED = "masked"
 
 
 @exclusive
-def prepare(job: SlideJob) -> Prepared:
-    """Open the slide, find where to look, fix its normalisation, and cut it into blocks."""
+def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
+    """Open the slide, find where to look (unless that is known), fix its normalisation, and cut it into blocks."""
     started = time.monotonic()
     config = job.config
     use_threads(config.runtime.threads)
@@ -154,11 +154,14 @@ def prepare(job: SlideJob) -> Prepared:
     regions_file = job.folder / "regions.geojson"
     about = ledger.read("plan", "slide")
     if about is None or not ledger.is_done("plan", "region", ".wkb") or not regions_file.is_file():
-        regions = find_regions(slide, specimen=config.specimen, config=config.regions, regions_file=job.regions_file)
-        if config.regions.chooses_fields:
-            choice = choose_fields(slide, regions.included, config.regions)
-            ledger.write("plan", "fields", {"regions": regions_record(regions), "choice": choice.to_record()})
-            regions = narrow(regions, choice, slide, config.regions)
+        if regions is None:
+            regions = find_regions(
+                slide, specimen=config.specimen, config=config.regions, regions_file=job.regions_file
+            )
+            if config.regions.chooses_fields:
+                choice = choose_fields(slide, regions.included, config.regions)
+                ledger.write("plan", "fields", {"regions": regions_record(regions), "choice": choice.to_record()})
+                regions = narrow(regions, choice, slide, config.regions)
         write_regions(regions, regions_file, slide)
         ledger.write("plan", "regions", regions_record(regions))
         write_bytes(ledger.part("plan", "region", ".wkb"), shapely.to_wkb(regions.included))

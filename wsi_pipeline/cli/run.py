@@ -19,7 +19,8 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
 
 
-def _overrides(assignments: list[str] | None, device: str | None) -> dict[str, Any]:
+def overrides_of(assignments: list[str] | None, device: str | None) -> dict[str, Any]:
+    """Return the dotted overrides of ``--set`` and ``--device``."""
     overrides = parse_overrides(assignments or [])
     if device is not None:
         overrides["runtime.device"] = device
@@ -49,7 +50,7 @@ def run(
         slides,
         out,
         config,
-        overrides=_overrides(assignments, device),
+        overrides=overrides_of(assignments, device),
         mpp=mpp,
         force_mpp=force_mpp,
         allow_simulated=allow_simulated,
@@ -73,7 +74,7 @@ def demo(
     manifest = out / "slides" / "manifest.csv"
     rows = [f"{slide.path.name},{slide.specimen}" for slide in slides]
     manifest.write_text("\n".join(["slide,specimen", *rows]) + "\n", encoding="utf-8")
-    plan = plan_cohort([manifest], out / "results", overrides=_overrides(None, device))
+    plan = plan_cohort([manifest], out / "results", overrides=overrides_of(None, device))
     _execute(plan)
 
 

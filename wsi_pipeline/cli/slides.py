@@ -8,12 +8,9 @@ from typing import Annotated
 
 import typer
 
-from wsi_pipeline.cli.run import Assignments, Config
-from wsi_pipeline.config import load_config, parse_overrides
+from wsi_pipeline.cli.run import Assignments, Config, Device, overrides_of
+from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, OutputError, WsiPipelineError
-
-SECONDS_PER_MEGAPIXEL = 1.0
-"""Rough cost of a working megapixel on one CPU core with a compact network (``benchmarks/pipeline.py``)."""
 
 
 def inspect(
@@ -21,39 +18,34 @@ def inspect(
     config: Config = None,
     mpp: Annotated[float | None, typer.Option(help="Microns per pixel, when the slide states none.")] = None,
     force_mpp: Annotated[bool, typer.Option("--force-mpp", help="Let --mpp win over what the slide says.")] = False,
+    device: Device = None,
     assignments: Assignments = None,
+    regions: Annotated[
+        Path | None, typer.Option("--regions", help="GeoJSON drawn in QuPath, as in a manifest's regions column.")
+    ] = None,
+    thumbnail: Annotated[
+        Path | None, typer.Option("--thumbnail", help="Draw the regions into this PNG, or into a folder that exists.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate/--no-calibrate", help="Time a few windows to estimate how long a run takes.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show format, microns per pixel, levels, regions and expected time of a slide."""
-    from wsi_pipeline.regions import choose_fields, find_regions, narrow
-    from wsi_pipeline.slides import describe_slide, open_slide
+    """Show format, microns per pixel, levels, regions with their areas, and the expected time of a run."""
+    from wsi_pipeline.inspection import as_json as json_of
+    from wsi_pipeline.inspection import as_rows, inspect_slide
+    from wsi_pipeline.slides import SlideSpec
 
-    settings = load_config(config, parse_overrides(assignments or []))
-    working = settings.segmentation.mpp
-    with open_slide(slide, mpp=mpp, force_mpp=force_mpp, config=settings.slides) as opened:
-        about = describe_slide(opened, mpp=working)
-        regions = find_regions(opened, specimen=settings.specimen, config=settings.regions)
-        if settings.regions.chooses_fields:
-            choice = choose_fields(opened, regions.included, settings.regions)
-            regions = narrow(regions, choice, opened, settings.regions)
-    workers = settings.runtime.workers or 1
-    megapixels = regions.area_mm2 / working**2
-    about["specimen"] = settings.specimen
-    about["regions_mode"] = regions.mode
-    about["regions_pieces"] = len(regions.included.geoms)
-    about["regions_area_mm2"] = round(regions.area_mm2, 4)
-    about["regions_note"] = regions.note
-    about["expected_minutes_per_cpu_worker"] = round(megapixels * SECONDS_PER_MEGAPIXEL / 60 / workers, 1)
+    if force_mpp and mpp is None:
+        raise ConfigError("--force-mpp needs --mpp")
+    settings = load_config(config, overrides_of(assignments, device))
+    spec = SlideSpec(path=slide, mpp=mpp, force_mpp=force_mpp, config=settings.slides)
+    found = inspect_slide(spec, settings, regions_file=regions, thumbnail=thumbnail, calibrate=calibrate)
     if as_json:
-        typer.echo(json.dumps(about, indent=2))
+        typer.echo(json.dumps(json_of(found), indent=2))
         return
-    for key, value in about.items():
-        if key == "levels":
-            for number, level in enumerate(value):
-                size = f"{level['width_px']} x {level['height_px']}"
-                typer.echo(f"{f'level {number}':32}{size}, downsample {level['downsample']}")
-        elif key != "properties":
-            typer.echo(f"{key:32}{'' if value is None else value}")
+    for name, value in as_rows(found):
+        typer.echo(f"{name:32}{value}")
 
 
 def simulate(

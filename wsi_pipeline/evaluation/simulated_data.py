@@ -117,7 +117,7 @@ def _read_slides(run: Path) -> list[dict[str, str]]:
 
 
 def _slide(folder: Path, row: Mapping[str, str], truth: Path) -> FinishedSlide:
-    from wsi_pipeline.exports.report.pictures import read_region_features
+    from wsi_pipeline.exports.region_map import read_region_features
 
     lost = [n for n in ("summary.json", "cells.parquet", "regions.geojson") if not (folder / n).is_file()]
     if lost:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -295,7 +296,7 @@ def write_region_map(
     draw.line([(_MARGIN, y + 10), (end, y + 10)], fill="black", width=3)
     for x in (_MARGIN, end):
         draw.line([(x, y + 4), (x, y + 16)], fill="black", width=2)
-    draw.text((end + 10, y), text, fill="black", font=font)
+    draw.text((end + 10, y), _fitting(text, font, page.width), fill="black", font=font)
     for number, entry in enumerate(entries[: _MAX_ROWS + 1]):
         y += _ROW
         if number == _MAX_ROWS:
@@ -303,7 +304,7 @@ def write_region_map(
             break
         page.paste(_swatch(entry.style), (_MARGIN, y + 1))
         what = entry.name if entry.included else f"not looked at: {words.get(entry.name, entry.name)}"
-        text = f"{entry.area_mm2:.3g} mm²  {what} ({entry.n} {'piece' if entry.n == 1 else 'pieces'})"
+        text = f"{entry.area_mm2:.3g} mm2  {what} ({entry.n} {'piece' if entry.n == 1 else 'pieces'})"
         left = _MARGIN + _SWATCH + 10
         draw.text((left, y), _fitting(text, font, page.width - left - _MARGIN), fill="black", font=font)
     buffer = io.BytesIO()
@@ -324,8 +325,9 @@ def _swatch(style: RegionStyle) -> Image.Image:
 
 
 def _fitting(text: str, font: Any, width: int) -> str:
-    """Return the text on one line, cut with an ellipsis where it is wider than ``width`` pixels."""
-    line = "".join(c if c.isprintable() else "?" for c in text)[:400]
+    """Return the text on one line in what Pillow's own font has, cut where it is wider than ``width`` pixels."""
+    plain = unicodedata.normalize("NFKD", text.replace("\u00b5", "u"))[:400]
+    line = "".join(c if " " <= c <= "~" else "?" for c in plain if not unicodedata.combining(c))
     if font.getlength(line) <= width:
         return line
     while line and font.getlength(line + "...") > width:

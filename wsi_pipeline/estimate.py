@@ -1,0 +1,270 @@
+"""How long a run of a slide would take on this machine, from a few windows of the slide itself.
+
+The windows go through the stages of a run (:mod:`wsi_pipeline.stages`) in a temporary folder. What they cost is
+counted per network tile, since a block computes its halo too and pads its last batch; blocks at the edge of the
+region compute fewer.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from wsi_pipeline.exports.region_map import OverviewFrame
+from wsi_pipeline.regions import Regions
+from wsi_pipeline.runtime.executor import default_workers
+from wsi_pipeline.runtime.worker import segmentation_model, slide_of
+from wsi_pipeline.stages import SlideJob, classify, find_cells, merge, prepare, searched_region
+from wsi_pipeline.tiling import Block, TileLattice, halo_px, plan_blocks
+from wsi_pipeline.units import Box
+
+_SIDE_PX = 512
+_WARM_UP_PX = 32
+_BUDGET_S = 8.0
+_SPREAD = (0.85, 1.25)
+"""How far a whole slide may lie from its windows. Beside other work the upper end is not safe."""
+_ONE_WINDOW_SPREAD = (0.6, 1.6)
+_SHARED = 1.2
+"""Allowance for workers that share caches and memory, in the upper end alone."""
+_FINISH_S = 5.0
+"""Allowance for starting the workers, and for tables and report, in the upper end alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """An approximate range for the wall clock of a run, and what it was measured on.
+
+    Attributes
+    ----------
+    low_s, high_s
+        Seconds from the start of the command to the report.
+    s_per_mm2
+        Seconds of one worker for a mm2 of this slide: network, flows, measures.
+    device, workers
+        What the run would use.
+    n_windows, window_px
+        Windows that were measured, and the side of their core, working pixels.
+    calibration_s
+        Seconds that all of this took, loading the models included.
+    white_per_mm2
+        Cells to classify per mm2 in the windows; None when the configuration classifies none.
+    s_per_white
+        Seconds per such cell; None when there was none.
+    """
+
+    low_s: float
+    high_s: float
+    s_per_mm2: float
+    device: str
+    workers: int
+    n_windows: int
+    window_px: int
+    calibration_s: float
+    white_per_mm2: float | None = None
+    s_per_white: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    block: Block
+    seconds: float
+    tiles: int
+
+    @property
+    def rate(self) -> float:
+        return self.seconds / self.tiles
+
+
+class _Bench:
+    """The windows of one slide: which, what they compute, how long they take."""
+
+    def __init__(self, job: SlideJob, key: str, batch_size: int, device: str) -> None:
+        config = job.config.segmentation
+        self._job, self._key, self._batch = job, key, batch_size
+        slide, model = slide_of(job.spec), segmentation_model(job.config, device)
+        width, height = slide.size_at(config.mpp)
+        self._lattice = TileLattice(tile_px=model.tile_px, overlap_px=model.overlap_px, width=width, height=height)
+        self.size = (width, height)
+        self.region = searched_region(job, key)
+        self.halo = halo_px(config.max_cell_diameter_um, config.mpp, job.config.tiling.halo_um)
+        self._dilated = self.region.buffer(halo_px(config.max_cell_diameter_um, config.mpp), join_style="mitre")
+        self._done = 0
+
+    def tiles(self, block: Block) -> int:
+        """Return the network tiles of a block, those that only fill its last batch included."""
+        return self._batch * math.ceil(len(self._lattice.computed(block.window, self._dilated)) / self._batch)
+
+    def measure(self, block: Block) -> _Measured:
+        # A ledger never computes a name twice, and windows of different sizes would share names.
+        named = replace(block, row=self._done, col=0)
+        self._done += 1
+        started = time.perf_counter()
+        find_cells(self._job, self._key, named)
+        return _Measured(block=named, seconds=time.perf_counter() - started, tiles=max(1, self.tiles(block)))
+
+    def middle(self, block: Block, side: int) -> Block:
+        """Return a smaller block in the middle of another."""
+        x, y = (block.core.x0 + block.core.x1 - side) // 2, (block.core.y0 + block.core.y1 - side) // 2
+        core = Box(x0=x, y0=y, x1=x + side, y1=y + side).clip(block.core)
+        window = core.grow(self.halo).clip(Box(x0=0, y0=0, x1=self.size[0], y1=self.size[1]))
+        return replace(block, core=core, window=window)
+
+    def classify(self, measured: Sequence[_Measured]) -> tuple[int, float | None]:
+        """Return the cells to classify in the windows and the seconds for one of them."""
+        parts = sorted((one.block for one in measured), key=lambda block: (block.core.y0, block.core.x0))
+        merged = merge(self._job, self._key, tuple(parts))
+        if not merged.n_chunks:
+            return 0, None
+        started = time.perf_counter()
+        for chunk in range(merged.n_chunks):
+            classify(self._job, self._key, chunk)
+        # The classifier fills its last batch too, and a slide has batches enough for that not to matter.
+        batch = self._job.config.cells.batch_size
+        return merged.n_targets, (time.perf_counter() - started) / (batch * math.ceil(merged.n_targets / batch))
+
+
+def stain_cover(
+    blocks: Sequence[Block], where: OverviewFrame, pixels: npt.NDArray[np.uint8], scale: float
+) -> list[int]:
+    """Return how dark each block is in the overview: the mean of 255 less the darkest channel, times 1000.
+
+    Parameters
+    ----------
+    where, pixels
+        The overview and its ``(h, w, 3)`` uint8 pixels.
+    scale
+        Overview pixels per working pixel.
+    """
+    height, width = pixels.shape[:2]
+    dark = np.pad(np.cumsum(np.cumsum(255 - pixels.min(axis=2).astype(np.int64), axis=0), axis=1), ((1, 0), (1, 0)))
+    covers = []
+    for block in blocks:
+        core = block.core
+        x0, y0 = (
+            int(np.clip(math.floor(v * scale) - o, 0, m - 1))
+            for v, o, m in ((core.x0, where.box.x0, width), (core.y0, where.box.y0, height))
+        )
+        x1, y1 = (
+            int(np.clip(math.ceil(v * scale) - o, a + 1, m))
+            for v, o, a, m in ((core.x1, where.box.x0, x0, width), (core.y1, where.box.y0, y0, height))
+        )
+        total = dark[y1, x1] - dark[y0, x1] - dark[y1, x0] + dark[y0, x0]
+        covers.append(int(1000 * total // ((x1 - x0) * (y1 - y0))))
+    return covers
+
+
+def choose_windows(blocks: Sequence[Block], region: BaseGeometry, covers: Sequence[int]) -> list[Block]:
+    """Return the block of median stain cover, then those of the lower and the upper quartile; always the same.
+
+    Blocks wholly inside the region are preferred. There are fewer than three when there are fewer blocks.
+    """
+    shapely.prepare(region)
+    cores = shapely.box(*np.array([(b.core.x0, b.core.y0, b.core.x1, b.core.y1) for b in blocks], dtype=float).T)
+    inside = np.flatnonzero(shapely.contains(region, cores))
+    chosen = inside if len(inside) else np.arange(len(blocks))
+    order = sorted(chosen.tolist(), key=lambda i: (covers[i], i))
+    last = len(order) - 1
+    return [blocks[i] for i in dict.fromkeys(order[round(share * last)] for share in (0.5, 0.25, 0.75))]
+
+
+def estimate_run(
+    job: SlideJob, regions: Regions, where: OverviewFrame, pixels: npt.NDArray[np.uint8], *, found_s: float = 0.0
+) -> Estimate:
+    """Measure a few windows of a slide and say how long a run would take.
+
+    Parameters
+    ----------
+    job
+        The slide and its configuration; its folder is not used.
+    regions
+        What was found on it; not empty.
+    where, pixels
+        Its overview.
+    found_s
+        Seconds that finding the regions took.
+
+    Raises
+    ------
+    ModelError, DeviceError
+        The models cannot be used here.
+    SlideError
+        A window cannot be read.
+    """
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="wsi-pipeline-") as folder:
+        job = replace(job, out=Path(folder))
+        prepared = prepare(job, regions)
+        loaded_s = time.perf_counter() - started
+        device = str(prepared.about["device"])
+        bench = _Bench(job, prepared.key, int(prepared.about["batch_size"]), device)
+        measured = _measure(bench, job, where, pixels)
+        n_white, per_white = bench.classify(measured) if job.config.cells.classifier else (0, None)
+        blocks = [bench.tiles(block) for block in prepared.blocks]
+        mm2 = _area_mm2(bench.region, [one.block for one in measured], job.config.segmentation.mpp)
+    white_per_mm2 = n_white / mm2 if job.config.cells.classifier and mm2 else None
+    classified_s = (white_per_mm2 or 0.0) * regions.area_mm2 * (per_white or 0.0)
+    workers = job.config.runtime.workers or default_workers(job.config.runtime)
+    low, high = _range(measured, blocks, classified_s, workers, device)
+    fixed = found_s + loaded_s
+    rate = float(np.mean([one.rate for one in measured]))
+    return Estimate(
+        low_s=low + fixed,
+        high_s=high + fixed + _FINISH_S,
+        s_per_mm2=rate * sum(blocks) / regions.area_mm2,
+        device=device,
+        workers=workers,
+        n_windows=len(measured),
+        window_px=measured[0].block.core.width,
+        calibration_s=time.perf_counter() - started,
+        white_per_mm2=white_per_mm2,
+        s_per_white=per_white,
+    )
+
+
+def _measure(bench: _Bench, job: SlideJob, where: OverviewFrame, pixels: npt.NDArray[np.uint8]) -> list[_Measured]:
+    """Measure three windows, or fewer where the network is slow; the first call of all is not counted."""
+    blocks = plan_blocks(bench.size, bench.region, core_px=_SIDE_PX, halo=bench.halo)
+    scale = job.config.segmentation.mpp / where.mpp
+    chosen = choose_windows(blocks, bench.region, stain_cover(blocks, where, pixels, scale))
+    warm = bench.measure(bench.middle(chosen[0], _WARM_UP_PX))
+    if warm.seconds > _BUDGET_S:
+        # Compiling takes seconds too, so a second look tells a slow network from a first call.
+        again = bench.measure(bench.middle(chosen[-1], _WARM_UP_PX))
+        if again.rate * sum(bench.tiles(block) for block in chosen[:1]) > _BUDGET_S:
+            return [again]
+    measured = [bench.measure(chosen[0])]
+    for block in chosen[1:]:
+        if measured[0].seconds * (len(measured) + 1) > _BUDGET_S:
+            break
+        measured.append(bench.measure(block))
+    return measured
+
+
+def _range(
+    measured: Sequence[_Measured], blocks: Sequence[int], classified_s: float, workers: int, device: str
+) -> tuple[float, float]:
+    """Return the seconds of the work on the cells at best and at worst."""
+    rates = [one.rate for one in measured]
+    below, above = _SPREAD if len(rates) > 1 else _ONE_WINDOW_SPREAD
+    busy = max(1, min(workers, len(blocks)))
+    # A worker never takes less than its blocks, one after the other; workers that share a GPU may wait for it.
+    mean = float(np.mean(rates))
+    least = math.ceil(len(blocks) / busy) * mean * float(np.mean(blocks)) if device == "cpu" else mean * sum(blocks)
+    shared = _SHARED if busy > 1 else 1.0
+    low = (mean + min(rates)) / 2 * sum(blocks) / busy + classified_s / busy
+    high = max((mean + max(rates)) / 2 * sum(blocks) / busy, least) + classified_s / busy
+    return below * low, above * shared * high
+
+
+def _area_mm2(region: BaseGeometry, blocks: Sequence[Block], mpp: float) -> float:
+    cores = [shapely.box(b.core.x0, b.core.y0, b.core.x1, b.core.y1) for b in blocks]
+    return float(sum(region.intersection(core).area for core in cores)) * mpp * mpp * 1e-6
