@@ -59,6 +59,9 @@ class Estimate:
         Cells to classify per mm2 in the windows; None when the configuration classifies none.
     s_per_white
         Seconds per such cell; None when there was none.
+    cpu_share
+        Share of a core that the windows got; well below 1 on a CPU when the machine is busy with other work, and
+        then an idle one would need about that share of the time.
     """
 
     low_s: float
@@ -69,6 +72,7 @@ class Estimate:
     n_windows: int
     window_px: int
     calibration_s: float
+    cpu_share: float
     white_per_mm2: float | None = None
     s_per_white: float | None = None
 
@@ -77,6 +81,7 @@ class Estimate:
 class _Measured:
     block: Block
     seconds: float
+    cpu_s: float
     tiles: int
 
     @property
@@ -107,9 +112,14 @@ class _Bench:
         # A ledger never computes a name twice, and windows of different sizes would share names.
         named = replace(block, row=self._done, col=0)
         self._done += 1
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         find_cells(self._job, self._key, named)
-        return _Measured(block=named, seconds=time.perf_counter() - started, tiles=max(1, self.tiles(block)))
+        return _Measured(
+            block=named,
+            seconds=time.perf_counter() - started,
+            cpu_s=time.process_time() - cpu,
+            tiles=max(1, self.tiles(block)),
+        )
 
     def middle(self, block: Block, side: int) -> Block:
         """Return a smaller block in the middle of another."""
@@ -225,6 +235,7 @@ def estimate_run(
         n_windows=len(measured),
         window_px=measured[0].block.core.width,
         calibration_s=time.perf_counter() - started,
+        cpu_share=min(1.0, sum(one.cpu_s for one in measured) / sum(one.seconds for one in measured)),
         white_per_mm2=white_per_mm2,
         s_per_white=per_white,
     )

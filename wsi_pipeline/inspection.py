@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from wsi_pipeline.regions.regions import area_mm2
 from wsi_pipeline.slides import Slide, SlideSpec, describe_slide
 from wsi_pipeline.stages import SlideJob
 from wsi_pipeline.tiling import halo_px, plan_blocks
+
+_BUSY_BELOW = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ def inspect_slide(
     regions_file: Path | None = None,
     thumbnail: Path | None = None,
     calibrate: bool = True,
+    before_calibration: Callable[[], None] = lambda: None,
 ) -> Inspection:
     """Describe a slide, its regions and what a run of it would cost; label and macro images are never read.
 
@@ -75,6 +78,8 @@ def inspect_slide(
         A ``.png`` to write, or an existing folder for ``<slide>-regions.png``.
     calibrate
         Whether to time a few windows of the slide with the run's own models.
+    before_calibration
+        Called when that begins; it takes seconds.
 
     Raises
     ------
@@ -105,6 +110,7 @@ def inspect_slide(
         estimate, why = None, "" if estimating else "not asked for" if regions.area_mm2 else "nothing to look at"
         if estimating and pixels is not None:
             job = SlideJob(slide_id="slide", spec=spec, config=config, out=Path(), regions_file=regions_file)
+            before_calibration()
             try:
                 estimate = estimate_run(job, regions, where, pixels, found_s=found_s)
             except (ModelError, DeviceError) as error:
@@ -206,11 +212,16 @@ def _estimate_rows(estimate: Estimate) -> list[tuple[str, str]]:
     per = f"{estimate.s_per_mm2:.2g} s per mm2"
     if estimate.s_per_white is not None:
         per += f", {1000 * estimate.s_per_white:.2g} ms per white cell, {estimate.white_per_mm2:.0f} of them per mm2"
+    share = estimate.cpu_share
+    busy = ""
+    if estimate.device == "cpu" and share < _BUSY_BELOW:
+        idle = span(estimate.low_s * share, estimate.high_s * share)
+        busy = f"; the machine is busy (the windows got {share:.0%} of a core), idle it would take {idle}"
     return [
         (
             "estimated_time",
             f"about {span(estimate.low_s, estimate.high_s)} with {_count(estimate.workers, 'worker')} "
-            f"on {estimate.device}; a busy machine takes longer",
+            f"on {estimate.device}{busy}",
         ),
         (
             "measured_on",

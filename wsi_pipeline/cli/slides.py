@@ -40,7 +40,14 @@ def inspect(
         raise ConfigError("--force-mpp needs --mpp")
     settings = load_config(config, overrides_of(assignments, device))
     spec = SlideSpec(path=slide, mpp=mpp, force_mpp=force_mpp, config=settings.slides)
-    found = inspect_slide(spec, settings, regions_file=regions, thumbnail=thumbnail, calibrate=calibrate)
+    found = inspect_slide(
+        spec,
+        settings,
+        regions_file=regions,
+        thumbnail=thumbnail,
+        calibrate=calibrate,
+        before_calibration=lambda: typer.echo("timing a few windows (--no-calibrate skips this) ...", err=True),
+    )
     if as_json:
         typer.echo(json.dumps(json_of(found), indent=2))
         return
