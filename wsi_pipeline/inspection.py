@@ -16,7 +16,7 @@ from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import ConfigError, DeviceError, ModelError, OutputError
 from wsi_pipeline.estimate import Estimate, estimate_run
 from wsi_pipeline.exports.region_map import OverviewFrame, parse_regions, write_region_map
-from wsi_pipeline.exports.report.text import REASONS, SPECIMENS
+from wsi_pipeline.exports.report.text import SPECIMENS, reason
 from wsi_pipeline.manifest import safe_name
 from wsi_pipeline.regions import Regions, find_regions
 from wsi_pipeline.regions.regions import area_mm2
@@ -103,7 +103,7 @@ def inspect_slide(
             shown = parse_regions(regions.to_features(), regions.bounds_offset_px0)
             try:
                 write_region_map(
-                    target, where, pixels, shown, slide.mpp.x * slide.mpp.y, title=title, words=REASONS
+                    target, where, pixels, shown, slide.mpp.x * slide.mpp.y, title=title, words=reason
                 )  # fmt: skip
             except OSError as error:
                 raise OutputError(f"{target} cannot be written: {error.strerror or error}") from None
@@ -149,8 +149,8 @@ def _about_regions(regions: Regions, slide: Slide, config: PipelineConfig) -> di
         "regions_pieces": len(regions.included.geoms),
         "regions_area_mm2": round(regions.area_mm2, 4),
         "regions_excluded": {
-            reason: {"pieces": row["pieces"], "area_mm2": round(row["area_mm2"], 4)}
-            for reason, row in sorted(excluded.items())
+            code: {"pieces": row["pieces"], "area_mm2": round(row["area_mm2"], 4)}
+            for code, row in sorted(excluded.items())
         },
         "regions_note": regions.note,
         "regions_facts": dict(regions.facts),
@@ -191,9 +191,10 @@ def as_rows(found: Inspection) -> list[tuple[str, str]]:
                 size = f"{level['width_px']} x {level['height_px']}"
                 rows.append((f"level {number}", f"{size}, downsample {level['downsample']}"))
         elif key == "regions_excluded":
-            for reason, row in value.items():
-                what = REASONS.get(reason, reason)
-                rows.append((f"not looked at, {what}", f"{row['area_mm2']} mm2 in {_count(row['pieces'], 'piece')}"))
+            for code, row in value.items():
+                rows.append(
+                    (f"not looked at, {reason(code)}", f"{row['area_mm2']} mm2 in {_count(row['pieces'], 'piece')}")
+                )
         elif key == "regions_facts":
             rows += _flat("regions_facts", value)
         elif key != "properties":

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -258,7 +258,7 @@ _LEAST_WIDTH = 560
 
 def write_region_map(
     path: Path, where: OverviewFrame, pixels: npt.NDArray[np.uint8], regions: Sequence[Region], px0_um2: float,
-    *, title: str, words: Mapping[str, str],
+    *, title: str, words: Callable[[str], str],
 ) -> None:  # fmt: skip
     """Write a PNG: the overview with its regions, and under it scale bar and legend with areas.
 
@@ -273,7 +273,7 @@ def write_region_map(
     title
         First line of the legend.
     words
-        Reason codes in words.
+        Says a reason code in words.
 
     Raises
     ------
@@ -303,7 +303,7 @@ def write_region_map(
             draw.text((_MARGIN, y), f"and {len(entries) - _MAX_ROWS} other reasons", fill="black", font=font)
             break
         page.paste(_swatch(entry.style), (_MARGIN, y + 1))
-        what = entry.name if entry.included else f"not looked at: {words.get(entry.name, entry.name)}"
+        what = entry.name if entry.included else f"not looked at: {words(entry.name)}"
         text = f"{entry.area_mm2:.3g} mm2  {what} ({entry.n} {'piece' if entry.n == 1 else 'pieces'})"
         left = _MARGIN + _SWATCH + 10
         draw.text((left, y), _fitting(text, font, page.width - left - _MARGIN), fill="black", font=font)
