@@ -34,18 +34,19 @@ _Colour = tuple[int, int, int]
 _INCLUDED: _Colour = (0, 140, 50)
 """Green stands out on haematoxylin, eosin and Giemsa alike."""
 _QUIET: _Colour = (120, 120, 120)
+# Parts that were not scanned are black or white, so neither may stand for them.
 _COLOURS: dict[str, _Colour] = {
     "glass": _QUIET,
     "background": _QUIET,
     "outside-drawn": _QUIET,
     "pen": (213, 94, 0),
-    "no-data": (20, 20, 20),
+    "no-data": (0, 100, 220),
     "too-small": (204, 80, 160),
-    "ignored-class": (0, 114, 178),
+    "ignored-class": (120, 70, 200),
     "out-of-focus": (230, 159, 0),
 }
 # Okabe and Ito's palette, and others far from it, for reasons that have no colour of their own.
-_OTHERS: tuple[_Colour, ...] = ((86, 180, 233), (150, 80, 30), (225, 205, 40), (0, 160, 160), (120, 70, 200))
+_OTHERS: tuple[_Colour, ...] = ((86, 180, 233), (150, 80, 30), (225, 205, 40), (0, 160, 160), (200, 0, 60))
 _HATCH_PX = 9
 _TINT, _STRIPE = 56, 190
 _QUIET_TINT, _QUIET_STRIPE = 40, 110
