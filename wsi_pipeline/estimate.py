@@ -1,8 +1,9 @@
 """How long a run of a slide would take on this machine, from a few windows of the slide itself.
 
-The windows go through the stages of a run (:mod:`wsi_pipeline.stages`) in a temporary folder. What they cost is
-counted per network tile, since a block computes its halo too and pads its last batch; blocks at the edge of the
-region compute fewer.
+The windows go through the stages of a run (:mod:`wsi_pipeline.stages`) in a temporary folder. Their cost has two
+parts. Network and flows cost by the network tile: a block computes its halo too and pads its last batch, and blocks
+at the edge of the region compute fewer. Cells cost by the area: a block measures only those of its core. A window
+with almost no core gives the first, what larger ones take beyond it the second.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from wsi_pipeline.units import Box
 _SIDE_PX = 512
 _WARM_UP_PX = 32
 _BUDGET_S = 8.0
+"""For the larger windows together, on an idle machine."""
 _SPREAD = (0.85, 1.25)
 """How far a whole slide may lie from its windows. Beside other work the upper end is not safe."""
 _ONE_WINDOW_SPREAD = (0.6, 1.6)
@@ -79,14 +81,50 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
+    """What a window took; ``area_px`` is that of its core in the region, working pixels."""
+
     block: Block
     seconds: float
     cpu_s: float
     tiles: int
+    area_px: float
+    on_cpu: bool
 
     @property
-    def rate(self) -> float:
-        return self.seconds / self.tiles
+    def own_s(self) -> float:
+        """Return what the window would take on an idle machine; on a GPU the CPU only waits."""
+        return min(self.seconds, self.cpu_s) if self.on_cpu else self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Costs:
+    """Seconds of one worker for a tile, and for a working pixel of the region in each of the windows."""
+
+    tile_s: float
+    pixel_s: tuple[float, ...]
+    cpu_share: float
+
+    @classmethod
+    def of(cls, network: _Measured, windows: Sequence[_Measured]) -> _Costs:
+        both = (network, *windows)
+        wall, cpu = sum(one.seconds for one in both), sum(one.cpu_s for one in both)
+        # Beside other work one window may wait longer than the next; their CPU times still compare.
+        seconds = [one.cpu_s * wall / cpu if one.on_cpu else one.seconds for one in both]
+        tile_s = seconds[0] / network.tiles
+        pixel_s = [
+            max(0.0, took - tile_s * one.tiles) / one.area_px for one, took in zip(windows, seconds[1:], strict=True)
+        ]
+        return cls(tile_s=tile_s, pixel_s=tuple(pixel_s) or (0.0,), cpu_share=min(1.0, cpu / wall))
+
+    def total(self, tiles: float, area_px: float) -> tuple[float, float, float]:
+        """Return the seconds of one worker at the least, the mean and the largest cost of an area."""
+        mean = float(np.mean(self.pixel_s))
+        low, high = (min(self.pixel_s) + mean) / 2, (max(self.pixel_s) + mean) / 2
+        return (
+            self.tile_s * tiles + low * area_px,
+            self.tile_s * tiles + mean * area_px,
+            self.tile_s * tiles + high * area_px,
+        )
 
 
 class _Bench:
@@ -103,6 +141,7 @@ class _Bench:
         self.halo = halo_px(config.max_cell_diameter_um, config.mpp, job.config.tiling.halo_um)
         self._dilated = self.region.buffer(halo_px(config.max_cell_diameter_um, config.mpp), join_style="mitre")
         self._done = 0
+        self._on_cpu = device == "cpu"
 
     def tiles(self, block: Block) -> int:
         """Return the network tiles of a block, those that only fill its last batch included."""
@@ -119,6 +158,8 @@ class _Bench:
             seconds=time.perf_counter() - started,
             cpu_s=time.process_time() - cpu,
             tiles=max(1, self.tiles(block)),
+            area_px=float(self.region.intersection(_core(block)).area),
+            on_cpu=self._on_cpu,
         )
 
     def middle(self, block: Block, side: int) -> Block:
@@ -216,66 +257,54 @@ def estimate_run(
         loaded_s = time.perf_counter() - started
         device = str(prepared.about["device"])
         bench = _Bench(job, prepared.key, int(prepared.about["batch_size"]), device)
-        measured = _measure(bench, job, where, pixels)
+        network, windows = _measure(bench, job, where, pixels)
+        measured = windows or [network]
         n_white, per_white = bench.classify(measured) if job.config.cells.classifier else (0, None)
-        blocks = [bench.tiles(block) for block in prepared.blocks]
-        mm2 = _area_mm2(bench.region, [one.block for one in measured], job.config.segmentation.mpp)
-    white_per_mm2 = n_white / mm2 if job.config.cells.classifier and mm2 else None
+        tiles = [bench.tiles(block) for block in prepared.blocks]
+        area_px = float(bench.region.area)
+    mm2_per_px = regions.area_mm2 / area_px
+    # A window of almost no core says nothing of how many cells there are.
+    white_per_mm2 = n_white / (mm2_per_px * sum(one.area_px for one in windows)) if per_white and windows else None
     classified_s = (white_per_mm2 or 0.0) * regions.area_mm2 * (per_white or 0.0)
+    costs = _Costs.of(network, windows)
+    totals = costs.total(sum(tiles), area_px)
     workers = job.config.runtime.workers or default_workers(job.config.runtime)
-    low, high = _range(measured, blocks, classified_s, workers, device)
+    busy = max(1, min(workers, len(tiles)))
+    # The last blocks leave workers idle; workers that share a GPU may wait for it.
+    rounds = math.ceil(len(tiles) / busy) / len(tiles) if device == "cpu" else 1.0
+    below, above = _SPREAD if len(windows) > 1 else _ONE_WINDOW_SPREAD
     fixed = found_s + loaded_s
-    rate = float(np.mean([one.rate for one in measured]))
     return Estimate(
-        low_s=low + fixed,
-        high_s=high + fixed + _FINISH_S,
-        s_per_mm2=rate * sum(blocks) / regions.area_mm2,
+        low_s=fixed + below * (totals[0] + classified_s) / busy,
+        high_s=fixed + above * (_SHARED if busy > 1 else 1.0) * (totals[2] * rounds + classified_s / busy) + _FINISH_S,
+        s_per_mm2=totals[1] / regions.area_mm2,
         device=device,
         workers=workers,
         n_windows=len(measured),
         window_px=measured[0].block.core.width,
         calibration_s=time.perf_counter() - started,
-        cpu_share=min(1.0, sum(one.cpu_s for one in measured) / sum(one.seconds for one in measured)),
+        cpu_share=costs.cpu_share,
         white_per_mm2=white_per_mm2,
-        s_per_white=per_white,
+        s_per_white=per_white if white_per_mm2 is not None else None,
     )
 
 
-def _measure(bench: _Bench, job: SlideJob, where: OverviewFrame, pixels: npt.NDArray[np.uint8]) -> list[_Measured]:
-    """Measure three windows, or fewer where the network is slow; the first call of all is not counted."""
+def _measure(
+    bench: _Bench, job: SlideJob, where: OverviewFrame, pixels: npt.NDArray[np.uint8]
+) -> tuple[_Measured, list[_Measured]]:
+    """Measure one window of almost no core, then up to three larger ones, none where the network is slow."""
     blocks = plan_blocks(bench.size, bench.region, core_px=_SIDE_PX, halo=bench.halo)
     scale = job.config.segmentation.mpp / where.mpp
     chosen = choose_windows(blocks, bench.region, stain_cover(blocks, where, pixels, scale))
-    warm = bench.measure(bench.middle(chosen[0], _WARM_UP_PX))
-    if warm.seconds > _BUDGET_S:
-        # Compiling takes seconds too, so a second look tells a slow network from a first call.
-        again = bench.measure(bench.middle(chosen[-1], _WARM_UP_PX))
-        if again.rate * sum(bench.tiles(block) for block in chosen[:1]) > _BUDGET_S:
-            return [again]
-    measured = [bench.measure(chosen[0])]
-    for block in chosen[1:]:
-        if measured[0].seconds * (len(measured) + 1) > _BUDGET_S:
-            break
-        measured.append(bench.measure(block))
-    return measured
+    bench.measure(bench.middle(chosen[0], _WARM_UP_PX))  # the first of all compiles, and is not counted
+    network = bench.measure(bench.middle(chosen[0], _WARM_UP_PX))
+    windows: list[_Measured] = []
+    expected = network.own_s / network.tiles * bench.tiles(chosen[0])
+    while len(windows) < len(chosen) and expected <= _BUDGET_S - sum(one.own_s for one in windows):
+        windows.append(bench.measure(chosen[len(windows)]))
+        expected = windows[-1].own_s
+    return network, [one for one in windows if one.area_px > 0]
 
 
-def _range(
-    measured: Sequence[_Measured], blocks: Sequence[int], classified_s: float, workers: int, device: str
-) -> tuple[float, float]:
-    """Return the seconds of the work on the cells at best and at worst."""
-    rates = [one.rate for one in measured]
-    below, above = _SPREAD if len(rates) > 1 else _ONE_WINDOW_SPREAD
-    busy = max(1, min(workers, len(blocks)))
-    # A worker never takes less than its blocks, one after the other; workers that share a GPU may wait for it.
-    mean = float(np.mean(rates))
-    least = math.ceil(len(blocks) / busy) * mean * float(np.mean(blocks)) if device == "cpu" else mean * sum(blocks)
-    shared = _SHARED if busy > 1 else 1.0
-    low = (mean + min(rates)) / 2 * sum(blocks) / busy + classified_s / busy
-    high = max((mean + max(rates)) / 2 * sum(blocks) / busy, least) + classified_s / busy
-    return below * low, above * shared * high
-
-
-def _area_mm2(region: BaseGeometry, blocks: Sequence[Block], mpp: float) -> float:
-    cores = [shapely.box(b.core.x0, b.core.y0, b.core.x1, b.core.y1) for b in blocks]
-    return float(sum(region.intersection(core).area for core in cores)) * mpp * mpp * 1e-6
+def _core(block: Block) -> BaseGeometry:
+    return shapely.box(block.core.x0, block.core.y0, block.core.x1, block.core.y1)
