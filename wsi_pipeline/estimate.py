@@ -1,9 +1,9 @@
 """How long a run of a slide would take on this machine, from a few windows of the slide itself.
 
-The windows go through the stages of a run (:mod:`wsi_pipeline.stages`) in a temporary folder. Their cost has two
-parts. Network and flows cost by the network tile: a block computes its halo too and pads its last batch, and blocks
-at the edge of the region compute fewer. Cells cost by the area: a block measures only those of its core. A window
-with almost no core gives the first, what larger ones take beyond it the second.
+The windows go through the stages of a run (:mod:`wsi_pipeline.stages`) on one worker, in a temporary folder. Their
+cost has two parts. Network and flows cost by the network tile: a block computes its halo too and pads its last batch,
+and blocks at the edge of the region compute fewer. Cells cost by the area: a block measures only those of its core. A
+window with almost no core gives the first, what larger ones take beyond it the second.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.exports.region_map import OverviewFrame
 from wsi_pipeline.regions import Regions
-from wsi_pipeline.runtime.executor import default_workers
+from wsi_pipeline.runtime.executor import Executor, SerialExecutor, default_workers, open_executor
 from wsi_pipeline.runtime.worker import segmentation_model, slide_of
 from wsi_pipeline.stages import SlideJob, classify, find_cells, merge, prepare, searched_region
 from wsi_pipeline.tiling import Block, TileLattice, halo_px, plan_blocks
@@ -130,12 +132,12 @@ class _Costs:
 class _Bench:
     """The windows of one slide: which, what they compute, how long they take."""
 
-    def __init__(self, job: SlideJob, key: str, batch_size: int, device: str) -> None:
+    def __init__(self, executor: Executor | SerialExecutor, job: SlideJob, key: str, batch_size: int, device: str):
         config = job.config.segmentation
-        self._job, self._key, self._batch = job, key, batch_size
-        slide, model = slide_of(job.spec), segmentation_model(job.config, device)
-        width, height = slide.size_at(config.mpp)
-        self._lattice = TileLattice(tile_px=model.tile_px, overlap_px=model.overlap_px, width=width, height=height)
+        self._executor, self._job, self._key, self._batch = executor, job, key, batch_size
+        width, height = slide_of(job.spec).size_at(config.mpp)
+        tile_px, overlap_px = executor.call(_tile_of, job.config, device)
+        self._lattice = TileLattice(tile_px=tile_px, overlap_px=overlap_px, width=width, height=height)
         self.size = (width, height)
         self.region = searched_region(job, key)
         self.halo = halo_px(config.max_cell_diameter_um, config.mpp, job.config.tiling.halo_um)
@@ -151,12 +153,11 @@ class _Bench:
         # A ledger never computes a name twice, and windows of different sizes would share names.
         named = replace(block, row=self._done, col=0)
         self._done += 1
-        started, cpu = time.perf_counter(), time.process_time()
-        find_cells(self._job, self._key, named)
+        seconds, cpu_s = self._executor.call(_timed, find_cells, self._job, self._key, named)
         return _Measured(
             block=named,
-            seconds=time.perf_counter() - started,
-            cpu_s=time.process_time() - cpu,
+            seconds=seconds,
+            cpu_s=cpu_s,
             tiles=max(1, self.tiles(block)),
             area_px=float(self.region.intersection(_core(block)).area),
             on_cpu=self._on_cpu,
@@ -172,15 +173,28 @@ class _Bench:
     def classify(self, measured: Sequence[_Measured]) -> tuple[int, float | None]:
         """Return the cells to classify in the windows and the seconds for one of them."""
         parts = sorted((one.block for one in measured), key=lambda block: (block.core.y0, block.core.x0))
-        merged = merge(self._job, self._key, tuple(parts))
+        merged = self._executor.call(merge, self._job, self._key, tuple(parts))
         if not merged.n_chunks:
             return 0, None
-        started = time.perf_counter()
-        for chunk in range(merged.n_chunks):
-            classify(self._job, self._key, chunk)
+        seconds = sum(
+            self._executor.call(_timed, classify, self._job, self._key, chunk)[0] for chunk in range(merged.n_chunks)
+        )
         # The classifier fills its last batch too, and a slide has batches enough for that not to matter.
         batch = self._job.config.cells.batch_size
-        return merged.n_targets, (time.perf_counter() - started) / (batch * math.ceil(merged.n_targets / batch))
+        return merged.n_targets, seconds / (batch * math.ceil(merged.n_targets / batch))
+
+
+def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
+    """Call a stage on the worker; return seconds, and CPU seconds of the worker."""
+    started, cpu = time.perf_counter(), time.process_time()
+    function(*arguments)
+    return time.perf_counter() - started, time.process_time() - cpu
+
+
+def _tile_of(config: PipelineConfig, device: str) -> tuple[int, int]:
+    """Return side and overlap of the tiles of the segmentation model."""
+    model = segmentation_model(config, device)
+    return model.tile_px, model.overlap_px
 
 
 def stain_cover(
@@ -251,12 +265,17 @@ def estimate_run(
         A window cannot be read.
     """
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="wsi-pipeline-") as folder:
+    # A worker like those of a run: threads and allocator are set when it starts, and change what a block takes.
+    one_worker = job.config.runtime.model_copy(update={"workers": 1})
+    with (
+        tempfile.TemporaryDirectory(prefix="wsi-pipeline-") as folder,
+        open_executor("local", one_worker) as executor,
+    ):
         job = replace(job, out=Path(folder))
-        prepared = prepare(job, regions)
+        prepared = executor.call(prepare, job, regions)
         loaded_s = time.perf_counter() - started
         device = str(prepared.about["device"])
-        bench = _Bench(job, prepared.key, int(prepared.about["batch_size"]), device)
+        bench = _Bench(executor, job, prepared.key, int(prepared.about["batch_size"]), device)
         network, windows = _measure(bench, job, where, pixels)
         measured = windows or [network]
         n_white, per_white = bench.classify(measured) if job.config.cells.classifier else (0, None)

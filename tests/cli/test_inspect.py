@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,12 @@ import tifffile
 from PIL import Image
 from test_cli import Command, command, one_sentence
 
+from wsi_pipeline import estimate
 from wsi_pipeline.config import load_config
 from wsi_pipeline.estimate import choose_windows, stain_cover
 from wsi_pipeline.exports.region_map import OverviewFrame
 from wsi_pipeline.inspection import span
+from wsi_pipeline.runtime.executor import SerialExecutor
 from wsi_pipeline.slides import SlideSpec, open_slide
 from wsi_pipeline.stages import SlideJob, prepare
 from wsi_pipeline.tiling import plan_blocks
@@ -149,7 +153,15 @@ def test_nothing_to_look_at(command: Command, tmp_path: Path) -> None:
     assert (tmp_path / "glass-regions.png").is_file()
 
 
-def test_a_model_that_is_missing_costs_the_estimate_alone(command: Command, slide: Path) -> None:
+@contextmanager
+def _in_this_process(*_: object) -> Iterator[SerialExecutor]:
+    yield SerialExecutor()
+
+
+def test_a_model_that_is_missing_costs_the_estimate_alone(
+    command: Command, slide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "open_executor", _in_this_process)
     status, out, _ = command("inspect", slide, *QUICK, "--set", "segmentation.model=no-such-model", "--json")
     assert status == 0
     about = json.loads(out)
@@ -157,19 +169,20 @@ def test_a_model_that_is_missing_costs_the_estimate_alone(command: Command, slid
     assert "no-such-model" in about["no_estimate"]
 
 
-def test_estimate(command: Command, slide: Path) -> None:
-    """Real weights; at 4 um per pixel the slide is a batch of tiles."""
+def test_estimate(command: Command, slide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real weights; at 4 um per pixel the slide is a batch of tiles. The worker of a run is this process."""
+    monkeypatch.setattr(estimate, "open_executor", _in_this_process)
     words = [*QUICK, "--set", "segmentation.mpp=4", "--set", "segmentation.precision=fp32", "--json"]
     status, out, err = command("inspect", slide, *words, "--set", "runtime.workers=1", "--device", "cpu")
     assert status == 0
     assert "--no-calibrate" in err
     about = json.loads(out)
-    estimate = about["estimate"]
-    assert 0 < estimate["low_s"] < estimate["high_s"]
-    assert (estimate["device"], estimate["workers"], about["no_estimate"]) == ("cpu", 1, "")
-    assert 1 <= estimate["n_windows"] <= 3
-    assert 0 < estimate["cpu_share"] <= 1
-    assert estimate["s_per_mm2"] > 0
+    found = about["estimate"]
+    assert 0 < found["low_s"] < found["high_s"]
+    assert (found["device"], found["workers"], about["no_estimate"]) == ("cpu", 1, "")
+    assert 1 <= found["n_windows"] <= 3
+    assert 0 < found["cpu_share"] <= 1
+    assert found["s_per_mm2"] > 0
 
 
 def test_windows_are_chosen_by_stain() -> None:
