@@ -18,7 +18,7 @@ from wsi_pipeline.estimate import Estimate, estimate_run
 from wsi_pipeline.exports.region_map import OverviewFrame, parse_regions, write_region_map
 from wsi_pipeline.exports.report.text import SPECIMENS, reason
 from wsi_pipeline.manifest import safe_name
-from wsi_pipeline.regions import Regions, find_regions
+from wsi_pipeline.regions import Regions, choose_fields, find_regions, narrow
 from wsi_pipeline.regions.regions import area_mm2
 from wsi_pipeline.slides import Slide, SlideSpec, describe_slide
 from wsi_pipeline.stages import SlideJob
@@ -94,6 +94,8 @@ def inspect_slide(
     with spec.open() as slide:
         started = time.perf_counter()
         regions = find_regions(slide, specimen=config.specimen, config=config.regions, regions_file=regions_file)
+        if config.regions.chooses_fields:
+            regions = narrow(regions, choose_fields(slide, regions.included, config.regions), slide, config.regions)
         found_s = time.perf_counter() - started
         where = OverviewFrame.of(slide)
         estimating = calibrate and not regions.is_empty
