@@ -49,6 +49,11 @@ class RegionsConfig(_Section):
     overview_mpp: float = Field(8.0, ge=1, le=64, description="Resolution of the overview that is searched.")
     min_area_mm2: float = Field(0.02, ge=0, description="Smaller pieces of tissue or stain are ignored.")
     all_below_mm2: float = Field(4.0, ge=0, description="Images smaller than this are read whole in mode auto.")
+    trephine_mpp: float = Field(2.0, ge=1, le=4, description="Resolution at which bone, fat and marrow are told apart.")
+    subcortical_um: float = Field(
+        500.0, ge=0, description="Marrow this near to cortical bone is left out of cellularity; 0 counts all."
+    )
+    cellularity_min_mm2: float = Field(0.5, ge=0, description="No cellularity on less marrow and fat than this.")
     field_um: float = Field(256.0, ge=32, le=2000, description="Side of a smear's fields, the unit of choice.")
     max_area_mm2: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Most area of a smear that is looked at, in whole good fields."

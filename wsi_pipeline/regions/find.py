@@ -16,6 +16,7 @@ from wsi_pipeline.regions.masks import Mask, find_masks
 from wsi_pipeline.regions.overview import Overview, read_overview, sample_glass
 from wsi_pipeline.regions.polygons import mask_to_polygons
 from wsi_pipeline.regions.regions import Exclusion, RegionMode, Regions, area_mm2, as_multipolygon, only_areas
+from wsi_pipeline.regions.trephine import find_trephine_regions
 from wsi_pipeline.slides import Slide
 
 _MAX_SMALL_LISTED = 200
@@ -31,7 +32,8 @@ def find_regions(slide: Slide, *, specimen: str, config: RegionsConfig, regions_
     slide
         An open slide.
     specimen
-        ``trephine`` looks for tissue; ``blood_smear`` and ``marrow_smear`` for the stained area.
+        ``trephine`` looks for tissue and, inside, tells marrow from bone and artefacts;
+        ``blood_smear`` and ``marrow_smear`` for the stained area.
     config
         Mode ``auto`` uses ``regions_file`` when there is one, the whole image below ``all_below_mm2``, and the
         overview otherwise; ``all`` the whole scanned area; ``file`` the drawn areas.
@@ -45,6 +47,11 @@ def find_regions(slide: Slide, *, specimen: str, config: RegionsConfig, regions_
     CorruptTileError
         The overview cannot be read.
     """
+    found = _find(slide, specimen, config, regions_file)
+    return find_trephine_regions(slide, config, found) if specimen == "trephine" else found
+
+
+def _find(slide: Slide, specimen: str, config: RegionsConfig, regions_file: Path | None) -> Regions:
     if config.mode == "file" and regions_file is None:
         raise RegionError(
             f"{slide.path}: regions.mode is file, and the manifest's regions column gives no file for this slide"
