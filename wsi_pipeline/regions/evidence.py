@@ -29,7 +29,7 @@ _PALE_OD = 0.06
 _GREY_OD, _GREY_SPREAD_OD, _GREY_UM = 0.15, 0.03, 4.0
 """Grey smears on the slide show in fat: as dense in all channels, where dyes never are, and wider than a membrane."""
 _MEMBRANE_OD, _MEMBRANE_UM = 0.02, 6.0
-_SPOT_OD = 0.05
+_SPOT_OD = 0.03
 _FINE_UM, _NUCLEUS_UM = 1.5, 7.0
 _TEXTURE_UM = 4.0
 _DENSITY_UM = 10.0
@@ -55,7 +55,7 @@ class Evidence:
     haematoxylin, eosin
         Mean density of the dye around, times ``OD_SCALE``.
     nuclei
-        Share of the surroundings that are dark, nucleus-sized spots of haematoxylin.
+        Share of the surroundings that are nucleus-sized spots which absorb red: haematoxylin does, eosin hardly.
     texture
         Standard deviation of green density around, times ``OD_SCALE``.
     coherence
@@ -92,7 +92,9 @@ def find_evidence(pixels: Bytes, *, mpp: float, glass: tuple[int, int, int]) -> 
     dyes = np.maximum(density @ _UNMIX, 0)
     haematoxylin, eosin = np.ascontiguousarray(dyes[..., 0]), np.ascontiguousarray(dyes[..., 1])
     fine = _blur(haematoxylin, _FINE_UM / mpp)
-    spots = (fine - _blur(haematoxylin, _NUCLEUS_UM / mpp) > _SPOT_OD).astype(np.float32)
+    # Red density, not unmixed haematoxylin: where a stain is heavy on eosin, unmixing takes the nuclei away.
+    red = np.ascontiguousarray(density[..., 0])
+    spots = (_blur(red, _FINE_UM / mpp) - _blur(red, _NUCLEUS_UM / mpp) > _SPOT_OD).astype(np.float32)
     green = np.ascontiguousarray(density[..., 1])
     mean = _blur(green, _TEXTURE_UM / mpp)
     variance = np.maximum(_blur(green * green, _TEXTURE_UM / mpp) - mean * mean, 0)

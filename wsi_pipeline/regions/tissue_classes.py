@@ -20,10 +20,10 @@ _EOSIN_BONE_OD, _EOSIN_BLUE_BONE_OD = 0.045, 0.16
 _BLUE_BONE = 0.35
 """Largest haematoxylin over eosin of bone without calcium and of red cells."""
 _SMOOTH_OD, _BLUE_SMOOTH_OD = 0.06, 0.10
-_FEW_NUCLEI, _SOME_NUCLEI, _BLUE_NUCLEI = 0.03, 0.06, 0.20
+_FEW_NUCLEI, _SOME_NUCLEI, _BONE_NUCLEI, _BLUE_NUCLEI = 0.03, 0.06, 0.10, 0.20
 _COVERED = 0.15
 _BONE_OPEN_UM, _BONE_EDGE_UM, _BONE_MIN_UM2, _LACUNA_MAX_UM2 = 12.0, 14.0, 4000.0, 2000.0
-_BLOOD_EOSIN_OD, _BLOOD_OPEN_UM, _BLOOD_MIN_UM2 = 0.10, 16.0, 8000.0
+_BLOOD_EOSIN_OD, _BLOOD_TIMES, _BLOOD_OPEN_UM, _BLOOD_MIN_UM2 = 0.10, 1.2, 16.0, 8000.0
 _FOLD_TIMES, _FOLD_OPEN_UM, _FOLD_MIN_UM2, _FOLD_ELONGATION = 1.7, 5.0, 3000.0, 2.5
 _CRUSH_TIMES, _CRUSH_COHERENCE, _CRUSH_OPEN_UM, _CRUSH_MIN_UM2 = 1.4, 0.45, 10.0, 5000.0
 _OTHER_OPEN_UM, _OTHER_MIN_UM2 = 12.0, 2000.0
@@ -31,7 +31,7 @@ _CORTEX_MIN_UM = 500.0
 
 
 class Tissue(IntEnum):
-    """Class of a pixel. ``SPACE`` is pale and no fat (tears, sinusoids); ``OTHER`` is stained, no bone, without nuclei."""
+    """Class of a pixel. ``SPACE`` is pale, no fat (tears, sinusoids); ``OTHER`` is stained, no bone, without nuclei."""
 
     GLASS = 0
     MARROW = 1
@@ -52,7 +52,7 @@ def classify(evidence: Evidence, tissue: Mask, *, mpp: float) -> Bytes:
     fold = _fold(evidence, free, marrow_like, mpp)
     crush = _crush(evidence, free & ~fold, marrow_like, mpp)
     free &= ~(fold | crush)
-    blood = _haemorrhage(evidence, free, mpp)
+    blood = _haemorrhage(evidence, free, marrow_like, mpp)
     free &= ~blood
     pale = evidence.pale.astype(bool)
     fat = find_fat(pale, evidence.membrane.astype(bool), tissue & ~(bone | fold | crush | blood), bone, mpp=mpp)
@@ -93,10 +93,11 @@ def subcortical(classes: Bytes, *, mpp: float, depth_um: float) -> Mask:
 
 def _bone(evidence: Evidence, tissue: Mask, mpp: float) -> Mask:
     covered = tissue & (evidence.pale_share < _COVERED * SHARE_SCALE)
-    no_marrow = evidence.nuclei < _SOME_NUCLEI * SHARE_SCALE
+    no_marrow = evidence.nuclei < _BONE_NUCLEI * SHARE_SCALE
     pink = evidence.haematoxylin < np.maximum(_BLUE_BONE * evidence.eosin, 0.02 * OD_SCALE)
     pink &= evidence.eosin > _EOSIN_BONE_OD * OD_SCALE
     seed = covered & no_marrow & pink & (evidence.texture < _SMOOTH_OD * OD_SCALE)
+    seed = filled(seed, _LACUNA_MAX_UM2 / mpp**2) & covered
     seed = large(opened(seed, _BONE_OPEN_UM / mpp), _BONE_MIN_UM2 / mpp**2)
     if not seed.any():
         return seed
@@ -136,9 +137,11 @@ def _crush(evidence: Evidence, free: Mask, marrow_like: Mask, mpp: float) -> Mas
     )
 
 
-def _haemorrhage(evidence: Evidence, free: Mask, mpp: float) -> Mask:
+def _haemorrhage(evidence: Evidence, free: Mask, marrow_like: Mask, mpp: float) -> Mask:
+    limits = _typical(evidence, marrow_like)
+    least = max(_BLOOD_EOSIN_OD * OD_SCALE, _BLOOD_TIMES * limits[1] if limits else 0.0)
     dense = free & (evidence.pale_share < _COVERED * SHARE_SCALE)
-    red = dense & (evidence.eosin > _BLOOD_EOSIN_OD * OD_SCALE) & (evidence.nuclei < _FEW_NUCLEI * SHARE_SCALE)
+    red = dense & (evidence.eosin > least) & (evidence.nuclei < _FEW_NUCLEI * SHARE_SCALE)
     red &= evidence.haematoxylin < _BLUE_BONE * evidence.eosin
     red = opened(closed(red, 0.25 * _BLOOD_OPEN_UM / mpp), _BLOOD_OPEN_UM / mpp)
     red = grown(red, 0.25 * _BLOOD_OPEN_UM / mpp) & dense & (evidence.nuclei < _SOME_NUCLEI * SHARE_SCALE)
