@@ -46,8 +46,8 @@ class Regions:
         Valid polygons; empty when nothing was found.
     excluded
         The rest of the scanned area, each part with its reason: ``background``, ``glass``, ``pen``, ``no-data``,
-        ``too-small``, ``outside-drawn``, ``ignored-class``; where fields are chosen also ``poor-field``,
-        ``beyond-max-area``, ``beyond-target``, ``partial-field``.
+        ``too-small``, ``outside-drawn``, ``ignored-class``; of trephines ``bone``, ``haemorrhage``, ``crush``, ``fold``;
+        where fields are chosen also ``poor-field``, ``beyond-max-area``, ``beyond-target``, ``partial-field``.
     mode_requested, mode
         ``regions.mode`` of the configuration, and what was done.
     note

@@ -23,7 +23,7 @@ _SMOOTH_OD, _BLUE_SMOOTH_OD = 0.06, 0.10
 _FEW_NUCLEI, _SOME_NUCLEI, _BONE_NUCLEI, _BLUE_NUCLEI = 0.03, 0.06, 0.10, 0.20
 _COVERED = 0.15
 _BONE_OPEN_UM, _BONE_EDGE_UM, _BONE_MIN_UM2, _LACUNA_MAX_UM2 = 12.0, 14.0, 4000.0, 2000.0
-_BLOOD_EOSIN_OD, _BLOOD_TIMES, _BLOOD_OPEN_UM, _BLOOD_MIN_UM2 = 0.10, 1.2, 16.0, 8000.0
+_BLOOD_EOSIN_OD, _BLOOD_TIMES, _BLOOD_GRAIN, _BLOOD_OPEN_UM, _BLOOD_MIN_UM2 = 0.10, 1.2, 0.10, 16.0, 8000.0
 _FOLD_TIMES, _FOLD_OPEN_UM, _FOLD_MIN_UM2, _FOLD_ELONGATION = 1.7, 5.0, 3000.0, 2.5
 _CRUSH_TIMES, _CRUSH_COHERENCE, _CRUSH_OPEN_UM, _CRUSH_MIN_UM2 = 1.4, 0.45, 10.0, 5000.0
 _OTHER_OPEN_UM, _OTHER_MIN_UM2 = 12.0, 2000.0
@@ -46,14 +46,13 @@ class Tissue(IntEnum):
 
 def classify(evidence: Evidence, tissue: Mask, *, mpp: float) -> Bytes:
     """Return the class of every pixel, uint8 of shape (h, w); ``GLASS`` outside ``tissue``."""
-    bone = _bone(evidence, tissue, mpp)
-    free = tissue & ~bone
-    marrow_like = free & (evidence.nuclei > _SOME_NUCLEI * SHARE_SCALE)
+    marrow_like = tissue & (evidence.nuclei > _SOME_NUCLEI * SHARE_SCALE)
+    blood = _haemorrhage(evidence, tissue, marrow_like, mpp)
+    bone = _bone(evidence, tissue & ~blood, mpp)
+    free = tissue & ~(bone | blood)
     fold = _fold(evidence, free, marrow_like, mpp)
     crush = _crush(evidence, free & ~fold, marrow_like, mpp)
     free &= ~(fold | crush)
-    blood = _haemorrhage(evidence, free, marrow_like, mpp)
-    free &= ~blood
     pale = evidence.pale.astype(bool)
     fat = find_fat(pale, evidence.membrane.astype(bool), tissue & ~(bone | fold | crush | blood), bone, mpp=mpp)
     classes = np.full(tissue.shape, Tissue.GLASS, dtype=np.uint8)
@@ -138,14 +137,15 @@ def _crush(evidence: Evidence, free: Mask, marrow_like: Mask, mpp: float) -> Mas
 
 
 def _haemorrhage(evidence: Evidence, free: Mask, marrow_like: Mask, mpp: float) -> Mask:
+    """Find packed red cells: redder than the marrow, without nuclei, and grainy, which bone is not."""
     limits = _typical(evidence, marrow_like)
     least = max(_BLOOD_EOSIN_OD * OD_SCALE, _BLOOD_TIMES * limits[1] if limits else 0.0)
     dense = free & (evidence.pale_share < _COVERED * SHARE_SCALE)
-    red = dense & (evidence.eosin > least) & (evidence.nuclei < _FEW_NUCLEI * SHARE_SCALE)
-    red &= evidence.haematoxylin < _BLUE_BONE * evidence.eosin
+    red = dense & (evidence.eosin > least) & (evidence.nuclei < _SOME_NUCLEI * SHARE_SCALE)
+    red &= (evidence.haematoxylin < _BLUE_BONE * evidence.eosin) & (evidence.texture > _BLOOD_GRAIN * evidence.eosin)
     red = opened(closed(red, 0.25 * _BLOOD_OPEN_UM / mpp), _BLOOD_OPEN_UM / mpp)
     red = grown(red, 0.25 * _BLOOD_OPEN_UM / mpp) & dense & (evidence.nuclei < _SOME_NUCLEI * SHARE_SCALE)
-    return large(red, _BLOOD_MIN_UM2 / mpp**2)
+    return large(filled(red, _LACUNA_MAX_UM2 / mpp**2) & free, _BLOOD_MIN_UM2 / mpp**2)
 
 
 def _other(evidence: Evidence, stained: Mask, mpp: float) -> Mask:

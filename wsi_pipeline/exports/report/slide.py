@@ -23,7 +23,7 @@ from wsi_pipeline.exports.report.select import (
     shown,
 )
 from wsi_pipeline.exports.report.summary import SlideSummary, read_summary
-from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, count, reason, seams
+from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, cellularity, count, reason, seams
 
 if TYPE_CHECKING:
     from wsi_pipeline.slides import Slide
@@ -133,6 +133,7 @@ def write_slide_report(slide_dir: Path, *, slide: Slide, taxonomy: Taxonomy, spe
         regions=_region_rows(regions, slide),
         fields=pages.fields,
         galleries=pages.galleries,
+        cellularity=None if summary.cellularity is None else cellularity(summary.cellularity),
         seams=None if summary.seams is None else seams(summary.seams),
         could_not=_could_not(summary, pages.problems),
     )

@@ -157,6 +157,17 @@ class Seams(_Part):
     straight_edges: StraightEdges | None = None
 
 
+class CellularityFact(_Part):
+    """Haematopoietic over haematopoietic and fat area, percent, and what it was measured on."""
+
+    percent: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    n_spaces: int = 0
+    area_mm2: float = 0.0
+    reason: str | None = None
+
+
 class SlideSummary(_Part):
     """The whole of ``summary.json``.
 
@@ -174,6 +185,8 @@ class SlideSummary(_Part):
         Flat; shown as they are, in their order.
     seams
         Of ``quality``, what is not flat.
+    cellularity
+        Of the regions of a trephine.
     timings
         Seconds by stage.
     warnings
@@ -198,6 +211,7 @@ class SlideSummary(_Part):
     predictions: tuple[Answer, ...] = ()
     quality: dict[str, Scalar] = {}
     seams: Seams | None = Field(None, validation_alias=AliasPath("quality", "seams"))
+    cellularity: CellularityFact | None = Field(None, validation_alias=AliasPath("regions", "cellularity"))
     provenance: dict[str, Scalar] = {}
     timings: dict[str, float] = {}
     warnings: tuple[str, ...] = ()

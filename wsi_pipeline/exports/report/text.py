@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from wsi_pipeline.exports.report.summary import Scalar, Seams
+from wsi_pipeline.exports.report.summary import CellularityFact, Scalar, Seams
 
 SPECIMENS = {
     "blood_smear": "Peripheral blood smear",
@@ -45,6 +45,19 @@ REASONS = {
     "too-few-calibration-images": "the classifier was tested on too few images of a class",
     "no-inner-borders": "the slide is one block, without borders inside",
     "no-differential": "a section has no differential",
+    "background": "background",
+    "pen": "pen",
+    "no-data": "not scanned",
+    "too-small": "too small",
+    "outside-drawn": "outside the drawn areas",
+    "bone": "bone",
+    "haemorrhage": "haemorrhage",
+    "crush": "crushed cells",
+    "fold": "fold of the section",
+    "subcortical-rim": "marrow beside cortical bone, often poor in cells",
+    "too-little-marrow": "too little marrow",
+    "too-few-marrow-spaces": "too few marrow spaces for an interval",
+    "resolution-too-low": "the image is too coarse to tell marrow from bone",
     "missing-mpp": "the slide carries no microns per pixel",
     "implausible-mpp": "the slide's microns per pixel are implausible",
     "unreadable": "the file is damaged or incomplete",
@@ -169,6 +182,22 @@ def seams(found: Seams) -> str:
         f"Seams: {number(counts.value)} times as many cells by area within {number(found.distance_um)} µm of a block's "
         f"border as in the interiors (95 % interval {interval(counts.lower, counts.upper, 2)}); straight edges "
         f"{number(edges.border_um_per_mm)} µm per mm of border, {number(edges.control_um_per_mm)} in the interiors."
+    )
+
+
+def cellularity(found: CellularityFact) -> str:
+    """Return in sentences how much of the marrow is haematopoietic, or why that is not said."""
+    if found.percent is None:
+        return f"Cellularity: not measured, {reason(found.reason)} ({number(found.area_mm2)} mm² found)."
+    spaces = f"{found.n_spaces} marrow space{'' if found.n_spaces == 1 else 's'}"
+    if found.lower is None or found.upper is None:
+        spread = f"{spaces}, {reason(found.reason)}"
+    else:
+        spread = f"95 % interval over {spaces} {interval(found.lower, found.upper, 0)} %"
+    return (
+        f"Cellularity: about {found.percent:.0f} % ({spread}), haematopoietic area over haematopoietic and fat area on "
+        f"{number(found.area_mm2)} mm². Bone, artefacts and marrow beside cortical bone are left out. Told by colour and "
+        "shape, without regard to age, and not compared with a pathologist's estimate: look at the section."
     )
 
 
