@@ -18,7 +18,8 @@ def test_cmu_small_region(data_root):
         assert find_regions(slide, specimen="trephine", config=RegionsConfig()).mode == "all"
         regions = find_regions(slide, specimen="trephine", config=SEARCH)
     assert 0.55 < regions.area_mm2 < 0.75  # of 1.64 mm2
-    assert regions.included.contains(Point(1200, 1500))
+    # The skin's horn is streaming and without nuclei, as crushed marrow is.
+    assert regions.included.contains(Point(1050, 2100))
     assert not regions.included.contains(Point(300, 1800))
 
 

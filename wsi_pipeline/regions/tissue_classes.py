@@ -17,9 +17,9 @@ from wsi_pipeline.regions.masks import Mask
 from wsi_pipeline.regions.morphology import closed, filled, grown, large, opened
 
 _EOSIN_BONE_OD, _EOSIN_BLUE_BONE_OD = 0.045, 0.16
-_BLUE_BONE = 0.35
+_BLUE_BONE = 0.30
 """Largest haematoxylin over eosin of bone without calcium and of red cells."""
-_SMOOTH_OD, _BLUE_SMOOTH_OD = 0.06, 0.10
+_SMOOTH_OD, _BLUE_SMOOTH_OD = 0.045, 0.10
 _FEW_NUCLEI, _SOME_NUCLEI, _BONE_NUCLEI, _BLUE_NUCLEI = 0.03, 0.06, 0.10, 0.20
 _COVERED = 0.15
 _BONE_OPEN_UM, _BONE_EDGE_UM, _BONE_MIN_UM2, _LACUNA_MAX_UM2 = 12.0, 14.0, 4000.0, 2000.0

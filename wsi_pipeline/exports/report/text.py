@@ -196,8 +196,8 @@ def cellularity(found: CellularityFact) -> str:
         spread = f"95 % interval over {spaces} {interval(found.lower, found.upper, 0)} %"
     return (
         f"Cellularity: about {found.percent:.0f} % ({spread}), haematopoietic area over haematopoietic and fat area on "
-        f"{number(found.area_mm2)} mm². Bone, artefacts and marrow beside cortical bone are left out. Told by colour and "
-        "shape, without regard to age, and not compared with a pathologist's estimate: look at the section."
+        f"{number(found.area_mm2)} mm². Bone, artefacts and marrow beside cortical bone are left out. Told by colour "
+        "and shape, without regard to age, and not compared with a pathologist's estimate: look at the section."
     )
 
 
