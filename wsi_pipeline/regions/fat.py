@@ -18,7 +18,7 @@ _SLIMMEST = 0.45
 _ROUNDEST = 64 / np.pi
 """Squared count of border pixel edges over area of a disc, which has 8 edges per pixel of its radius."""
 _LEAST_ROUND = 0.4
-_LEAST_WALL = 0.5
+_LEAST_WALL = 0.6
 _MOST_OPEN = 0.15
 _SPECK_UM2 = 200.0
 _WALL_UM = 3.0

@@ -20,7 +20,7 @@ _EOSIN_BONE_OD, _EOSIN_BLUE_BONE_OD = 0.045, 0.16
 _BLUE_BONE = 0.30
 """Largest haematoxylin over eosin of bone without calcium and of red cells."""
 _SMOOTH_OD, _BLUE_SMOOTH_OD = 0.045, 0.10
-_FEW_NUCLEI, _SOME_NUCLEI, _BONE_NUCLEI, _BLUE_NUCLEI = 0.03, 0.06, 0.10, 0.20
+_FEW_NUCLEI, _SOME_NUCLEI, _NO_MARROW_NUCLEI, _BLUE_NUCLEI = 0.03, 0.06, 0.10, 0.20
 _COVERED = 0.15
 _BONE_OPEN_UM, _BONE_EDGE_UM, _BONE_MIN_UM2, _LACUNA_MAX_UM2 = 12.0, 14.0, 4000.0, 2000.0
 _BLOOD_EOSIN_OD, _BLOOD_TIMES, _BLOOD_GRAIN, _BLOOD_OPEN_UM, _BLOOD_MIN_UM2 = 0.10, 1.2, 0.10, 16.0, 8000.0
@@ -49,6 +49,8 @@ def classify(evidence: Evidence, tissue: Mask, *, mpp: float) -> Bytes:
     marrow_like = tissue & (evidence.nuclei > _SOME_NUCLEI * SHARE_SCALE)
     blood = _haemorrhage(evidence, tissue, marrow_like, mpp)
     bone = _bone(evidence, tissue & ~blood, mpp)
+    in_bone = _bordering(blood, bone)
+    blood, bone = blood & ~in_bone, bone | in_bone
     free = tissue & ~(bone | blood)
     fold = _fold(evidence, free, marrow_like, mpp)
     crush = _crush(evidence, free & ~fold, marrow_like, mpp)
@@ -92,7 +94,7 @@ def subcortical(classes: Bytes, *, mpp: float, depth_um: float) -> Mask:
 
 def _bone(evidence: Evidence, tissue: Mask, mpp: float) -> Mask:
     covered = tissue & (evidence.pale_share < _COVERED * SHARE_SCALE)
-    no_marrow = evidence.nuclei < _BONE_NUCLEI * SHARE_SCALE
+    no_marrow = evidence.nuclei < _NO_MARROW_NUCLEI * SHARE_SCALE
     pink = evidence.haematoxylin < np.maximum(_BLUE_BONE * evidence.eosin, 0.02 * OD_SCALE)
     pink &= evidence.eosin > _EOSIN_BONE_OD * OD_SCALE
     seed = covered & no_marrow & pink & (evidence.texture < _SMOOTH_OD * OD_SCALE)
@@ -113,6 +115,19 @@ def _bone(evidence: Evidence, tissue: Mask, mpp: float) -> Mask:
     bone |= grown(bone, _BONE_EDGE_UM / mpp) & edge
     bone = opened(closed(bone, 0.5 * _BONE_EDGE_UM / mpp), 0.25 * _BONE_OPEN_UM / mpp) & tissue
     return filled(bone, _LACUNA_MAX_UM2 / mpp**2) & tissue
+
+
+def _bordering(mask: Mask, other: Mask) -> Mask:
+    """Return the pieces of a mask whose border runs along another one for a quarter or more."""
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    # Each pixel around takes the number of a piece beside it.
+    around = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int64)
+    ring = (around > 0) & ~mask
+    length = np.bincount(around[ring], minlength=count)
+    shared = np.bincount(around[ring & other], minlength=count)
+    keep = shared >= np.maximum(0.25 * length, 1)
+    keep[0] = False
+    return np.asarray(keep[labels])
 
 
 def _fold(evidence: Evidence, free: Mask, marrow_like: Mask, mpp: float) -> Mask:
@@ -141,10 +156,10 @@ def _haemorrhage(evidence: Evidence, free: Mask, marrow_like: Mask, mpp: float) 
     limits = _typical(evidence, marrow_like)
     least = max(_BLOOD_EOSIN_OD * OD_SCALE, _BLOOD_TIMES * limits[1] if limits else 0.0)
     dense = free & (evidence.pale_share < _COVERED * SHARE_SCALE)
-    red = dense & (evidence.eosin > least) & (evidence.nuclei < _SOME_NUCLEI * SHARE_SCALE)
+    red = dense & (evidence.eosin > least) & (evidence.nuclei < _NO_MARROW_NUCLEI * SHARE_SCALE)
     red &= (evidence.haematoxylin < _BLUE_BONE * evidence.eosin) & (evidence.texture > _BLOOD_GRAIN * evidence.eosin)
     red = opened(closed(red, 0.25 * _BLOOD_OPEN_UM / mpp), _BLOOD_OPEN_UM / mpp)
-    red = grown(red, 0.25 * _BLOOD_OPEN_UM / mpp) & dense & (evidence.nuclei < _SOME_NUCLEI * SHARE_SCALE)
+    red = grown(red, 0.25 * _BLOOD_OPEN_UM / mpp) & dense & (evidence.nuclei < _NO_MARROW_NUCLEI * SHARE_SCALE)
     return large(filled(red, _LACUNA_MAX_UM2 / mpp**2) & free, _BLOOD_MIN_UM2 / mpp**2)
 
 

@@ -32,7 +32,7 @@ _JOIN_UM = 100.0
 """Fat at the edge of a core is as pale as glass: the search reaches this far around stained tissue, and a gap."""
 _SMOOTH_UM = 8.0
 _EXCLUDED_MIN_UM2 = 4000.0
-_REST_MIN_MM2 = 0.002
+_REST_MIN_MM2, _REST_MIN_UM = 0.002, 32.0
 
 _EXCLUDED = {
     Tissue.BONE: "bone",
@@ -124,10 +124,13 @@ def _without(found: Regions, pieces: list[_Piece], slide: Slide) -> Regions:
             added.append(Exclusion(part, reason))
             included = only_areas(included.difference(part))
     kept = as_multipolygon(included)
-    scraps = [one for one in kept.geoms if area_mm2(one, slide) < _REST_MIN_MM2] if added else []
-    if scraps:
-        added.append(Exclusion(only_areas(MultiPolygon(scraps)), "too-small"))
-        kept = MultiPolygon([one for one in kept.geoms if area_mm2(one, slide) >= _REST_MIN_MM2])
+    if added:
+        # Along bone at the edge of a core a seam remains.
+        narrow = _REST_MIN_UM / 2 / min(slide.mpp.x, slide.mpp.y)
+        scraps = [a for a in kept.geoms if area_mm2(a, slide) < _REST_MIN_MM2 or a.buffer(-narrow).is_empty]
+        if scraps:
+            added.append(Exclusion(only_areas(MultiPolygon(scraps)), "too-small"))
+            kept = MultiPolygon([one for one in kept.geoms if one not in scraps])
     emptied_by = max(added, key=lambda part: part.geometry.area).reason if kept.is_empty and added else None
     return replace(
         found,
