@@ -246,7 +246,18 @@ def test_no_cells_says_so_and_why(tmp_path: Path, slide: FakeSlide, fake_taxonom
     assert "No cells found." in page.text
     assert len(page.of("img")) == 2, "the overview and its layer"
     write_summary(tmp_path / "c", {"slide_id": "s", "specimen": "trephine", "status": "ok"})
-    assert "No cells found." in _report(tmp_path / "c", slide, fake_taxonomy, "trephine").text
+    page = _report(tmp_path / "c", slide, fake_taxonomy, "trephine")
+    assert "No cells found." in page.text
+    assert "Cellularity" not in page.text
+
+
+def test_cellularity_of_a_trephine_is_shown_with_its_interval(
+    tmp_path: Path, slide: FakeSlide, fake_taxonomy: FakeTaxonomy
+) -> None:
+    facts = {"percent": 55.4, "lower": 48.2, "upper": 61.0, "n_spaces": 12, "area_mm2": 6.21, "reason": None}
+    write_summary(tmp_path, summary({"blast": 1}) | {"regions": {"classes_mm2": {}, "cellularity": facts}})
+    text = _report(tmp_path, slide, fake_taxonomy, "trephine").text
+    assert "Cellularity: about 55 % (95 % interval over 12 marrow spaces 48 – 61 %)" in text
 
 
 def test_unreadable_pixels_are_listed_not_hidden(tmp_path: Path, slide: FakeSlide, fake_taxonomy: FakeTaxonomy) -> None:

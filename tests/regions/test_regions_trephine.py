@@ -208,7 +208,9 @@ def test_cellularity_in_words():
     assert "12 marrow spaces" in full
     few = in_words(CellularityFact(percent=55.4, n_spaces=1, area_mm2=0.6, reason="too-few-marrow-spaces"))
     assert "1 marrow space, too few marrow spaces for an interval" in few
-    assert "not measured, too little marrow" in in_words(CellularityFact(reason="too-little-marrow", area_mm2=0.1))
+    assert "not measured, too little marrow (0.1 mm²)." in in_words(
+        CellularityFact(reason="too-little-marrow", area_mm2=0.1)
+    )
 
 
 # Places on bswon23.png that a person sees as bone and as marrow: x, y in its pixels.

@@ -188,7 +188,8 @@ def seams(found: Seams) -> str:
 def cellularity(found: CellularityFact) -> str:
     """Return in sentences how much of the marrow is haematopoietic, or why that is not said."""
     if found.percent is None:
-        return f"Cellularity: not measured, {reason(found.reason)} ({number(found.area_mm2)} mm² found)."
+        little = f" ({number(found.area_mm2)} mm²)" if found.reason == "too-little-marrow" else ""
+        return f"Cellularity: not measured, {reason(found.reason)}{little}."
     spaces = f"{found.n_spaces} marrow space{'' if found.n_spaces == 1 else 's'}"
     if found.lower is None or found.upper is None:
         spread = f"{spaces}, {reason(found.reason)}"
