@@ -28,7 +28,7 @@ _COARSEST_MPP = 4.0
 """A nucleus of 7 um is then two pixels wide; in coarser pictures marrow and bone look alike."""
 _MAX_PX = 32 * 2**20
 _STRIP_PX = 512
-_JOIN_UM = 100.0
+_JOIN_UM = 160.0
 """Fat at the edge of a core is as pale as glass: the search reaches this far around stained tissue, and a gap."""
 _SMOOTH_UM = 8.0
 _EXCLUDED_MIN_UM2 = 4000.0
