@@ -241,8 +241,9 @@ def test_a_real_core(data_root):
     assert found["lower"] < found["percent"] < found["upper"]
 
 
-# A 6 x 6 grid of points on every field, judged by eye before the classes were laid over: those in fat, and those on a
-# border or in a gap, which are not judged. The rest is marrow.
+# A 6 x 6 grid of points on every field, judged by eye on the plain picture: those in fat, and those on a border or in a
+# gap, which are not judged. The rest is marrow. The judge, no pathologist, had set the rules on these fields and had
+# seen their classes: this guards against getting worse and is no validation.
 _JUDGED = {
     "BM_GRAZ_HE_0001_01": ({2, 4, 9, 10, 11, 17, 23, 25, 26, 32, 33, 35}, {12, 27, 29, 31, 34}),
     "BM_GRAZ_HE_0002_01": ({0, 4, 6, 8, 10, 11, 16, 23, 28, 29, 30, 34}, {2, 9, 32}),
