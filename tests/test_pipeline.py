@@ -507,7 +507,7 @@ def test_an_empty_slide_is_empty_with_a_reason(tmp_path: Path, large: bool) -> N
     settings = {"regions.all_below_mm2": 0.0 if large else 4.0, "exports.report": True}
     (summary,) = run_here([white], tmp_path / "out", settings).summaries
     assert summary["status"] == "empty"
-    assert summary["reason"] == ("no-stained-area" if large else "no-cells")
+    assert summary["reason"] == ("glass-only" if large else "no-cells")
     assert rows_of(tmp_path / "out")["white"]["n_cells"] == "0"
     folder = tmp_path / "out" / "slides" / "white"
     cells = geopandas.read_parquet(folder / "cells.parquet")

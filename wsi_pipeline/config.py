@@ -49,6 +49,32 @@ class RegionsConfig(_Section):
     overview_mpp: float = Field(8.0, ge=1, le=64, description="Resolution of the overview that is searched.")
     min_area_mm2: float = Field(0.02, ge=0, description="Smaller pieces of tissue or stain are ignored.")
     all_below_mm2: float = Field(4.0, ge=0, description="Images smaller than this are read whole in mode auto.")
+    search_mpp: float = Field(1.0, ge=0.5, le=2, description="Smears: resolution at which red cells are measured.")
+    thin_share: float = Field(
+        0.5, ge=0, le=1, description="Smears: too thin where red cells cover less than this share of the monolayer's."
+    )
+    max_cover: float = Field(0.8, gt=0, le=1, description="Smears: too thick where red cells leave fewer gaps.")
+    max_overlap: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Smears: too thick where more of the red cells' area is doubled than usual, by this.",
+    )
+    max_blur_um: float = Field(
+        1.2, ge=0.5, le=4, description="Smears: out of focus above this blur (standard deviation of a Gaussian)."
+    )
+    min_exposure: float = Field(
+        0.25, ge=0, lt=1, description="Smears: too dark where not even a tenth reaches this share of full brightness."
+    )
+    max_specks_per_mm2: float = Field(
+        5000, gt=0, description="Smears: stain precipitate where more dark specks than this lie on a mm2."
+    )
+    min_stripe_od: float = Field(
+        0.03, ge=0.01, le=1, description="Smears: stripes of a scanner that differ by less (optical density) are kept."
+    )
+    trail_um: float = Field(
+        500.0, ge=0, description="Marrow smears: this near to a particle thin parts are kept, as cell trails."
+    )
     trephine_mpp: float = Field(2.0, ge=1, le=4, description="Resolution at which bone, fat and marrow are told apart.")
     subcortical_um: float = Field(
         500.0, ge=0, description="Marrow this near to cortical bone is left out of cellularity; 0 counts all."

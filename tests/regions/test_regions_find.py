@@ -61,7 +61,7 @@ def test_stained_area_of_a_smear(open_image, glass, red_cells):
     with open_image(image) as slide:
         regions = find_regions(slide, specimen="blood_smear", config=SEARCH)
         check_partition(regions, slide)
-    assert regions.mode == "stain"
+    assert regions.mode == "monolayer"
     truth = box(300, 300, 1700, 1300)
     overlap = regions.included.intersection(truth).area / regions.included.union(truth).area
     assert overlap > 0.93
@@ -156,5 +156,5 @@ def test_a_smear_covered_from_edge_to_edge_is_stained(tmp_path: Path) -> None:
     made = make_virtual_slide(tmp_path / "covered.tiff", profile="normal", size_px=2048, seed=1)
     with open_slide(made.path) as slide:
         regions = find_regions(slide, specimen="blood_smear", config=RegionsConfig(all_below_mm2=0.0))
-    assert regions.mode == "stain"
+    assert regions.mode == "monolayer"
     assert regions.area_mm2 > 0.95 * 0.512**2

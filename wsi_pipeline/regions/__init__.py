@@ -1,4 +1,4 @@
-"""Where to look: tissue of trephines, the stained area of smears, the whole image, or areas drawn in QuPath."""
+"""Where to look: tissue of trephines, the monolayer of smears, the whole image, or areas drawn in QuPath."""
 
 from wsi_pipeline.regions.choose import FieldChoice, choose_fields, narrow, regions_from_record, regions_record
 from wsi_pipeline.regions.fields import Field, FieldLattice, FieldSet, shortest_prefix, waves

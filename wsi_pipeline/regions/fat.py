@@ -8,7 +8,7 @@ import numpy.typing as npt
 from skimage.segmentation import watershed
 
 from wsi_pipeline.regions.masks import Mask
-from wsi_pipeline.regions.morphology import filled
+from wsi_pipeline.regions.morphology import fill_holes
 
 _MIN_UM, _MAX_UM = 20.0, 150.0
 _SMOOTH_UM = 3.0
@@ -37,7 +37,7 @@ def find_fat(pale: Mask, membrane: Mask, tissue: Mask, bone: Mask, *, mpp: float
     """
     fat = np.zeros_like(pale)
     for seen in (pale, pale & ~membrane):
-        whole = filled(seen, _SPECK_UM2 / mpp**2)
+        whole = fill_holes(seen, _SPECK_UM2 / mpp**2, at_edge=True)
         if (whole & tissue).any():
             fat |= _round_parts(whole, tissue, bone, mpp)
     side = 2 * max(1, round(_WALL_UM / mpp)) + 1

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import shapely
 from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.config import RegionsConfig
 from wsi_pipeline.errors import RegionError
+from wsi_pipeline.regions.assemble import (
+    NO_PIECES,
+    SPECK_MM2,
+    build,
+    exclude,
+    exclude_small,
+    merged,
+    slide_bounds,
+    small_note,
+)
 from wsi_pipeline.regions.geojson import read_regions
-from wsi_pipeline.regions.masks import Mask, find_masks
-from wsi_pipeline.regions.overview import Overview, read_overview, sample_glass
+from wsi_pipeline.regions.masks import find_masks
+from wsi_pipeline.regions.overview import read_overview
 from wsi_pipeline.regions.polygons import mask_to_polygons
-from wsi_pipeline.regions.regions import Exclusion, RegionMode, Regions, area_mm2, as_multipolygon, only_areas
+from wsi_pipeline.regions.regions import Exclusion, Regions, area_mm2, as_multipolygon
+from wsi_pipeline.regions.smear import find_smear_regions
 from wsi_pipeline.regions.trephine import find_trephine_regions
 from wsi_pipeline.slides import Slide
-
-_MAX_SMALL_LISTED = 200
-_SPECK_MM2 = 0.0005
-_NO_PIECES = MultiPolygon()
 
 
 def find_regions(slide: Slide, *, specimen: str, config: RegionsConfig, regions_file: Path | None = None) -> Regions:
@@ -32,8 +38,8 @@ def find_regions(slide: Slide, *, specimen: str, config: RegionsConfig, regions_
     slide
         An open slide.
     specimen
-        ``trephine`` looks for tissue and, inside, tells marrow from bone and artefacts;
-        ``blood_smear`` and ``marrow_smear`` for the stained area.
+        ``trephine`` looks for tissue and, inside, tells marrow from bone and artefacts; ``blood_smear`` and
+        ``marrow_smear`` for the monolayer.
     config
         Mode ``auto`` uses ``regions_file`` when there is one, the whole image below ``all_below_mm2``, and the
         overview otherwise; ``all`` the whole scanned area; ``file`` the drawn areas.
@@ -58,71 +64,52 @@ def _find(slide: Slide, specimen: str, config: RegionsConfig, regions_file: Path
         )
     if regions_file is not None and config.mode != "all":
         return _drawn(slide, config, regions_file)
-    whole = _bounds(slide)
+    whole = slide_bounds(slide)
     size_mm2 = area_mm2(whole, slide)
     if config.mode == "all":
         note = f"the regions file {regions_file.name} is not used, because regions.mode is all" if regions_file else ""
-        return _build(slide, config, "all", included=MultiPolygon([whole]), excluded=[], note=note)
+        return build(slide, config, "all", included=MultiPolygon([whole]), excluded=[], note=note)
     if size_mm2 < config.all_below_mm2:
         note = f"read whole: {size_mm2:.3g} mm2 is below regions.all_below_mm2 ({config.all_below_mm2:g})"
-        return _build(slide, config, "all", included=MultiPolygon([whole]), excluded=[], note=note)
-    return _searched(slide, config, stain=specimen != "trephine")
+        return build(slide, config, "all", included=MultiPolygon([whole]), excluded=[], note=note)
+    if specimen == "trephine":
+        return _tissue(slide, config)
+    return find_smear_regions(slide, config, marrow=specimen == "marrow_smear")
 
 
-def _searched(slide: Slide, config: RegionsConfig, *, stain: bool) -> Regions:
+def _tissue(slide: Slide, config: RegionsConfig) -> Regions:
     overview = read_overview(slide, config.overview_mpp)
-    glass = sample_glass(slide) if stain else None
-    masks = find_masks(overview.pixels, mpp=overview.mpp, stain=stain, glass=glass)
-    bounds = _bounds(slide)
+    masks = find_masks(overview.pixels, mpp=overview.mpp, stain=False)
+    bounds = slide_bounds(slide)
     included: list[Polygon] = []
     small: list[Polygon] = []
     for piece in mask_to_polygons(masks.stained, overview.frame):
         size = area_mm2(piece, slide)
         if size >= config.min_area_mm2:
             included.append(piece)
-        elif size >= _SPECK_MM2:
+        elif size >= SPECK_MM2:
             small.append(piece)
-    pieces = as_multipolygon(shapely.unary_union(included).intersection(bounds)) if included else _NO_PIECES
+    pieces = as_multipolygon(shapely.unary_union(included).intersection(bounds)) if included else NO_PIECES
     excluded: list[Exclusion] = []
     taken: BaseGeometry = pieces
     for reason, mask in (("pen", masks.pen), ("no-data", masks.no_data)):
-        taken = _exclude(_merged(mask, overview), reason, taken, bounds, excluded)
-    small = sorted(small, key=lambda piece: -piece.area)
-    for piece in sorted(small[:_MAX_SMALL_LISTED], key=lambda piece: (piece.bounds[1], piece.bounds[0])):
-        taken = _exclude(piece, "too-small", taken, bounds, excluded)
-    _exclude(bounds, "glass" if stain else "background", taken, bounds, excluded)
+        taken = exclude(merged(mask, overview.frame), reason, taken, bounds, excluded)
+    taken = exclude_small(small, taken, bounds, excluded)
+    exclude(bounds, "background", taken, bounds, excluded)
     notes = []
     if overview.mpp > config.overview_mpp:
         notes.append(f"searched at {overview.mpp:g} um/px, since the slide is too large for {config.overview_mpp:g}")
     if pieces.is_empty:
-        what = "stained area" if stain else "tissue"
         notes.append(
-            f"no {what} found: nothing of {config.min_area_mm2:g} mm2 or more is denser than "
+            f"no tissue found: nothing of {config.min_area_mm2:g} mm2 or more is denser than "
             f"{masks.threshold_od:.3f} optical density over glass"
         )
-    if len(small) > _MAX_SMALL_LISTED:
-        notes.append(f"{len(small)} pieces are too small; the largest {_MAX_SMALL_LISTED} are listed")
-    mode: RegionMode = "stain" if stain else "tissue"
-    return _build(slide, config, mode, included=pieces, excluded=excluded, note="; ".join(notes))
-
-
-def _merged(mask: Mask, overview: Overview) -> BaseGeometry:
-    return shapely.unary_union(mask_to_polygons(mask, overview.frame)) if np.any(mask) else _NO_PIECES
-
-
-def _exclude(
-    geometry: BaseGeometry, reason: str, taken: BaseGeometry, bounds: Polygon, excluded: list[Exclusion]
-) -> BaseGeometry:
-    """Add what of ``geometry`` is not yet taken to ``excluded``; return what is taken then."""
-    rest = only_areas(geometry.intersection(bounds).difference(taken))
-    if rest.is_empty:
-        return taken
-    excluded.append(Exclusion(rest, reason))
-    return shapely.union(taken, rest)
+    notes += small_note(small)
+    return build(slide, config, "tissue", included=pieces, excluded=excluded, note="; ".join(notes))
 
 
 def _drawn(slide: Slide, config: RegionsConfig, regions_file: Path) -> Regions:
-    bounds = _bounds(slide)
+    bounds = slide_bounds(slide)
     areas = read_regions(regions_file, offset_px0=(slide.bounds.x0, slide.bounds.y0))
     wanted = [area.geometry for area in areas if not area.ignored]
     if not wanted:
@@ -140,35 +127,10 @@ def _drawn(slide: Slide, config: RegionsConfig, regions_file: Path) -> Regions:
     taken: BaseGeometry = MultiPolygon()
     for area in areas:
         if area.ignored:
-            taken = _exclude(area.geometry, area.reason, taken, bounds, excluded)
+            taken = exclude(area.geometry, area.reason, taken, bounds, excluded)
     included = as_multipolygon(drawn.difference(taken))
-    _exclude(bounds, "outside-drawn", shapely.union(taken, included), bounds, excluded)
+    exclude(bounds, "outside-drawn", shapely.union(taken, included), bounds, excluded)
     note = f"drawn areas of {regions_file.name}"
     if drawn.area < pieces.area * (1 - 1e-9):
         note += "; parts outside the slide are cut off"
-    return _build(slide, config, "file", included=included, excluded=excluded, note=note)
-
-
-def _bounds(slide: Slide) -> Polygon:
-    return box(slide.bounds.x0, slide.bounds.y0, slide.bounds.x1, slide.bounds.y1)
-
-
-def _build(
-    slide: Slide,
-    config: RegionsConfig,
-    mode: RegionMode,
-    *,
-    included: MultiPolygon,
-    excluded: list[Exclusion],
-    note: str,
-) -> Regions:
-    return Regions(
-        included=included,
-        excluded=tuple(excluded),
-        mode_requested=config.mode,
-        mode=mode,
-        note=note,
-        area_mm2=area_mm2(included, slide),
-        fingerprint=slide.fingerprint,
-        bounds_offset_px0=(slide.bounds.x0, slide.bounds.y0),
-    )
+    return build(slide, config, "file", included=included, excluded=excluded, note=note)

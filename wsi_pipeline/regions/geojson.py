@@ -16,6 +16,7 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.errors import RegionError
+from wsi_pipeline.regions.reasons import REASONS
 
 _MAX_BYTES = 200 * 2**20
 _AREAS = ("Polygon", "MultiPolygon")
@@ -81,14 +82,8 @@ def read_regions(path: Path, *, offset_px0: tuple[int, int] = (0, 0)) -> list[Dr
     return areas
 
 
-_REASONS = frozenset({
-    "background", "glass", "pen", "no-data", "too-small", "outside-drawn",
-    "poor-field", "beyond-max-area", "beyond-target", "partial-field",
-})  # fmt: skip
-
-
 def _known_reason(text: str) -> str:
-    return text if text in _REASONS else "ignored-class"
+    return text if text in REASONS else "ignored-class"
 
 
 def _load(path: Path) -> Any:

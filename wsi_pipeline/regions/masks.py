@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Mask = npt.NDArray[np.bool_]
-Rgb = npt.NDArray[np.uint8]
+from wsi_pipeline.regions.artefacts import find_pen
+from wsi_pipeline.regions.morphology import Mask, Rgb, fill_holes, grow, large, morphology, px
 
 _OD_SCALE = 400.0
 """Grey levels of the density picture per unit of optical density (255 is a density of 0.64)."""
@@ -25,8 +25,6 @@ _DEFAULT_GLASS = 243
 _MAX_HOLE_MM2 = 0.5
 _NO_DATA_LEVEL = 8
 _NO_DATA_MIN_MM2 = 0.02
-_PEN_MIN_MM2 = 0.05
-_PEN_MAX_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +82,13 @@ def find_masks(pixels: Rgb, *, mpp: float, stain: bool, glass: tuple[int, int, i
         Colour of empty glass; taken from the overview when None.
     """
     pixel_mm2 = mpp * mpp * 1e-6
-    no_data = _large(pixels.max(axis=2) <= _NO_DATA_LEVEL, _NO_DATA_MIN_MM2 / pixel_mm2)
+    no_data = large(pixels.max(axis=2) <= _NO_DATA_LEVEL, _NO_DATA_MIN_MM2 / pixel_mm2)
     if no_data.any():
-        no_data = _grow(no_data, _px(16, mpp))
+        no_data = grow(no_data, px(16, mpp))
     density = optical_density(pixels, glass or glass_colour(pixels))
     low, high = _STAIN_OD if stain else _TISSUE_OD
     density[no_data] = 0
-    pen = _find_pen(pixels, density > low * _OD_SCALE, mpp) & ~no_data
+    pen = find_pen(pixels, density > low * _OD_SCALE, mpp) & ~no_data
     density[pen] = 0
     valid = ~(no_data | pen)
     # A smear is judged by how densely cells cover it, over the width of a few cells.
@@ -98,34 +96,10 @@ def find_masks(pixels: Rgb, *, mpp: float, stain: bool, glass: tuple[int, int, i
     threshold = float(np.clip(_otsu(density[valid]) / _OD_SCALE, low, high)) if valid.any() else high
     stained = (density > threshold * _OD_SCALE) & valid
     # Closing comes first: the walls between fat cells are thin, and opening would remove them.
-    stained = _morphology(stained, cv2.MORPH_CLOSE, _px(40.0, mpp))
-    stained = _fill_holes(stained, max_px=_MAX_HOLE_MM2 / pixel_mm2)
-    stained = _morphology(stained, cv2.MORPH_OPEN, _px(8.0, mpp)) & valid
+    stained = morphology(stained, cv2.MORPH_CLOSE, px(40.0, mpp))
+    stained = fill_holes(stained, max_px=_MAX_HOLE_MM2 / pixel_mm2)
+    stained = morphology(stained, cv2.MORPH_OPEN, px(8.0, mpp)) & valid
     return Masks(stained=stained, pen=pen, no_data=no_data, threshold_od=threshold)
-
-
-def _find_pen(pixels: Rgb, stained: Mask, mpp: float) -> Mask:
-    """Find green, blue or black ink: seeds of strong colour, grown into paler ink that touches them.
-
-    Where more than half of what is stained looks like ink, that is the stain (Giemsa, Masson), and nothing is pen.
-    """
-    pixel_mm2 = mpp * mpp * 1e-6
-    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)
-    hue, saturation, value = hsv[..., 0].astype(np.int16) * 2, hsv[..., 1], hsv[..., 2]
-    green, blue = (hue >= 75) & (hue < 185), (hue >= 185) & (hue < 238)
-    strong = (green & (saturation > 90)) | (blue & (saturation > 140)) | ((value < 70) & (saturation < 110))
-    weak = (green & (saturation > 40)) | (blue & (saturation > 70)) | ((value < 110) & (saturation < 90))
-    strong &= stained
-    weak = (weak | strong) & stained
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(weak.astype(np.uint8), connectivity=8)
-    seeds = np.bincount(labels[strong], minlength=count)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    keep = (areas >= _PEN_MIN_MM2 / pixel_mm2) & (seeds >= 0.3 * areas)
-    keep[0] = False
-    pen = keep[labels]
-    if not pen.any() or pen.sum() > _PEN_MAX_SHARE * stained.sum():
-        return np.zeros_like(pen)
-    return _grow(pen, _px(24.0, mpp))
 
 
 def _otsu(values: npt.NDArray[np.uint8]) -> float:
@@ -139,45 +113,3 @@ def _otsu(values: npt.NDArray[np.uint8]) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (mean_below / below - (total - mean_below) / above) ** 2
     return float(np.nanargmax(np.where(np.isfinite(between), between, -1.0)))
-
-
-def _px(length_um: float, mpp: float) -> int:
-    return max(1, round(length_um / mpp))
-
-
-def _morphology(mask: Mask, operation: int, radius: int) -> Mask:
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    # Without padding, closing would erode what touches the picture's edge.
-    padded = np.pad(mask, radius, mode="edge").astype(np.uint8)
-    done = cv2.morphologyEx(padded, operation, kernel)
-    return done[radius:-radius, radius:-radius].astype(bool)
-
-
-def _grow(mask: Mask, radius: int) -> Mask:
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return cv2.dilate(mask.astype(np.uint8), kernel).astype(bool)
-
-
-def _large(mask: Mask, min_px: float) -> Mask:
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    if count == 1:
-        return mask
-    keep = stats[:, cv2.CC_STAT_AREA] >= min_px
-    keep[0] = False
-    return keep[labels]
-
-
-def _fill_holes(mask: Mask, max_px: float) -> Mask:
-    """Fill background that is enclosed and no larger than ``max_px``; what touches the edge is no hole."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
-    height, width = mask.shape
-    x, y = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
-    enclosed = (
-        (x > 0)
-        & (y > 0)
-        & (x + stats[:, cv2.CC_STAT_WIDTH] < width)
-        & (y + stats[:, cv2.CC_STAT_HEIGHT] < height)
-        & (stats[:, cv2.CC_STAT_AREA] <= max_px)
-    )
-    enclosed[0] = False
-    return mask | enclosed[labels] if count > 1 else mask

@@ -16,12 +16,13 @@ from wsi_pipeline.atomic import write_text
 from wsi_pipeline.regions.geojson import dump_features
 from wsi_pipeline.slides import Slide
 
-RegionMode = Literal["all", "tissue", "stain", "file"]
+RegionMode = Literal["all", "tissue", "monolayer", "stain", "file"]
 
 _NAMESPACE = uuid.UUID("7c1a4e0e-5d5b-5a3c-9a5e-0b8f6d1c2e37")
 _LABELS: dict[RegionMode, tuple[str, tuple[int, int, int]]] = {
     "all": ("Whole slide", (60, 130, 200)),
     "tissue": ("Tissue", (200, 60, 120)),
+    "monolayer": ("Monolayer", (150, 60, 200)),
     "stain": ("Stained area", (150, 60, 200)),
     "file": ("Drawn region", (30, 150, 90)),
 }
@@ -45,9 +46,7 @@ class Regions:
     included
         Valid polygons; empty when nothing was found.
     excluded
-        The rest of the scanned area, each part with its reason: ``background``, ``glass``, ``pen``, ``no-data``,
-        ``too-small``, ``outside-drawn``, ``ignored-class``; of trephines ``bone``, ``haemorrhage``, ``crush``, ``fold``;
-        where fields are chosen also ``poor-field``, ``beyond-max-area``, ``beyond-target``, ``partial-field``.
+        The rest of the scanned area, each part with its reason: one of :data:`~wsi_pipeline.regions.reasons.REASONS`.
     mode_requested, mode
         ``regions.mode`` of the configuration, and what was done.
     note

@@ -14,7 +14,7 @@ import numpy as np
 from wsi_pipeline.regions.evidence import OD_SCALE, SHARE_SCALE, Bytes, Evidence
 from wsi_pipeline.regions.fat import find_fat
 from wsi_pipeline.regions.masks import Mask
-from wsi_pipeline.regions.morphology import closed, filled, grown, large, opened
+from wsi_pipeline.regions.morphology import closed, fill_holes, grow, large, opened
 
 _EOSIN_BONE_OD, _EOSIN_BLUE_BONE_OD = 0.045, 0.16
 _BLUE_BONE = 0.30
@@ -98,7 +98,7 @@ def _bone(evidence: Evidence, tissue: Mask, mpp: float) -> Mask:
     pink = evidence.haematoxylin < np.maximum(_BLUE_BONE * evidence.eosin, 0.02 * OD_SCALE)
     pink &= evidence.eosin > _EOSIN_BONE_OD * OD_SCALE
     seed = covered & no_marrow & pink & (evidence.texture < _SMOOTH_OD * OD_SCALE)
-    seed = filled(seed, _LACUNA_MAX_UM2 / mpp**2) & covered
+    seed = fill_holes(seed, _LACUNA_MAX_UM2 / mpp**2, at_edge=True) & covered
     seed = large(opened(seed, _BONE_OPEN_UM / mpp), _BONE_MIN_UM2 / mpp**2)
     if not seed.any():
         return seed
@@ -112,9 +112,9 @@ def _bone(evidence: Evidence, tissue: Mask, mpp: float) -> Mask:
     bone = np.asarray(keep[labels])
     # Along its edge the filters mix it with what lies beside it.
     edge = tissue & ~evidence.pale.astype(bool) & no_marrow
-    bone |= grown(bone, _BONE_EDGE_UM / mpp) & edge
+    bone |= grow(bone, _BONE_EDGE_UM / mpp) & edge
     bone = opened(closed(bone, 0.5 * _BONE_EDGE_UM / mpp), 0.25 * _BONE_OPEN_UM / mpp) & tissue
-    return filled(bone, _LACUNA_MAX_UM2 / mpp**2) & tissue
+    return fill_holes(bone, _LACUNA_MAX_UM2 / mpp**2, at_edge=True) & tissue
 
 
 def _bordering(mask: Mask, other: Mask) -> Mask:
@@ -159,8 +159,8 @@ def _haemorrhage(evidence: Evidence, free: Mask, marrow_like: Mask, mpp: float) 
     red = dense & (evidence.eosin > least) & (evidence.nuclei < _NO_MARROW_NUCLEI * SHARE_SCALE)
     red &= (evidence.haematoxylin < _BLUE_BONE * evidence.eosin) & (evidence.texture > _BLOOD_GRAIN * evidence.eosin)
     red = opened(closed(red, 0.25 * _BLOOD_OPEN_UM / mpp), _BLOOD_OPEN_UM / mpp)
-    red = grown(red, 0.25 * _BLOOD_OPEN_UM / mpp) & dense & (evidence.nuclei < _NO_MARROW_NUCLEI * SHARE_SCALE)
-    return large(filled(red, _LACUNA_MAX_UM2 / mpp**2) & free, _BLOOD_MIN_UM2 / mpp**2)
+    red = grow(red, 0.25 * _BLOOD_OPEN_UM / mpp) & dense & (evidence.nuclei < _NO_MARROW_NUCLEI * SHARE_SCALE)
+    return large(fill_holes(red, _LACUNA_MAX_UM2 / mpp**2, at_edge=True) & free, _BLOOD_MIN_UM2 / mpp**2)
 
 
 def _other(evidence: Evidence, stained: Mask, mpp: float) -> Mask:

@@ -16,7 +16,7 @@ from wsi_pipeline.config import RegionsConfig
 from wsi_pipeline.regions.cellularity import Areas, estimate, space_areas
 from wsi_pipeline.regions.evidence import HALO_UM, Evidence, find_evidence
 from wsi_pipeline.regions.masks import Mask, find_masks, glass_colour
-from wsi_pipeline.regions.morphology import closed, grown, large, opened
+from wsi_pipeline.regions.morphology import closed, grow, large, opened
 from wsi_pipeline.regions.overview import Overview, read_overview
 from wsi_pipeline.regions.polygons import mask_to_polygons
 from wsi_pipeline.regions.regions import Exclusion, Regions, area_mm2, as_multipolygon, only_areas
@@ -156,7 +156,7 @@ def _raster(geometry: MultiPolygon, overview: Overview) -> Mask:
 def _groups(stained: Mask, overview: Overview) -> Iterator[Mask]:
     """Yield tissue that lies together, each a mask of the overview, top to bottom."""
     tissue = closed(stained, _JOIN_UM / overview.mpp) | stained
-    count, labels = cv2.connectedComponents(grown(tissue, _JOIN_UM / overview.mpp).astype(np.uint8), connectivity=8)
+    count, labels = cv2.connectedComponents(grow(tissue, _JOIN_UM / overview.mpp).astype(np.uint8), connectivity=8)
     for label in range(1, count):
         mask = tissue & (labels == label)
         if mask.any():

@@ -1,0 +1,86 @@
+"""Put regions together: what is taken, what is left out and why, each place once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import shapely
+from shapely.geometry import MultiPolygon, Polygon, box
+from shapely.geometry.base import BaseGeometry
+
+from wsi_pipeline.config import RegionsConfig
+from wsi_pipeline.regions.morphology import Mask
+from wsi_pipeline.regions.polygons import mask_to_polygons
+from wsi_pipeline.regions.regions import Exclusion, RegionMode, Regions, area_mm2, only_areas
+from wsi_pipeline.slides import Slide
+from wsi_pipeline.units import FrameTransform
+
+MAX_SMALL_LISTED = 200
+SPECK_MM2 = 0.0005
+NO_PIECES = MultiPolygon()
+
+
+def slide_bounds(slide: Slide) -> Polygon:
+    """Return the scanned part of a slide in level-0 pixels."""
+    return box(slide.bounds.x0, slide.bounds.y0, slide.bounds.x1, slide.bounds.y1)
+
+
+def merged(mask: Mask, frame: FrameTransform) -> BaseGeometry:
+    """Return a mask as one geometry in level-0 pixels."""
+    return shapely.unary_union(mask_to_polygons(mask, frame)) if np.any(mask) else NO_PIECES
+
+
+def exclude(
+    geometry: BaseGeometry, reason: str, taken: BaseGeometry, bounds: Polygon, excluded: list[Exclusion]
+) -> BaseGeometry:
+    """Add what of ``geometry`` is not yet taken to ``excluded``; return what is taken then."""
+    rest = only_areas(geometry.intersection(bounds).difference(taken))
+    if rest.is_empty:
+        return taken
+    excluded.append(Exclusion(rest, reason))
+    return shapely.union(taken, rest)
+
+
+def exclude_small(
+    small: list[Polygon], taken: BaseGeometry, bounds: Polygon, excluded: list[Exclusion]
+) -> BaseGeometry:
+    """Exclude the largest of the pieces that are too small, top to bottom; return what is taken then."""
+    largest = sorted(small, key=lambda piece: -piece.area)[:MAX_SMALL_LISTED]
+    for piece in sorted(largest, key=lambda piece: (piece.bounds[1], piece.bounds[0])):
+        taken = exclude(piece, "too-small", taken, bounds, excluded)
+    return taken
+
+
+def small_note(small: list[Polygon]) -> list[str]:
+    """Return a note when not all small pieces are listed."""
+    if len(small) <= MAX_SMALL_LISTED:
+        return []
+    return [f"{len(small)} pieces are too small; the largest {MAX_SMALL_LISTED} are listed"]
+
+
+def build(
+    slide: Slide,
+    config: RegionsConfig,
+    mode: RegionMode,
+    *,
+    included: MultiPolygon,
+    excluded: list[Exclusion],
+    note: str,
+    facts: Mapping[str, Any] | None = None,
+    empty_reason: str | None = None,
+) -> Regions:
+    """Return the regions of a slide."""
+    return Regions(
+        included=included,
+        excluded=tuple(excluded),
+        mode_requested=config.mode,
+        mode=mode,
+        note=note,
+        area_mm2=area_mm2(included, slide),
+        fingerprint=slide.fingerprint,
+        bounds_offset_px0=(slide.bounds.x0, slide.bounds.y0),
+        facts=facts or {},
+        empty_reason=empty_reason,
+    )
