@@ -28,11 +28,12 @@ _WORKERS_ON_GPU = 4
 _CLOSE_S = 60
 # A block's arrays are freed and asked for again, over and over. glibc gives each back to the system and takes it anew,
 # page by page, which was half of a worker's time: kept, a block took 18 s of processor where it had taken 35.
-_KEEP_MEMORY = {
+KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_ARENA_MAX": "1",
 }
+"""Environment of a worker process, for glibc; others ignore it."""
 
 _log = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ def open_executor(cluster: str, config: RuntimeConfig) -> Iterator[Executor]:
                 "MKL_NUM_THREADS": threads,
                 "OPENBLAS_NUM_THREADS": threads,
                 "NUMBA_NUM_THREADS": threads,
-                **_KEEP_MEMORY,
+                **KEEP_MEMORY,
             }
             local = LocalCluster(
                 n_workers=workers,
