@@ -8,7 +8,8 @@ between two levels (0.25 um/px read at 0.4: "between"), where OpenSlide has no r
 resized with Pillow (bilinear, antialiased), libvips the same with its own. With two reading threads the blocks are
 shared by them, each with its own handle where a handle serves one. TIAToolbox appears twice: as ``WSIReader.open``
 opens an SVS (through OpenSlide), and with its own TIFF decoder asked for by name. All have the allocator settings of
-our workers. Also printed: whether our pixels are the others' (native), or how far from ours (between; resamplers differ).
+our workers. Also printed: whether our pixels are the others' (native), or how far from ours (between; the resamplers
+differ).
 
 Not measured: disks (the file is in the system's cache after the first, untimed call), other codecs.
 """

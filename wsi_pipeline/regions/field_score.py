@@ -48,7 +48,7 @@ def field_score(pixels: npt.NDArray[np.uint8], mpp: float) -> float:
     density = np.maximum(-np.log10(light / glass), 0.0)
     seen = ~_white_cells(density[..., 0], mpp)
     if seen.mean() < _LEAST_SEEN:
-        return 0.0
+        return 1.0  # white cells from edge to edge: nothing to judge by, and dropping the field would bias the count
     green = density[..., 1]
     cover = float((green > _RED_CELL_OD)[seen].mean())
     blurred = [cv2.GaussianBlur(green, (0, 0), sigma_um / mpp) for sigma_um in (1, 2, 4)]
