@@ -45,6 +45,18 @@ class SlideNotFoundError(SlideError, FileNotFoundError):
     reason = "not-found"
 
 
+class SlideUnreachableError(SlideError, ConnectionError):
+    """The storage behind a slide's URL does not answer, fails, or gives no byte ranges."""
+
+    reason = "unreachable"
+
+
+class SlideChangedError(SlideError, OSError):
+    """The slide's bytes are not those that the run began with."""
+
+    reason = "changed"
+
+
 class UnsupportedFormatError(SlideError, ValueError):
     """No backend recognises the file."""
 

@@ -20,7 +20,7 @@ from wsi_pipeline.exports.report.text import SPECIMENS, reason
 from wsi_pipeline.manifest import safe_name
 from wsi_pipeline.regions import Regions, choose_fields, find_regions, narrow
 from wsi_pipeline.regions.regions import area_mm2
-from wsi_pipeline.slides import Slide, SlideSpec, describe_slide
+from wsi_pipeline.slides import Slide, SlidePath, SlideSpec, describe_slide
 from wsi_pipeline.stages import SlideJob
 from wsi_pipeline.tiling import halo_px, plan_blocks
 
@@ -127,13 +127,13 @@ def inspect_slide(
         )
 
 
-def _target(thumbnail: Path, slide: Path) -> Path:
+def _target(thumbnail: Path, slide: SlidePath) -> Path:
     target = thumbnail / f"{safe_name(slide.stem)}-regions.png" if thumbnail.is_dir() else thumbnail
     if target.suffix.lower() != ".png":
         raise ConfigError(f"--thumbnail {thumbnail}: give a name that ends in .png, or a folder that exists")
     if target.is_dir():
         raise ConfigError(f"--thumbnail {target} is a folder")
-    if target.exists() and slide.exists() and os.path.samefile(target, slide):
+    if isinstance(slide, Path) and target.exists() and slide.exists() and os.path.samefile(target, slide):
         raise ConfigError(f"--thumbnail {target} is the slide itself; give another name")
     return target
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from wsi_pipeline.config import SPECIMENS, Specimen
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.slides import SLIDE_SUFFIXES
+from wsi_pipeline.slides import SLIDE_SUFFIXES, RemotePath, SlidePath, is_url, slide_path
 
 COLUMNS = ("slide", "slide_id", "mpp", "specimen", "patient", "label", "regions")
-"""Columns of a manifest; only ``slide`` is required. Paths are relative to the manifest."""
+"""Columns of a manifest; only ``slide`` is required. Paths are relative to the manifest; a slide may be a
+URL."""
 
 _MAX_ID = 120
 
@@ -28,7 +29,7 @@ class SlideEntry:
     Attributes
     ----------
     path
-        The file.
+        The file or URL.
     slide_id
         Its id; until :func:`list_slides` has made ids, what the manifest gives, or empty.
     mpp
@@ -41,7 +42,7 @@ class SlideEntry:
         A GeoJSON file of drawn regions.
     """
 
-    path: Path
+    path: SlidePath
     slide_id: str = ""
     mpp: float | None = None
     specimen: Specimen | None = None
@@ -57,8 +58,8 @@ def safe_name(text: str) -> str:
     return name[:_MAX_ID]
 
 
-def list_slides(sources: Sequence[str | Path]) -> list[SlideEntry]:
-    """Return the slides of files, folders and manifests, each with a unique id.
+def list_slides(sources: Sequence[str | SlidePath]) -> list[SlideEntry]:
+    """Return the slides of files, URLs, folders and manifests, each with a unique id.
 
     An id is the manifest's, else the file's stem; equal stems get the parent folder in front, and a number when
     that is not enough.
@@ -70,8 +71,12 @@ def list_slides(sources: Sequence[str | Path]) -> list[SlideEntry]:
     """
     entries: list[SlideEntry] = []
     for source in sources:
-        path = Path(source)
-        if path.is_dir() and not _is_slide_folder(path):
+        path = slide_path(source)
+        if isinstance(path, RemotePath):
+            if path.suffix.lower() == ".csv":
+                raise ConfigError(f"{path}: a manifest is read from disk; download it (its slides may be URLs)")
+            entries.append(SlideEntry(path=path))
+        elif path.is_dir() and not _is_slide_folder(path):
             found = sorted(
                 p for p in path.iterdir() if p.suffix.lower() in SLIDE_SUFFIXES and not p.name.startswith(".")
             )
@@ -84,7 +89,7 @@ def list_slides(sources: Sequence[str | Path]) -> list[SlideEntry]:
             entries += read_manifest(path)
         else:
             entries.append(SlideEntry(path=path))
-    unique: dict[Path, SlideEntry] = {}
+    unique: dict[SlidePath, SlideEntry] = {}
     for entry in entries:
         unique.setdefault(entry.path.absolute(), entry)
     return _with_ids(list(unique.values()))
@@ -146,7 +151,7 @@ def _entry(manifest: Path, number: int, values: dict[str, str]) -> SlideEntry:
     if regions is not None and not regions.is_file():
         raise ConfigError(f"{where}: the regions file {regions} does not exist")
     return SlideEntry(
-        path=manifest.parent / values["slide"],
+        path=slide_path(values["slide"]) if is_url(values["slide"]) else manifest.parent / values["slide"],
         slide_id=values.get("slide_id", ""),
         mpp=mpp,
         specimen=specimen,

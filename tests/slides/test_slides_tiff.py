@@ -116,6 +116,9 @@ def test_a_damaged_tile_is_named(odd_pyramid: Path, tmp_path: Path) -> None:
         assert (pixels[56:, 56:] == 255).all()
         pixels[56:, 56:] = intact[56:, 56:]
         assert np.array_equal(pixels, intact)
+        elsewhere = Box(x0=2000, y0=2000, x1=2600, y1=2600)  # one damaged tile does not take the others with it
+        assert np.array_equal(slide.read(elsewhere, 0.25), whole.read(elsewhere, 0.25))
+        assert slide.masked() == (Box(x0=256, y0=256, x1=512, y1=512),)
 
 
 def test_a_file_cut_off_says_so(tmp_path: Path, image: np.ndarray) -> None:

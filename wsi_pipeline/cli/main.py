@@ -36,7 +36,10 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    for noisy in ("numba", "matplotlib", "PIL", "asyncio", "distributed"):
+    # The last five write URLs and headers with the credentials in them.
+    for noisy in (
+        "numba", "matplotlib", "PIL", "asyncio", "distributed", "fsspec", "s3fs", "botocore", "aiobotocore", "aiohttp",
+    ):  # fmt: skip
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         app(arguments, standalone_mode=True)

@@ -11,7 +11,7 @@ from wsi_pipeline.config import parse_overrides
 
 _INTERRUPTED = 130
 
-Slides = Annotated[list[Path], typer.Argument(help="Slide files, folders of slides, or CSV manifests.")]
+Slides = Annotated[list[str], typer.Argument(help="Slide files, URLs, folders of slides, or CSV manifests.")]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or specimen name; default blood_smear.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command there resumes.")]
 Cluster = Annotated[str, typer.Option("--cluster", help="local, or the address of a Dask scheduler.")]

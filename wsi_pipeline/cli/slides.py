@@ -14,7 +14,7 @@ from wsi_pipeline.errors import ConfigError, OutputError, WsiPipelineError
 
 
 def inspect(
-    slide: Annotated[Path, typer.Argument(help="The slide.")],
+    slide: Annotated[str, typer.Argument(help="The slide: a file or a URL.")],
     config: Config = None,
     mpp: Annotated[float | None, typer.Option(help="Microns per pixel, when the slide states none.")] = None,
     force_mpp: Annotated[bool, typer.Option("--force-mpp", help="Let --mpp win over what the slide says.")] = False,
@@ -34,12 +34,12 @@ def inspect(
     """Show format, microns per pixel, levels, regions with their areas, and the expected time of a run."""
     from wsi_pipeline.inspection import as_json as json_of
     from wsi_pipeline.inspection import as_rows, inspect_slide
-    from wsi_pipeline.slides import SlideSpec
+    from wsi_pipeline.slides import SlideSpec, slide_path
 
     if force_mpp and mpp is None:
         raise ConfigError("--force-mpp needs --mpp")
     settings = load_config(config, overrides_of(assignments, device))
-    spec = SlideSpec(path=slide, mpp=mpp, force_mpp=force_mpp, config=settings.slides)
+    spec = SlideSpec(path=slide_path(slide), mpp=mpp, force_mpp=force_mpp, config=settings.slides)
     found = inspect_slide(
         spec,
         settings,

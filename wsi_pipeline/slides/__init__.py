@@ -4,6 +4,7 @@ from wsi_pipeline.slides.fingerprint import slide_fingerprint
 from wsi_pipeline.slides.formats import FIELD_SUFFIXES, SLIDE_SUFFIXES
 from wsi_pipeline.slides.inspect import describe_slide
 from wsi_pipeline.slides.open import open_slide
+from wsi_pipeline.slides.paths import RemotePath, SlidePath, is_url, slide_path
 from wsi_pipeline.slides.slide import Level, Mpp, Slide, SlideSpec
 
 __all__ = [
@@ -11,9 +12,13 @@ __all__ = [
     "SLIDE_SUFFIXES",
     "Level",
     "Mpp",
+    "RemotePath",
     "Slide",
+    "SlidePath",
     "SlideSpec",
     "describe_slide",
+    "is_url",
     "open_slide",
     "slide_fingerprint",
+    "slide_path",
 ]

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-import tifffile
 
-from wsi_pipeline.slides.formats import is_dicom, is_tiff
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.slides.formats import HEADER_ERRORS, is_dicom, is_tiff, is_tiff_head
+from wsi_pipeline.slides.paths import RemotePath, SlidePath
+from wsi_pipeline.slides.remote import RemoteSource
+from wsi_pipeline.slides.sources import ByteSource, LocalSource, open_tiff
 
 _MIB = 2**20
 _MAX_TIFF_PAGES = 256
 
 
-def slide_fingerprint(path: Path) -> str:
+def slide_fingerprint(path: SlidePath) -> str:
     """Return the SHA-256 (hex) that names a slide in identifiers, caches and resume.
 
     Of a TIFF the offsets and sizes of all tiles are included; of MRXS the ``Slidedat.ini`` and the sizes of the
-    data files; of DICOM all files of the series in the folder, so that each part names the same slide.
+    data files; of DICOM all files of the series in the folder, so that each part names the same slide. A slide
+    behind a URL has the fingerprint of the same file on disk.
     """
+    if isinstance(path, RemotePath):
+        with closing(RemoteSource(path)) as source:
+            return source_fingerprint(source)
     digest = hashlib.sha256()
     if is_dicom(path):
         for uid, part in _dicom_series(path):
             digest.update(uid.encode())
-            _add_ends(digest, part)
+            with closing(LocalSource(part)) as source:
+                _add_ends(digest, source)
         return digest.hexdigest()
-    _add_ends(digest, path)
-    if is_tiff(path):
-        _add_tile_index(digest, path)
+    with closing(LocalSource(path)) as source:
+        _add_ends(digest, source)
+        if is_tiff(path):
+            _add_tile_index(digest, source)
     slidedat = path.with_suffix("") / "Slidedat.ini"
     if path.suffix.lower() == ".mrxs" and slidedat.is_file():
         digest.update(slidedat.read_bytes())
@@ -38,23 +48,33 @@ def slide_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _add_ends(digest: hashlib._Hash, path: Path) -> None:
-    size = path.stat().st_size
+def source_fingerprint(source: ByteSource) -> str:
+    """Return the fingerprint of a slide that is one file; errors are those of the source."""
+    digest = hashlib.sha256()
+    _add_ends(digest, source)
+    if is_tiff_head(source.read(0, 4)):
+        _add_tile_index(digest, source)
+    return digest.hexdigest()
+
+
+def _add_ends(digest: hashlib._Hash, source: ByteSource) -> None:
+    size = source.size
     digest.update(struct.pack("<Q", size))
-    with path.open("rb") as file:
-        digest.update(file.read(_MIB))
-        if size > _MIB:
-            file.seek(max(_MIB, size - _MIB))
-            digest.update(file.read(_MIB))
+    digest.update(source.read(0, _MIB))
+    if size > _MIB:
+        start = max(_MIB, size - _MIB)
+        digest.update(source.read(start, size - start))
 
 
-def _add_tile_index(digest: hashlib._Hash, path: Path) -> None:
+def _add_tile_index(digest: hashlib._Hash, source: ByteSource) -> None:
     try:
-        with tifffile.TiffFile(path) as tiff:
+        with open_tiff(source, "slide") as tiff:
             for page, _ in zip(tiff.pages, range(_MAX_TIFF_PAGES), strict=False):
                 for values in (page.dataoffsets, page.databytecounts):
                     digest.update(np.asarray(values, dtype="<u8").tobytes())
-    except (tifffile.TiffFileError, ValueError, OSError, KeyError, IndexError, TypeError, struct.error):
+    except SlideError:
+        raise
+    except HEADER_ERRORS:
         return  # a damaged index: size and both ends still tell the file from others
 
 

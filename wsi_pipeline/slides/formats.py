@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image
 
 from wsi_pipeline.errors import NotBrightfieldError, SlideError, UnreadableSlideError, UnsupportedFormatError
+from wsi_pipeline.slides.paths import SlidePath
 
 SLIDE_SUFFIXES: frozenset[str] = frozenset(
     (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".tif", ".tiff", ".btf", ".dcm", ".jp2")
@@ -47,7 +48,11 @@ def head(path: Path, length: int = 256) -> bytes:
 
 
 def is_tiff(path: Path) -> bool:
-    return head(path, 4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    return is_tiff_head(head(path, 4))
+
+
+def is_tiff_head(start: bytes) -> bool:
+    return start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def is_dicom(path: Path) -> bool:
@@ -75,12 +80,17 @@ def is_plain_image(path: Path) -> bool:
 def content_summary(path: Path) -> str:
     """Say in a few words what the file holds, for messages about files nobody recognises."""
     start = head(path)
+    return f"a DICOM file ({_dicom_class(path)})" if start[128:132] == b"DICM" else head_summary(start)
+
+
+def head_summary(start: bytes) -> str:
+    """Say in a few words what begins with the bytes ``start``."""
     if not start:
         return "an empty file (0 bytes)"
-    if is_tiff(path):
+    if is_tiff_head(start):
         return "a TIFF that is no known slide format"
-    if is_dicom(path):
-        return f"a DICOM file ({_dicom_class(path)})"
+    if start[128:132] == b"DICM":
+        return "a DICOM file"
     if start[:4] == b"%PDF":
         return "a PDF document"
     if start[:2] == b"PK":
@@ -114,7 +124,7 @@ def check_headers(path: Path) -> None:
     elif is_tiff(path):
         try:
             with tifffile.TiffFile(path) as tiff:
-                _check_tiff(path, tiff)
+                check_tiff(path, tiff)
         except SlideError:
             raise
         except HEADER_ERRORS:
@@ -161,7 +171,8 @@ def _tiff_mpp(tiff: tifffile.TiffFile, scene: int | None = None) -> tuple[float,
     return _resolution_mpp(tiff)
 
 
-def _check_tiff(path: Path, tiff: tifffile.TiffFile) -> None:
+def check_tiff(path: SlidePath, tiff: tifffile.TiffFile) -> None:
+    """Refuse an open TIFF as :func:`check_headers` does a file."""
     page: Any = tiff.pages.first
     if _NDPI_FLUORESCENCE_TAG in page.tags:
         channel = str(page.tags[_NDPI_FLUORESCENCE_TAG].value)[:60]
@@ -175,7 +186,7 @@ def _check_tiff(path: Path, tiff: tifffile.TiffFile) -> None:
         _check_plain_size(path, page.imagewidth, page.imagelength)
 
 
-def _check_samples(path: Path, dtype: np.dtype | None, samples: int, photometric: str) -> None:
+def _check_samples(path: SlidePath, dtype: np.dtype | None, samples: int, photometric: str) -> None:
     if dtype is not None and dtype != np.uint8:
         raise NotBrightfieldError(f"{path}: {dtype} samples found; the models need 8-bit RGB")
     if samples < 3 or photometric in ("MINISBLACK", "MINISWHITE", "PALETTE"):
@@ -185,7 +196,7 @@ def _check_samples(path: Path, dtype: np.dtype | None, samples: int, photometric
         )
 
 
-def _check_plain_size(path: Path, width: int, height: int) -> None:
+def _check_plain_size(path: SlidePath, width: int, height: int) -> None:
     if width * height > MAX_PLAIN_IMAGE_PX:
         raise UnsupportedFormatError(
             f"{path}: {width} x {height} pixels without tiles; images without tiles may have "

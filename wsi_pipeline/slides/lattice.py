@@ -118,12 +118,18 @@ class HandlePool:
 
     @contextmanager
     def borrow(self) -> Iterator[Backend]:
-        """Lend a handle; one that raised is closed, since OpenSlide handles stay broken after an error."""
+        """Lend a handle; one that raised is closed, since OpenSlide handles stay broken after an error.
+
+        One that serves all threads stays open: it is still the others', and holds nothing that an error breaks.
+        """
         handle = self._take()
         try:
             yield handle
         except BaseException:
-            handle.close()
+            if handle.thread_safe:
+                self._give_back(handle)
+            else:
+                handle.close()
             raise
         self._give_back(handle)
 

@@ -35,6 +35,8 @@ from wsi_pipeline.slides.formats import (
     is_tiff,
 )
 from wsi_pipeline.slides.lattice import ChunkReader, HandlePool, process_cache
+from wsi_pipeline.slides.open_remote import check_unchanged, open_remote
+from wsi_pipeline.slides.paths import RemotePath, SlidePath, slide_path
 from wsi_pipeline.slides.slide import Mpp, MppSource, Slide, SlideSpec, default_config
 from wsi_pipeline.units import Box
 
@@ -49,7 +51,7 @@ _DARK_MEDIAN = 100
 
 
 def open_slide(
-    path: str | Path,
+    path: str | SlidePath,
     *,
     mpp: float | None = None,
     force_mpp: bool = False,
@@ -61,7 +63,8 @@ def open_slide(
     Parameters
     ----------
     path
-        The slide file (of DICOM, any file of the series).
+        The slide file (of DICOM, any file of the series), or the URL of a TIFF that the raw-tile backend reads:
+        ``https://``, ``s3://``, or another that fsspec knows.
     mpp
         Microns per level-0 pixel for a slide that states none.
     force_mpp
@@ -79,6 +82,8 @@ def open_slide(
     ------
     SlideNotFoundError
         No such file, or it may not be read.
+    SlideUnreachableError, SlideChangedError
+        The storage behind a URL fails, or the object is another than before; while reading, too.
     UnsupportedFormatError
         No backend recognises the file.
     UnreadableSlideError, CorruptTileError
@@ -90,7 +95,7 @@ def open_slide(
     """
     return open_spec(
         SlideSpec(
-            path=Path(path),
+            path=slide_path(path),
             mpp=mpp,
             force_mpp=force_mpp,
             manifest_mpp=manifest_mpp,
@@ -102,19 +107,22 @@ def open_slide(
 def open_spec(spec: SlideSpec) -> Slide:
     """Open what ``spec`` describes; errors as of :func:`open_slide`."""
     path = spec.path
-    _check_file(path)
-    check_headers(path)
-    fingerprint = slide_fingerprint(path)
-    if spec.fingerprint is not None and spec.fingerprint != fingerprint:
-        raise UnreadableSlideError(f"{path}: the file has changed since it was first opened; start the run again")
-    backend, factory = _open_backend(path, spec.config)
+    if isinstance(path, RemotePath):
+        remote = open_remote(path, spec)
+        fingerprint, changed, backend, factory = remote.fingerprint, remote.version, remote.backend, remote.factory
+    else:
+        _check_file(path)
+        check_headers(path)
+        fingerprint, changed = slide_fingerprint(path), str(path.stat().st_mtime_ns)
+        check_unchanged(path, spec, fingerprint)
+        backend, factory = _open_backend(path, spec.config)
     try:
         mpp = resolve_mpp(path, backend.mpp, spec)
     except (MissingMppError, ImplausibleMppError, ConfigError):
         backend.close()
         raise
     # Content on disk may change under one path; the modification time keeps old chunks from being served.
-    key = f"{fingerprint}/{path.stat().st_mtime_ns}/{backend.name}/{backend.plane}"
+    key = f"{fingerprint}/{changed}/{backend.name}/{backend.plane}"
     side = spec.config.chunk_px
     reader = ChunkReader(
         pool=HandlePool(backend, factory),
@@ -145,7 +153,7 @@ def open_spec(spec: SlideSpec) -> Slide:
     return slide
 
 
-def resolve_mpp(path: Path, own: tuple[float, float] | None, spec: SlideSpec) -> Mpp:
+def resolve_mpp(path: SlidePath, own: tuple[float, float] | None, spec: SlideSpec) -> Mpp:
     """Settle the microns per pixel: forced, manifest, the slide's own, option; in this order.
 
     Raises
@@ -275,7 +283,7 @@ def _second_choice(
     raise first
 
 
-def _check_light(path: Path, reader: ChunkReader) -> None:
+def _check_light(path: SlidePath, reader: ChunkReader) -> None:
     """Decode a few chunks of the coarsest level and refuse an image through which no light passes.
 
     Raises

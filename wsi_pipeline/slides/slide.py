@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 from wsi_pipeline.config import SlidesConfig
 from wsi_pipeline.slides.backends.base import RgbArray
 from wsi_pipeline.slides.lattice import ChunkReader
+from wsi_pipeline.slides.paths import SlidePath
 from wsi_pipeline.slides.resample import render
 from wsi_pipeline.units import Box, FrameTransform
 
@@ -52,7 +52,7 @@ class SlideSpec:
     the first opening did are not repeated.
     """
 
-    path: Path
+    path: SlidePath
     mpp: float | None = None
     force_mpp: bool = False
     manifest_mpp: float | None = None
@@ -72,7 +72,7 @@ class Slide:
     Attributes
     ----------
     path
-        The file.
+        The file or URL.
     slide_format
         The vendor or format, as the backend names it.
     backend_requested, backend

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, cast
 
-from wsi_pipeline.errors import SlideNotFoundError
+import tifffile
+
+from wsi_pipeline.errors import SlideError, SlideNotFoundError
 
 
 class ByteSource(Protocol):
@@ -66,6 +70,7 @@ class SeekableSource(io.RawIOBase):
         self._source = source
         self._at = 0
         self.name = name
+        self.error: SlideError | None = None
 
     def readable(self) -> bool:
         return True
@@ -82,7 +87,32 @@ class SeekableSource(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        data = self._source.read(self._at, len(view))
+        try:
+            data = self._source.read(self._at, len(view))
+        except SlideError as error:
+            self.error = error
+            raise
         view[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+
+@contextmanager
+def open_tiff(source: ByteSource, name: str) -> Iterator[tifffile.TiffFile]:
+    """Parse a source as a TIFF; what the source could not give is raised, whatever the parser made of it.
+
+    Raises
+    ------
+    SlideError
+        Of the source.
+    """
+    file = SeekableSource(source, name)
+    try:
+        with tifffile.TiffFile(cast(IO[bytes], file)) as tiff:
+            yield tiff
+    except Exception:
+        if file.error is not None:
+            raise file.error from None
+        raise
+    if file.error is not None:  # tifffile takes some failures for the end of the file's pages
+        raise file.error

@@ -47,7 +47,7 @@ class Backend(Protocol):
         Raises
         ------
         CorruptTileError
-            The pixels cannot be decoded. The handle must not be used afterwards.
+            The pixels cannot be decoded. A handle that is not ``thread_safe`` must not be used afterwards.
         """
         ...
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -18,7 +17,9 @@ import tifffile
 from wsi_pipeline.errors import ConfigError, CorruptTileError, SlideError, UnsupportedFormatError
 from wsi_pipeline.slides.backends.base import Backend, RgbArray, check_level_sizes, composite_on_white
 from wsi_pipeline.slides.formats import HEADER_ERRORS, tiff_metadata
-from wsi_pipeline.slides.sources import ByteSource, LocalSource, SeekableSource
+from wsi_pipeline.slides.paths import RemotePath, SlidePath
+from wsi_pipeline.slides.remote import RemoteSource
+from wsi_pipeline.slides.sources import ByteSource, LocalSource, open_tiff
 from wsi_pipeline.units import Box
 
 # Smaller tiles are gathered into chunks of at least this side; larger ones are chunks of their own, decoded once and
@@ -45,7 +46,7 @@ class TiffBackend:
     path
         The file, also for messages.
     source
-        Where its bytes come from; by default the file itself.
+        Where its bytes come from; by default the file itself, or the object behind the URL.
     scene, z_plane
         Which image and focal plane of a file with several, from 0; by default the largest and the middle one.
 
@@ -64,14 +65,14 @@ class TiffBackend:
 
     def __init__(
         self,
-        path: Path,
+        path: SlidePath,
         source: ByteSource | None = None,
         *,
         scene: int | None = None,
         z_plane: int | None = None,
     ) -> None:
         self._path = path
-        self._source = source or LocalSource(path)
+        self._source = source or (RemoteSource(path) if isinstance(path, RemotePath) else LocalSource(path))
         try:
             self._open(scene, z_plane)
         except BaseException:
@@ -81,7 +82,7 @@ class TiffBackend:
     def _open(self, scene: int | None, z_plane: int | None) -> None:
         path = self._path
         try:
-            with tifffile.TiffFile(cast(IO[bytes], SeekableSource(self._source, path.name))) as tiff:
+            with open_tiff(self._source, path.name) as tiff:
                 chosen = _level_pages(path, tiff, scene=scene, z_plane=z_plane)
                 self._levels = tuple(_TiledPage(page, self._source) for page in chosen.pages)
                 metadata = tiff_metadata(tiff, chosen.scene)
@@ -108,6 +109,8 @@ class TiffBackend:
                 continue
             try:
                 level.decode(first)
+            except SlideError:
+                raise
             except Exception as error:  # noqa: BLE001  # every codec fails in its own way
                 raise unsupported(self._path, f"a tile of level {number} does not decode: {_short(error)}") from None
 
@@ -132,6 +135,8 @@ class TiffBackend:
         page = self._levels[level]
         try:
             return page.decode(row * page.columns + column)
+        except SlideError:
+            raise  # of the storage: the tile is not damaged
         except Exception as error:  # noqa: BLE001  # every codec fails in its own way
             tile_w, tile_h = page.tile
             raise CorruptTileError(
@@ -201,7 +206,7 @@ class _TiledPage:
         return composite_on_white(pixels)
 
 
-def _level_pages(path: Path, tiff: tifffile.TiffFile, *, scene: int | None, z_plane: int | None) -> _Chosen:
+def _level_pages(path: SlidePath, tiff: tifffile.TiffFile, *, scene: int | None, z_plane: int | None) -> _Chosen:
     """Return the pages of one plane of one scene, finest first, each checked to be one that is read here."""
     if not (tiff.is_ome or tiff.is_ndpi):
         # As OpenSlide takes them: every tiled page is a level. Thumbnail, label and macro are not tiled, nor ever read.
@@ -224,7 +229,7 @@ def _level_pages(path: Path, tiff: tifffile.TiffFile, *, scene: int | None, z_pl
 
 
 def _checked(
-    path: Path,
+    path: SlidePath,
     pages: Sequence[Any],
     *,
     scenes: int,
@@ -251,7 +256,7 @@ def _checked(
     return _Chosen(pages=tuple(pages), scene=chosen[0], plane=", ".join(notes))
 
 
-def _depth(path: Path, series: Any) -> int:
+def _depth(path: SlidePath, series: Any) -> int:
     """Return the number of Z planes of a series that has no other axis than Z, Y, X and samples."""
     shape = dict(zip(series.get_axes(squeeze=False), series.get_shape(squeeze=False), strict=True))
     others = {axis: n for axis, n in shape.items() if axis not in "ZYXS" and n > 1}
@@ -260,7 +265,7 @@ def _depth(path: Path, series: Any) -> int:
     return int(shape.get("Z", 1))
 
 
-def _check_page(path: Path, page: Any) -> None:
+def _check_page(path: SlidePath, page: Any) -> None:
     if not page.is_tiled:
         raise unsupported(path, "a level is not tiled")
     if int(page.compression) not in _CODECS:
@@ -281,11 +286,10 @@ def _ycbcr_to_rgb(pixels: RgbArray) -> RgbArray:
     return np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
 
 
-def unsupported(path: Path, why: str) -> UnsupportedFormatError:
+def unsupported(path: SlidePath, why: str) -> UnsupportedFormatError:
     """Return the error that says why the fast path leaves a file to other backends."""
-    return UnsupportedFormatError(
-        f"{path}: the tiff backend does not read this file: {why}; set slides.backend to auto"
-    )
+    remedy = "download it and name the local file" if isinstance(path, RemotePath) else "set slides.backend to auto"
+    return UnsupportedFormatError(f"{path}: the tiff backend does not read this file: {why}; {remedy}")
 
 
 def _short(error: Exception) -> str:
