@@ -13,7 +13,7 @@ from pathlib import Path
 
 from wsi_pipeline.config import SPECIMENS, Specimen
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.slides import SLIDE_SUFFIXES, RemotePath, SlidePath, is_url, slide_path
+from wsi_pipeline.slides import SLIDE_SUFFIXES, RemotePath, SlidePath, is_url, is_zarr, slide_path
 
 COLUMNS = ("slide", "slide_id", "mpp", "specimen", "patient", "label", "regions")
 """Columns of a manifest; only ``slide`` is required. Paths are relative to the manifest; a slide may be a
@@ -97,7 +97,7 @@ def list_slides(sources: Sequence[str | SlidePath]) -> list[SlideEntry]:
 
 def _is_slide_folder(path: Path) -> bool:
     """Return whether a folder is itself a slide (OME-Zarr)."""
-    return path.suffix.lower() == ".zarr" or (path / ".zattrs").is_file() or (path / "zarr.json").is_file()
+    return path.suffix.lower() == ".zarr" or is_zarr(path)
 
 
 def read_manifest(path: Path) -> list[SlideEntry]:

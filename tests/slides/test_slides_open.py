@@ -69,7 +69,7 @@ def test_frame_and_size(odd_pyramid):
         described = json.loads(json.dumps(describe_slide(slide, mpp=0.5)))
     assert described["working_width_px"] == 2002
     assert described["mpp_source"] == "slide"
-    assert described["backend"] == "openslide"
+    assert described["backend"] == "tiff"
 
 
 def test_label_and_macro_are_never_touched(odd_pyramid, monkeypatch):

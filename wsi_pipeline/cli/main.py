@@ -41,6 +41,9 @@ def main() -> None:
         "numba", "matplotlib", "PIL", "asyncio", "distributed", "fsspec", "s3fs", "botocore", "aiobotocore", "aiohttp",
     ):  # fmt: skip
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if not debug:
+        for reader in ("tifffile", "pydicom"):  # what is wrong with a slide is in our own error, once
+            logging.getLogger(reader).setLevel(logging.CRITICAL)
     try:
         app(arguments, standalone_mode=True)
     except WsiPipelineError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import shapely
-from shapely.geometry import MultiPolygon, Polygon, box
+from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.config import RegionsConfig
@@ -116,7 +116,7 @@ def _drawn(slide: Slide, config: RegionsConfig, regions_file: Path) -> Regions:
         raise RegionError(f"{regions_file}: every area has an ignored class (its name ends in *); nothing is left")
     pieces: BaseGeometry = shapely.unary_union(wanted)
     width, height = slide.dimensions
-    drawn = pieces.intersection(box(0, 0, width, height))
+    drawn = pieces.intersection(bounds)
     if drawn.area <= 0:
         x0, y0, x1, y1 = pieces.bounds
         raise RegionError(

@@ -3,6 +3,7 @@
 from wsi_pipeline.slides.fingerprint import slide_fingerprint
 from wsi_pipeline.slides.formats import FIELD_SUFFIXES, SLIDE_SUFFIXES
 from wsi_pipeline.slides.inspect import describe_slide
+from wsi_pipeline.slides.ngff import is_zarr
 from wsi_pipeline.slides.open import open_slide
 from wsi_pipeline.slides.paths import RemotePath, SlidePath, is_url, slide_path
 from wsi_pipeline.slides.slide import Level, Mpp, Slide, SlideSpec
@@ -18,6 +19,7 @@ __all__ = [
     "SlideSpec",
     "describe_slide",
     "is_url",
+    "is_zarr",
     "open_slide",
     "slide_fingerprint",
     "slide_path",

@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
 import struct
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import SlideError, UnreadableSlideError
 from wsi_pipeline.slides.formats import HEADER_ERRORS, is_dicom, is_tiff, is_tiff_head
+from wsi_pipeline.slides.ngff import metadata_files, read_images, resolve_inside
 from wsi_pipeline.slides.paths import RemotePath, SlidePath
 from wsi_pipeline.slides.remote import RemoteSource
 from wsi_pipeline.slides.sources import ByteSource, LocalSource, open_tiff
 
 _MIB = 2**20
 _MAX_TIFF_PAGES = 256
+_MAX_CHUNK_FILES = 200_000
+_SAMPLED_CHUNKS = 256
+_SAMPLE_BYTES = 4096
+_MAX_DEPTH = 8
 
 
 def slide_fingerprint(path: SlidePath) -> str:
     """Return the SHA-256 (hex) that names a slide in identifiers, caches and resume.
 
     Of a TIFF the offsets and sizes of all tiles are included; of MRXS the ``Slidedat.ini`` and the sizes of the
-    data files; of DICOM all files of the series in the folder, so that each part names the same slide. A slide
+    data files; of DICOM all files of the series in the folder, so that each part names the same slide. Of OME-Zarr
+    the metadata files of the images in full, the names and sizes of their chunk files (the first 200,000 by name), and
+    the first and last 4 KiB of 256 of these, evenly spaced; label images beside them do not count. A slide
     behind a URL has the fingerprint of the same file on disk.
+
+    Raises
+    ------
+    UnsupportedFormatError, UnreadableSlideError
+        A folder that is no OME-Zarr image, or one whose metadata is damaged.
     """
     if isinstance(path, RemotePath):
         with closing(RemoteSource(path)) as source:
             return source_fingerprint(source)
     digest = hashlib.sha256()
+    if path.is_dir():
+        _add_zarr(digest, path)
+        return digest.hexdigest()
     if is_dicom(path):
         for uid, part in _dicom_series(path):
             digest.update(uid.encode())
@@ -76,6 +94,44 @@ def _add_tile_index(digest: hashlib._Hash, source: ByteSource) -> None:
         raise
     except HEADER_ERRORS:
         return  # a damaged index: size and both ends still tell the file from others
+
+
+def _add_zarr(digest: hashlib._Hash, folder: Path) -> None:
+    images = read_images(folder)
+    for key in metadata_files(folder, images):
+        content = Path(resolve_inside(folder, key)).read_bytes()
+        digest.update(f"{key}:{len(content)}:".encode() + content)
+    arrays = sorted({level.key for image in images for level in image.levels})
+    files = ((key, size) for array in arrays for key, size in _files_below(folder, array))
+    chunks = list(itertools.islice(files, _MAX_CHUNK_FILES))
+    for key, size in chunks:
+        digest.update(f"{key}:{size}\n".encode(errors="surrogateescape"))
+    for key, size in chunks[:: max(1, -(-len(chunks) // _SAMPLED_CHUNKS))]:
+        with open(resolve_inside(folder, key), "rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(file.read(_SAMPLE_BYTES))
+
+
+def _files_below(folder: Path, key: str, depth: int = 0) -> Iterator[tuple[str, int]]:
+    """Yield key and size of the files under a folder of the slide, ordered by name.
+
+    Raises
+    ------
+    UnreadableSlideError
+        Folders nested deeper than chunks are, or a symbolic link to a folder or out of the slide.
+    """
+    with os.scandir(resolve_inside(folder, key)) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        inner = f"{key}/{entry.name}"
+        if entry.is_dir():
+            if entry.is_symlink() or depth >= _MAX_DEPTH:
+                raise UnreadableSlideError(f"{folder}: {inner} is a link to a folder, or nested too deeply for chunks")
+            yield from _files_below(folder, inner, depth + 1)
+        elif entry.is_file():
+            resolve_inside(folder, inner)
+            yield inner, entry.stat().st_size
 
 
 def _dicom_series(path: Path) -> list[tuple[str, Path]]:

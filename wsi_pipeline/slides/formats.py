@@ -17,12 +17,28 @@ import tifffile
 from PIL import Image
 
 from wsi_pipeline.errors import NotBrightfieldError, SlideError, UnreadableSlideError, UnsupportedFormatError
+from wsi_pipeline.slides.jp2 import read_jp2_header
 from wsi_pipeline.slides.paths import SlidePath
 
 SLIDE_SUFFIXES: frozenset[str] = frozenset(
-    (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".tif", ".tiff", ".btf", ".dcm", ".jp2")
+    (
+        ".svs",
+        ".ndpi",
+        ".mrxs",
+        ".scn",
+        ".bif",
+        ".vms",
+        ".vmu",
+        ".svslide",
+        ".tif",
+        ".tiff",
+        ".btf",
+        ".dcm",
+        ".jp2",
+        ".zarr",
+    )
 )
-"""Suffixes (lower case) that a scan of a folder takes for slides."""
+"""Suffixes (lower case) that a scan of a folder takes for slides; ``.zarr`` is a folder itself."""
 
 FIELD_SUFFIXES: frozenset[str] = frozenset((".png", ".jpg", ".jpeg"))
 """Photographs of single fields: opened when named, not taken from folders, where they are often thumbnails."""
@@ -77,6 +93,14 @@ def is_plain_image(path: Path) -> bool:
         return False
 
 
+def is_plain_jp2(path: Path) -> bool:
+    """Tell whether the file is a JPEG 2000 image in RGB that is small enough to decode as a whole."""
+    if not is_jp2(path):
+        return False
+    about = read_jp2_header(path)
+    return about.is_rgb and about.width * about.height <= MAX_PLAIN_IMAGE_PX
+
+
 def content_summary(path: Path) -> str:
     """Say in a few words what the file holds, for messages about files nobody recognises."""
     start = head(path)
@@ -129,8 +153,36 @@ def check_headers(path: Path) -> None:
             raise
         except HEADER_ERRORS:
             return  # a backend may still read what tifffile cannot parse; it will say so if not
+    elif is_jp2(path):
+        about = read_jp2_header(path)
+        if about.bits != 8:
+            raise NotBrightfieldError(
+                f"{path}: samples of {about.bits or 'several numbers of'} bits; needed are 8 bits"
+            )
+        _check_samples(path, None, about.samples, "RGB" if about.samples > 2 else "MINISBLACK")
     elif is_plain_image(path):
         _check_image(path)
+
+
+def check_tiff_index(path: Path) -> None:
+    """Refuse a TIFF whose list of images cannot be read, as when a copy was cut off before its end.
+
+    Raises
+    ------
+    UnreadableSlideError
+        The header or the list of images is damaged, or lies beyond the end of the file.
+    """
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            if len(tiff.pages) and tiff.pages.first is not None:
+                return
+            why = "none is found"
+    except HEADER_ERRORS as error:
+        why = f"{type(error).__name__}: {str(error)[:120]}"
+    raise UnreadableSlideError(
+        f"{path}: the file of {path.stat().st_size:,} bytes begins as a TIFF, but its list of images cannot be read "
+        f"({why}); it is cut off or damaged: copy it again from its source"
+    )
 
 
 def tiff_mpp(path: Path) -> tuple[float, float] | None:

@@ -25,6 +25,7 @@ def describe_slide(slide: Slide, *, mpp: float) -> dict[str, Any]:
         "format": slide.slide_format,
         "backend_requested": slide.backend_requested,
         "backend": slide.backend,
+        "plane": slide.plane,
         "fingerprint": slide.fingerprint,
         "width_px": width,
         "height_px": height,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,17 +25,21 @@ from wsi_pipeline.slides.backends.image_backend import ImageBackend
 from wsi_pipeline.slides.backends.openslide_backend import OpenSlideBackend, detect_format
 from wsi_pipeline.slides.backends.tiatoolbox_backend import TiaToolboxBackend
 from wsi_pipeline.slides.backends.tiff_backend import TiffBackend, unsupported
+from wsi_pipeline.slides.backends.zarr_backend import ZarrBackend
 from wsi_pipeline.slides.fingerprint import slide_fingerprint
 from wsi_pipeline.slides.formats import (
     PLAUSIBLE_MPP,
     check_headers,
+    check_tiff_index,
     content_summary,
     is_dicom,
     is_jp2,
     is_plain_image,
+    is_plain_jp2,
     is_tiff,
 )
 from wsi_pipeline.slides.lattice import ChunkReader, HandlePool, process_cache
+from wsi_pipeline.slides.ngff import is_zarr
 from wsi_pipeline.slides.open_remote import check_unchanged, open_remote
 from wsi_pipeline.slides.paths import RemotePath, SlidePath, slide_path
 from wsi_pipeline.slides.slide import Mpp, MppSource, Slide, SlideSpec, default_config
@@ -63,8 +68,8 @@ def open_slide(
     Parameters
     ----------
     path
-        The slide file (of DICOM, any file of the series), or the URL of a TIFF that the raw-tile backend reads:
-        ``https://``, ``s3://``, or another that fsspec knows.
+        The slide file (of DICOM, any file of the series), the folder of an OME-Zarr image, or the URL of a TIFF that
+        the raw-tile backend reads: ``https://``, ``s3://``, or another that fsspec knows.
     mpp
         Microns per level-0 pixel for a slide that states none.
     force_mpp
@@ -112,7 +117,8 @@ def open_spec(spec: SlideSpec) -> Slide:
         fingerprint, changed, backend, factory = remote.fingerprint, remote.version, remote.backend, remote.factory
     else:
         _check_file(path)
-        check_headers(path)
+        if not path.is_dir():
+            check_headers(path)
         fingerprint, changed = slide_fingerprint(path), str(path.stat().st_mtime_ns)
         check_unchanged(path, spec, fingerprint)
         backend, factory = _open_backend(path, spec.config)
@@ -190,19 +196,33 @@ def resolve_mpp(path: SlidePath, own: tuple[float, float] | None, spec: SlideSpe
 
 
 def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise SlideNotFoundError(f"{path}: no such file")
-    if path.is_dir():
-        raise UnsupportedFormatError(f"{path}: a folder; name the slide file inside it")
+    try:
+        status = path.stat()
+    except OSError as error:
+        link = "a symbolic link that leads to no file" if path.is_symlink() else "no such file"
+        raise SlideNotFoundError(f"{path}: {link} ({error.strerror})") from None
     if not os.access(path, os.R_OK):
         raise SlideNotFoundError(f"{path}: this user may not read the file")
-    if path.stat().st_size == 0:
+    if stat.S_ISDIR(status.st_mode):
+        if not is_zarr(path):
+            raise UnsupportedFormatError(f"{path}: a folder and no OME-Zarr image; name the slide file inside it")
+        return
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+        raise UnsupportedFormatError(f"{path}: a pipe, socket or device; a slide is a file or an OME-Zarr folder")
+    if status.st_size == 0:
         raise UnsupportedFormatError(f"{path}: an empty file (0 bytes) is no slide; copy it again from its source")
 
 
 def _open_backend(path: Path, config: SlidesConfig) -> tuple[Backend, Callable[[], Backend]]:
     """Return the first handle and the factory of more."""
     requested = config.backend
+    if path.is_dir():
+        if requested != "auto":
+            raise UnsupportedFormatError(
+                f"{path}: OME-Zarr, which only the zarr backend reads; set slides.backend to auto"
+            )
+        first = ZarrBackend(path, scene=config.scene, z_plane=config.z_plane)
+        return first, lambda: ZarrBackend(path, scene=config.scene, z_plane=config.z_plane)
     if requested == "tiatoolbox":
         return TiaToolboxBackend(path), lambda: TiaToolboxBackend(path)
     vendor = detect_format(path)
@@ -222,10 +242,12 @@ def _open_backend(path: Path, config: SlidesConfig) -> tuple[Backend, Callable[[
         raise UnsupportedFormatError(
             f"{path}: OpenSlide does not recognise it ({content_summary(path)}); set slides.backend to auto"
         )
-    if requested == "auto" and is_plain_image(path):
+    if requested == "auto" and (is_plain_image(path) or is_plain_jp2(path)):
         return ImageBackend(path), lambda: ImageBackend(path)
-    if is_tiff(path) and (fast := _fast_path(path, config)) is not None:
-        return fast
+    if is_tiff(path):
+        check_tiff_index(path)
+        if (fast := _fast_path(path, config)) is not None:
+            return fast
     if is_tiff(path) or is_dicom(path) or is_jp2(path):
         return TiaToolboxBackend(path), lambda: TiaToolboxBackend(path)
     raise UnsupportedFormatError(

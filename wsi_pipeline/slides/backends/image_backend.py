@@ -1,4 +1,4 @@
-"""Single images without tiles (PNG, JPEG, strip TIFF): decoded once, as a whole, strictly.
+"""Single images without tiles (PNG, JPEG, JPEG 2000, strip TIFF): decoded once, as a whole, strictly.
 
 TIAToolbox opens these too, through OpenCV, which returns a grey remainder for a truncated file.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image
 
 from wsi_pipeline.errors import UnreadableSlideError
 from wsi_pipeline.slides.backends.base import RgbArray, check_level_sizes, composite_on_white
-from wsi_pipeline.slides.formats import is_tiff, tiff_mpp
+from wsi_pipeline.slides.formats import is_jp2, is_tiff, tiff_mpp
+from wsi_pipeline.slides.jp2 import read_jp2_header
 from wsi_pipeline.units import Box
 
 
@@ -33,6 +35,8 @@ def decode_plain_image(path: Path) -> RgbArray:
                 pixels = np.asarray(page.asarray())
                 if page.axes.startswith("S"):
                     pixels = np.moveaxis(pixels, 0, -1)
+        elif is_jp2(path):
+            pixels = np.asarray(imagecodecs.jpeg2k_decode(path.read_bytes()))
         else:
             with Image.open(path) as image:
                 pixels = np.asarray(image)
@@ -56,7 +60,7 @@ class ImageBackend:
         self.level_sizes: tuple[tuple[int, int], ...] = ((int(self._pixels.shape[1]), int(self._pixels.shape[0])),)
         check_level_sizes(path, self.level_sizes)
         self.vendor = "tiff" if is_tiff(path) else path.suffix.lower().lstrip(".") or "image"
-        self.mpp = tiff_mpp(path) if is_tiff(path) else None
+        self.mpp = tiff_mpp(path) if is_tiff(path) else read_jp2_header(path).mpp if is_jp2(path) else None
         self.objective: float | None = None
         self.properties: Mapping[str, str] = {}
         self.bounds: Box | None = None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from wsi_pipeline.errors import CorruptTileError, SlideError, UnreadableSlideError, UnsupportedFormatError
 from wsi_pipeline.slides.backends.base import RgbArray, check_level_sizes, composite_on_white
@@ -123,7 +124,7 @@ class TiaToolboxBackend:
         rows, columns = slice(chunk.y0, chunk.y1), slice(chunk.x0, chunk.x1)
         if self._kind == "TIFFWSIReader":
             arrays = list(self._reader.level_arrays.values())
-            pixels = np.asarray(arrays[level][rows, columns])
+            pixels = _one_by_one(arrays[level], chunk)
         elif self._kind == "VirtualWSIReader":
             pixels = self._reader.img[rows, columns]
         else:
@@ -143,6 +144,27 @@ class TiaToolboxBackend:
                 resource.close()
 
 
+def _one_by_one(view: Any, box: Box) -> npt.NDArray[Any]:
+    """Return the pixels of ``box`` from a view on a Zarr array, read by the array's own chunks, one at a time.
+
+    Where one of several chunks read at once fails, zarr leaves the others behind as tasks. They would read on from a
+    file that is closed by then, which ends the process (a segmentation fault in tifffile's mapped file).
+    """
+    shape, chunks = (dict(zip(view.axes, sizes, strict=True)) for sizes in (view.array.shape, view.array.chunks))
+    samples = "S" if "S" in shape else "C"
+    out = np.empty((box.height, box.width, shape[samples]), view.array.dtype)
+    tall, wide, thick = chunks["Y"], chunks["X"], chunks[samples]
+    for top in range(box.y0 // tall * tall, box.y1, tall):
+        rows = slice(max(top, box.y0), min(top + tall, box.y1))
+        for left in range(box.x0 // wide * wide, box.x1, wide):
+            columns = slice(max(left, box.x0), min(left + wide, box.x1))
+            target = out[rows.start - box.y0 : rows.stop - box.y0, columns.start - box.x0 : columns.stop - box.x0]
+            for first in range(0, shape[samples], thick):
+                wanted = slice(first, min(first + thick, shape[samples]))
+                target[..., wanted] = view[rows, columns, wanted]
+    return out
+
+
 def _open_reader(readers: Any, path: Path) -> Any:
     try:
         if is_plain_image(path):
@@ -157,6 +179,10 @@ def _open_reader(readers: Any, path: Path) -> Any:
         unknown = kind in ("FileNotSupportedError", "OpenSlideUnsupportedFormatError")
         if unknown or "Unsupported TIFF WSI format" in str(error):
             raise UnsupportedFormatError(f"{path}: TIAToolbox does not open such files: {_short(error)}") from None
+        if "OpenJPEG" in str(error):
+            raise UnsupportedFormatError(
+                f"{path}: TIAToolbox needs the OpenJPEG library of the system for this JPEG 2000 file: {_short(error)}"
+            ) from None
         raise UnreadableSlideError(f"{path}: TIAToolbox cannot open the file: {_short(error)}") from None
 
 
