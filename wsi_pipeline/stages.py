@@ -252,7 +252,10 @@ def _colours(
         tiles = lattice.sample(_to_working(regions.included, slide, config.mpp), config.normalise_tiles)
         whole = Box(x0=0, y0=0, x1=lattice.width, y1=lattice.height)
         for tile in tiles:
-            pixels = slide.read(lattice.tile(*tile).clip(whole), config.mpp)
+            box = lattice.tile(*tile).clip(whole)
+            pixels = slide.read(box, config.mpp)
+            if slide.masked(slide.frame(config.mpp).box_to_px0(box)):
+                continue  # white that is not there would shift the colours
             histogram += colour_histogram(pixels)
             backgrounds.append(estimate_background(pixels))
     if not backgrounds:
