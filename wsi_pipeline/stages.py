@@ -311,7 +311,8 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
     lattice = _lattice(slide, mpp, model.tile_px, model.overlap_px)
     with plan.reading:
         needed = pixels_needed(block.window, lattice, plan.dilated_while_reading)
-    pixels = slide.read(needed, mpp)
+    margin = block.core.x0 - needed.x0
+    pixels = slide.read(needed, mpp, overlap=2 * max(0, margin))
     region_px0 = plan.region_px0
     if masked := slide.masked(slide.frame(mpp).box_to_px0(needed)):
         ledger.write(MASKED, block.name, {"boxes_px0": [[box.x0, box.y0, box.x1, box.y1] for box in masked]})

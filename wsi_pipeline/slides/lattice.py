@@ -41,8 +41,15 @@ class ChunkCache:
     def used_bytes(self) -> int:
         return self._bytes
 
-    def get(self, key: ChunkKey, decode: Callable[[], RgbArray]) -> RgbArray:
-        """Return the chunk, decoding it if it is not held; an error of ``decode`` reaches every waiter."""
+    def get(self, key: ChunkKey, decode: Callable[[], RgbArray], *, keep: bool = True) -> RgbArray:
+        """Return the chunk, decoding it if it is not held; an error of ``decode`` reaches every waiter.
+
+        With ``keep`` false it is given and forgotten: its memory, still in the processor's cache, serves the next one.
+        """
+        if not keep:
+            # Without the lock: threads that decode side by side meet there hundreds of times a second.
+            held = self._chunks.get(key)
+            return decode() if held is None else held
         with self._lock:
             chunk = self._chunks.get(key)
             if chunk is not None:
@@ -113,8 +120,16 @@ class HandlePool:
         self._factory = factory
         self._lock = threading.Lock()
         self._idle: list[Backend] = [first]
+        self._first = first if first.thread_safe else None
         self._pid = os.getpid()
         self._closed = False
+
+    def shared(self) -> Backend | None:
+        """Return the handle that serves all threads at once, if there is one."""
+        first = self._first
+        if first is None or self._closed or self._pid != os.getpid():
+            return None
+        return first
 
     @contextmanager
     def borrow(self) -> Iterator[Backend]:
@@ -203,29 +218,45 @@ class ChunkReader:
         self._mask_corrupt = mask_corrupt
         self.corrupt: set[tuple[int, Box]] = set()
 
-    def chunks_over(self, level: int, box: Box) -> Iterator[tuple[Box, RgbArray]]:
-        """Yield (place, pixels) of every chunk that meets ``box`` (level pixels), in raster order."""
+    def chunks_over(self, level: int, box: Box, inner: Box | None = None) -> Iterator[tuple[Box, RgbArray]]:
+        """Yield (place, pixels) of every chunk that meets ``box`` (level pixels), in raster order.
+
+        Parameters
+        ----------
+        inner
+            Level pixels that no other read is expected to need: chunks that lie whole in it and in ``box`` are not
+            kept. None is ``box``: chunks that it cuts are kept for the neighbour that needs their other part.
+        """
         width, height = self.level_sizes[level]
-        inside = box.clip(Box(x0=0, y0=0, x1=width, y1=height))
+        whole = Box(x0=0, y0=0, x1=width, y1=height)
+        inside = box.clip(whole)
         if inside.is_empty:
             return
+        alone = inside if inner is None else inside.clip(inner)
         chunk_w, chunk_h = self.chunk_sizes[level]
         for row in range(inside.y0 // chunk_h, (inside.y1 - 1) // chunk_h + 1):
             y0 = row * chunk_h
+            y1 = min(y0 + chunk_h, height)
+            row_alone = alone.y0 <= y0 and y1 <= alone.y1
             for column in range(inside.x0 // chunk_w, (inside.x1 - 1) // chunk_w + 1):
                 x0 = column * chunk_w
-                place = Box(x0=x0, y0=y0, x1=min(x0 + chunk_w, width), y1=min(y0 + chunk_h, height))
+                place = Box(x0=x0, y0=y0, x1=min(x0 + chunk_w, width), y1=y1)
+                keep = not (row_alone and alone.x0 <= x0 and place.x1 <= alone.x1)
+                key = (self._key, level, column, row)
                 try:
-                    pixels = self._cache.get((self._key, level, column, row), self._decoder(level, place))
+                    pixels = self._cache.get(key, self._decoder(level, place), keep=keep)
                 except CorruptTileError:
                     if not self._mask_corrupt:
                         raise
                     self.corrupt.add((level, place))
                     pixels = np.full((place.height, place.width, 3), 255, np.uint8)
                 yield place, pixels
+                del pixels  # before the next is decoded, which then takes its place in memory and in the cache
 
     def _decoder(self, level: int, place: Box) -> Callable[[], RgbArray]:
         def decode() -> RgbArray:
+            if (shared := self._pool.shared()) is not None:
+                return shared.read_chunk(level, place)
             with self._pool.borrow() as handle:
                 return handle.read_chunk(level, place)
 

@@ -47,6 +47,7 @@ from wsi_pipeline.units import Box
 
 _PROBES = 5
 _PROBE_PX = 1024
+_PROBE_STEP = 3
 # TIFFs whose tiles hold the pixels as OpenSlide gives them. Others (Leica, Ventana, Philips, Trestle) overlap or
 # rearrange tiles.
 _FAST_FORMATS = frozenset(("aperio", "generic-tiff", "hamamatsu"))
@@ -329,7 +330,7 @@ def _check_light(path: SlidePath, reader: ChunkReader) -> None:
         x, y = column * _PROBE_PX, row * _PROBE_PX
         box = Box(x0=x, y0=y, x1=x + _PROBE_PX, y1=y + _PROBE_PX).clip(whole)
         for _, chunk in reader.chunks_over(level, box):
-            pixels = chunk.reshape(-1, 3)
+            pixels = chunk[::_PROBE_STEP, ::_PROBE_STEP].reshape(-1, 3)
             seen = pixels[pixels.any(axis=1)]  # pure black is what scanners leave unscanned
             if len(seen):
                 lightest = max(lightest, float(np.percentile(seen.min(axis=1), 99)))

@@ -10,6 +10,7 @@ Pixels outside the level count as white.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numba
@@ -62,32 +63,41 @@ def axis_weights(start: int, stop: int, ratio: float) -> tuple[npt.NDArray[np.in
     return first, np.diff(scaled, axis=1, prepend=np.int32(0))
 
 
-def render(reader: ChunkReader, *, level: int, box: Box, ratio_x: float, ratio_y: float) -> RgbArray:
+def render(reader: ChunkReader, *, level: int, box: Box, ratio_x: float, ratio_y: float, overlap: int = 0) -> RgbArray:
     """Return the output pixels of ``box``, shape (box.height, box.width, 3), white outside the level.
+
+    ``overlap`` is how far later boxes are expected to reach into this one, output pixels: chunks there are kept.
 
     Memory beyond the result does not grow with the box: it is made in panels of at most 1024 x 256 pixels.
     """
+    inner = None
+    if overlap:
+        inner = Box(
+            x0=math.ceil((box.x0 + overlap) * ratio_x), y0=math.ceil((box.y0 + overlap) * ratio_y),
+            x1=math.floor((box.x1 - overlap) * ratio_x), y1=math.floor((box.y1 - overlap) * ratio_y),
+        )  # fmt: skip
     if is_copy(ratio_x) and is_copy(ratio_y):
-        return _gather(reader, level, box)
+        return _gather(reader, level, box, inner)
     out = np.empty((box.height, box.width, 3), dtype=np.uint8)
     for panel in _panels(box):
         view = out[panel.y0 - box.y0 : panel.y1 - box.y0, panel.x0 - box.x0 : panel.x1 - box.x0]
-        _render_panel(reader, level=level, panel=panel, ratios=(ratio_x, ratio_y), out=view)
+        _render_panel(reader, level=level, panel=panel, ratios=(ratio_x, ratio_y), inner=inner, out=view)
     return out
 
 
-def _gather(reader: ChunkReader, level: int, box: Box) -> RgbArray:
+def _gather(reader: ChunkReader, level: int, box: Box, inner: Box | None) -> RgbArray:
     """Return the level's own pixels of ``box``, white outside."""
     width, height = reader.level_sizes[level]
     inside = box.clip(Box(x0=0, y0=0, x1=width, y1=height)) == box
     shape = (box.height, box.width, 3)
     out = np.empty(shape, np.uint8) if inside else np.full(shape, 255, np.uint8)
     left, top = box.x0, box.y0
-    for place, chunk in reader.chunks_over(level, box):
+    for place, chunk in reader.chunks_over(level, box, inner):
         x0, y0, x1, y1 = max(place.x0, left), max(place.y0, top), min(place.x1, box.x1), min(place.y1, box.y1)
         out[y0 - top : y1 - top, x0 - left : x1 - left] = chunk[
             y0 - place.y0 : y1 - place.y0, x0 - place.x0 : x1 - place.x0
         ]
+        del chunk
     return out
 
 
@@ -97,12 +107,14 @@ def _panels(box: Box) -> Iterator[Box]:
             yield Box(x0=x, y0=y, x1=min(x + _PANEL_PX[0], box.x1), y1=min(y + _PANEL_PX[1], box.y1))
 
 
-def _render_panel(reader: ChunkReader, *, level: int, panel: Box, ratios: tuple[float, float], out: RgbArray) -> None:
+def _render_panel(
+    reader: ChunkReader, *, level: int, panel: Box, ratios: tuple[float, float], inner: Box | None, out: RgbArray
+) -> None:
     first_x, weights_x = _without_idle_taps(*axis_weights(panel.x0, panel.x1, ratios[0]))
     first_y, weights_y = _without_idle_taps(*axis_weights(panel.y0, panel.y1, ratios[1]))
     taps_x, taps_y = weights_x.shape[1], weights_y.shape[1]
     footprint = Box(x0=int(first_x[0]), y0=int(first_y[0]), x1=int(first_x[-1]) + taps_x, y1=int(first_y[-1]) + taps_y)
-    pixels = _gather(reader, level, footprint)
+    pixels = _gather(reader, level, footprint, inner)
     _filter(pixels.reshape(pixels.shape[0], -1), first_y - first_y[0], weights_y, first_x - first_x[0], weights_x, out)
 
 

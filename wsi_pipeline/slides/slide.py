@@ -154,7 +154,7 @@ class Slide:
         fitting = [i for i, level in enumerate(self.levels) if level.downsample <= limit]
         return max(fitting, key=lambda i: self.levels[i].downsample, default=0)
 
-    def read(self, box: Box, mpp: float) -> RgbArray:
+    def read(self, box: Box, mpp: float, *, overlap: int = 0) -> RgbArray:
         """Read working pixels.
 
         Parameters
@@ -163,6 +163,9 @@ class Slide:
             Working pixels at ``mpp``; may reach outside the slide.
         mpp
             Microns per pixel of the result.
+        overlap
+            How far other boxes, read later, will reach into this one, working pixels. What lies there stays decoded;
+            the rest makes room. It changes the speed only.
 
         Returns
         -------
@@ -192,6 +195,7 @@ class Slide:
             box=box,
             ratio_x=frame.scale_x * native.width / self.dimensions[0],
             ratio_y=frame.scale_y * native.height / self.dimensions[1],
+            overlap=overlap,
         )
 
     def masked(self, within: Box | None = None) -> tuple[Box, ...]:

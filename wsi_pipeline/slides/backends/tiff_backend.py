@@ -117,11 +117,11 @@ class TiffBackend:
     def read_chunk(self, level: int, chunk: Box) -> RgbArray:
         page = self._levels[level]
         tile_w, tile_h = page.tile
+        if page.tile == page.chunk:
+            pixels = self._tile(level, chunk.x0 // tile_w, chunk.y0 // tile_h)
+            return pixels if pixels.shape[:2] == (chunk.height, chunk.width) else pixels[: chunk.height, : chunk.width]
         columns = range(chunk.x0 // tile_w, -(-chunk.x1 // tile_w))
         rows = range(chunk.y0 // tile_h, -(-chunk.y1 // tile_h))
-        if len(columns) == len(rows) == 1:
-            pixels = self._tile(level, columns[0], rows[0])
-            return pixels[: chunk.height, : chunk.width]
         out = np.empty((chunk.height, chunk.width, 3), np.uint8)
         for row in rows:
             for column in columns:
@@ -164,6 +164,7 @@ class _TiledPage:
     def __init__(self, page: Any, source: ByteSource) -> None:
         self.size = (int(page.imagewidth), int(page.imagelength))
         self.tile = (int(page.tilewidth), int(page.tilelength))
+        self._whole = (self.tile[1], self.tile[0], 3)
         self.columns = -(-self.size[0] // self.tile[0])
         width, height = (side * math.ceil(_LEAST_CHUNK_PX / side) for side in self.tile)
         self.chunk = (width, height)
@@ -196,6 +197,8 @@ class _TiledPage:
             pixels = _ycbcr_to_rgb(pixels)
         if pixels.dtype != np.uint8 or pixels.shape[2] not in (3, 4):
             raise ValueError(f"{pixels.dtype} of shape {pixels.shape} found, 8-bit RGB needed")
+        if pixels.shape == self._whole:
+            return pixels
         row, column = divmod(index, self.columns)
         needed = (
             min(self.tile[0], self.size[0] - column * self.tile[0]),
