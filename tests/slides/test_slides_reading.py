@@ -19,17 +19,24 @@ from wsi_pipeline.units import Box
 
 # Native, upsampled, ratio 1.37, just under and over level 1, level 1 resampled, the coarsest level.
 MPPS = (0.25, 0.2, 0.3425, 1.0, 1.001, 1.3, 6.0)
-SMALL_CHUNKS = SlidesConfig(chunk_px=256, cache_mb=16)
+BACKENDS = ("openslide", "tiff")
+# OpenSlide reads in chunks of 256 px here; the raw-tile backend always in the file's tiles.
+SMALL_CHUNKS = {name: SlidesConfig(backend=name, chunk_px=256, cache_mb=16) for name in BACKENDS}
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def slide(odd_pyramid):
-    with open_slide(odd_pyramid, config=SMALL_CHUNKS) as opened:
+def slide(odd_pyramid, backend):
+    with open_slide(odd_pyramid, config=SMALL_CHUNKS[backend]) as opened:
         yield opened
 
 
-def test_levels_have_the_odd_downsample(slide):
-    assert slide.backend == "openslide"
+def test_levels_have_the_odd_downsample(slide, backend):
+    assert slide.backend == backend
     assert slide.dimensions == (4003, 3002)
     assert slide.levels[1].downsample == pytest.approx((4003 / 1000 + 3002 / 750) / 2)
     assert [slide.level_for(mpp) for mpp in (0.2, 0.25, 0.99, 1.0, 4.4, 30)] == [0, 0, 0, 1, 2, 2]
@@ -57,12 +64,12 @@ def test_a_pixel_does_not_depend_on_the_box(slide, data, mpp):
 
 
 @pytest.mark.parametrize("mpp", MPPS)
-def test_panels_and_a_starved_cache_change_nothing(odd_pyramid, mpp):
+def test_panels_and_a_starved_cache_change_nothing(odd_pyramid, backend, mpp):
     """More than one 1024 px panel, and a cache too small for a row of chunks."""
     box = Box(x0=-20, y0=-30, x1=1500, y1=1200)
     with (
-        open_slide(odd_pyramid, config=SMALL_CHUNKS) as one,
-        open_slide(odd_pyramid, config=SMALL_CHUNKS) as two,
+        open_slide(odd_pyramid, config=SMALL_CHUNKS[backend]) as one,
+        open_slide(odd_pyramid, config=SMALL_CHUNKS[backend]) as two,
     ):
         two._reader._cache.capacity_bytes = 256 * 256 * 3
         whole = one.read(box, mpp)
@@ -80,10 +87,12 @@ def test_native_resolution_is_an_exact_copy(slide, texture):
     assert (edge[:, 13:] == 255).all()
 
 
-def test_chunk_size_does_not_matter_at_level_0(odd_pyramid):
+def test_neither_chunk_size_nor_backend_matters_at_level_0(odd_pyramid):
     box = Box(x0=100, y0=50, x1=900, y1=700)
-    with open_slide(odd_pyramid, config=SMALL_CHUNKS) as one, open_slide(odd_pyramid) as two:
+    with open_slide(odd_pyramid, config=SMALL_CHUNKS["openslide"]) as one, open_slide(odd_pyramid) as two:
+        assert two.backend == "tiff"
         assert np.array_equal(one.read(box, 0.3425), two.read(box, 0.3425))
+        assert np.array_equal(one.read(box, 0.3425), two.read(box, 0.3425, overlap=90))
 
 
 @pytest.mark.parametrize("mpp", [0.2, 0.3425, 0.6])
