@@ -51,8 +51,10 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(json_of(found), indent=2))
         return
-    for name, value in as_rows(found):
-        typer.echo(f"{name:32}{value}")
+    rows = as_rows(found)
+    width = max(len(name) for name, _ in rows) + 2
+    for name, value in rows:
+        typer.echo(f"{name:{width}}{value}")
 
 
 def simulate(

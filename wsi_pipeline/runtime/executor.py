@@ -35,6 +35,8 @@ KEEP_MEMORY = {
 }
 """Environment of a worker process, for glibc; others ignore it."""
 
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
 _log = logging.getLogger(__name__)
 
 
@@ -157,24 +159,20 @@ def open_executor(cluster: str, config: RuntimeConfig) -> Iterator[Executor]:
         "distributed.worker.memory.pause": False,
         "distributed.comm.timeouts.connect": "20s",
         "distributed.admin.large-graph-warning-threshold": "50MB",
+        # Set before the process starts: later neither the allocator nor OpenMP reads it.
+        "distributed.nanny.pre-spawn-environ": {
+            **dict.fromkeys(_THREAD_SETTINGS, str(config.threads)),
+            **KEEP_MEMORY,
+        },
     }
     with dask.config.set(settings):
         if cluster == "local":
             workers = config.workers or default_workers(config)
-            threads = str(config.threads)
-            environment = {
-                "OMP_NUM_THREADS": threads,
-                "MKL_NUM_THREADS": threads,
-                "OPENBLAS_NUM_THREADS": threads,
-                "NUMBA_NUM_THREADS": threads,
-                **KEEP_MEMORY,
-            }
             local = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1 + config.prefetch,
                 processes=True,
                 dashboard_address=":0",
-                env=environment,
                 silence_logs=50,
             )
             client = Client(local, set_as_default=False)
