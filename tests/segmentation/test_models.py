@@ -58,7 +58,9 @@ def test_a_pixel_does_not_depend_on_slot_or_batch(compact: FlowModel) -> None:
     np.testing.assert_array_equal(compact.predict(padded)[[1, 3, 7]], alone[order])
 
 
-def test_the_network_does_not_depend_on_the_threads(compact: FlowModel) -> None:
+def test_in_bf16_the_network_does_not_depend_on_the_threads() -> None:
+    """In fp32 it does, in the last bits, which is why the threads of a worker are fixed."""
+    compact = load_model("compact-smear", specimen="blood_smear", device="cpu", precision="bf16")
     import torch
 
     tiles = np.random.default_rng(1).uniform(0, 1, (2, 3, compact.tile_px, compact.tile_px)).astype(np.float32)
