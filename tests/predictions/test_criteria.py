@@ -267,16 +267,16 @@ def lineage_taxonomy() -> Taxonomy:
     template = next(c for c in data["classes"] if c["code"] == "blast")
     data["classes"] = [
         *data["classes"],
-        {**template, "code": "myeloblast", "aliases": ()},
-        {**template, "code": "lymphoblast", "aliases": ()},
-        {**template, "code": "abnormal_promyelocyte", "aliases": ()},
+        {**template, "code": "myeloblast", "meaning": None, "aliases": ()},
+        {**template, "code": "lymphoblast", "meaning": None, "aliases": ()},
+        {**template, "code": "abnormal_promyelocyte", "meaning": None, "aliases": ()},
     ]
     data["roll_ups"] |= {
         "myeloid_blasts": ("myeloblast",),
         "lymphoblasts": ("lymphoblast",),
         "abnormal_promyelocytes": ("abnormal_promyelocyte",),
     }
-    return Taxonomy.model_validate({**data, "refused_roll_ups": {}, "maps": {}})
+    return Taxonomy.model_validate({**data, "refused_roll_ups": {}})
 
 
 def test_lymphoblasts_are_never_aml() -> None:

@@ -23,7 +23,7 @@ from wsi_pipeline.evaluation.classification import (
 from wsi_pipeline.evaluation.datasets import read_class_folders
 from wsi_pipeline.evaluation.images import read_image
 from wsi_pipeline.evaluation.tables import classification_metrics, classification_table
-from wsi_pipeline.taxonomies import load_taxonomy
+from wsi_pipeline.taxonomies import load_taxonomy, map_taxonomy
 
 _IMAGES_AT_ONCE = 512
 
@@ -106,7 +106,8 @@ def evaluate_classifier_on_folder(
         raise DataError(f"{data}: {mpp} um per pixel is outside 0.02 to 2")
     classifier = load_classifier(model, device)
     taxonomy = load_taxonomy(map_to or classifier.taxonomy)
-    table = load_taxonomy(classifier.taxonomy).map_to(taxonomy.name)
+    own = load_taxonomy(classifier.taxonomy)
+    table = map_taxonomy(own.name, taxonomy.name).table(own.classifier_classes)
     images = read_class_folders(data, taxonomy, skip=skip)
     p = np.concatenate(
         [

@@ -204,7 +204,7 @@ def calibration(probabilities: npt.ArrayLike, correct: npt.ArrayLike, *, bins: i
 
 
 def map_labels(labels: Sequence[str], table: Mapping[str, str | None]) -> list[str | None]:
-    """Carry answers over to another taxonomy; ``table`` is :meth:`Taxonomy.map_to`.
+    """Carry answers over to another taxonomy; ``table`` is :meth:`TaxonomyMap.table`.
 
     Raises
     ------

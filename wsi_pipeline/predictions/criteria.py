@@ -26,7 +26,8 @@ The classes are ranges of counts:
     ``normal|mds_like|other_abnormal``. A set of all classes says nothing, so the task abstains instead.
 ``apl``
     ``apl_alert`` from 10 % abnormal promyelocytes (ICC 2022) where the taxonomy knows them, and ``aml`` then does
-    not say ``below_range``; otherwise abstains (``no-abnormal-promyelocyte-class``).
+    not say ``below_range``; otherwise abstains (``no-abnormal-promyelocyte-class``). Where only those with bundles
+    of Auer rods have a class, many of them alert, and few or none exclude nothing (``only-auer-bundles``).
 ``mds``
     Abstains (``no-dysplasia-classes``).
 
@@ -45,10 +46,12 @@ from wsi_pipeline.predictions.ranges import Finding, adult_blood_ranges, blood_f
 from wsi_pipeline.predictions.wording import (
     AML_LIMIT,
     APL_ALERT,
+    APL_ALERT_FEW,
     COUNTING_ERROR_ONLY,
     LINEAGE_UNKNOWN,
     LYMPHOBLASTS_IN_RANGE,
     NOT_DYSPLASIA,
+    ONLY_AUER_BUNDLES,
     RAISED_PROMYELOCYTES,
     describe_blasts,
     describe_promyelocytes,
@@ -57,6 +60,8 @@ from wsi_pipeline.predictions.wording import (
 from wsi_pipeline.taxonomies import Taxonomy
 
 SMEAR_TASKS = ("smear_diagnosis", "aml", "apl", "mds")
+AUER_BUNDLES = "auer_bundle_promyelocytes"
+"""Roll-up of a taxonomy that knows abnormal promyelocytes by their bundles of Auer rods alone."""
 SMEAR_CLASSES = ("normal", "aml_range", "mds_like", "other_abnormal")
 
 
@@ -178,6 +183,7 @@ class _Evidence:
     promyelocytes: Proportion | None
     with_promyelocytes: Proportion | None
     abnormal_promyelocytes: Proportion | None
+    auer_bundles: Proportion | None
     mature: Proportion
 
     @classmethod
@@ -197,14 +203,16 @@ class _Evidence:
         if mature is None:
             raise ConfigError(f"taxonomy {taxonomy.name} has no roll-up five_part, which the criteria need")
         knows_abnormal = "abnormal_promyelocytes" in groups
+        promyelocytes = ("promyelocytes", *(g for g in (AUER_BUNDLES,) if g in groups))
         return cls(
             specimen=result.specimen,
             blasts=share("myeloid blasts" if myeloid else LINEAGE_UNKNOWN, group),
             with_undetermined=share("blasts not known to be lymphoid", group, "blasts") if myeloid else None,
             lymphoblasts=share("lymphoblasts", "lymphoblasts"),
-            promyelocytes=share("promyelocytes", "promyelocytes"),
-            with_promyelocytes=None if knows_abnormal else share("blasts and promyelocytes", group, "promyelocytes"),
+            promyelocytes=share("promyelocytes", *promyelocytes),
+            with_promyelocytes=None if knows_abnormal else share("blasts and promyelocytes", group, *promyelocytes),
             abnormal_promyelocytes=share("abnormal promyelocytes", "abnormal_promyelocytes"),
+            auer_bundles=share("abnormal promyelocytes with bundles of Auer rods", AUER_BUNDLES),
             mature=mature,
         )
 
@@ -218,7 +226,7 @@ class _Evidence:
 
     @property
     def apl_alert(self) -> bool:
-        found = self.abnormal_promyelocytes
+        found = self.abnormal_promyelocytes or self.auer_bundles
         return found is not None and found.fraction >= RAISED_PROMYELOCYTES
 
     @property
@@ -264,7 +272,11 @@ def _aml(answer: _Answers, evidence: _Evidence) -> Prediction:
 
 
 def _apl(answer: _Answers, evidence: _Evidence) -> Prediction:
-    abnormal = evidence.abnormal_promyelocytes
+    abnormal, bundles = evidence.abnormal_promyelocytes, evidence.auer_bundles
+    if abnormal is None and bundles is not None and not evidence.apl_alert:
+        wording = ONLY_AUER_BUNDLES if bundles.k == 0 else f"{APL_ALERT_FEW}. {bundles}. {ONLY_AUER_BUNDLES}"
+        return answer.abstain("apl", "only-auer-bundles", wording, notes=_promyelocyte_notes(evidence))
+    abnormal = abnormal or bundles
     if abnormal is None:
         return answer.abstain(
             "apl",

@@ -30,12 +30,22 @@ class ReferenceRange(_Model):
     decides: Literal["high", "both"]
 
 
+class OwnLimit(_Model):
+    """A limit in percent that is our choice, for cells that have no reference range."""
+
+    roll_up: str
+    name: str
+    high: float = Field(ge=0, le=100)
+    why: str
+
+
 class ReferenceRanges(_Model):
     """The ranges, whom they hold for and where they come from."""
 
     population: str
     source: str
     ranges: tuple[ReferenceRange, ...]
+    own_limits: tuple[OwnLimit, ...]
     nrbc_per_100_wbc_limit: float
 
 
@@ -94,6 +104,22 @@ def blood_findings(result: Differential, taxonomy: Taxonomy, confidence: float) 
                     decides=high or limits.decides == "both",
                 )
             )
+    return findings + _own_limits(result, taxonomy, confidence, table)
+
+
+def _own_limits(result: Differential, taxonomy: Taxonomy, confidence: float, table: ReferenceRanges) -> list[Finding]:
+    findings = []
+    for limit in table.own_limits:
+        share = Proportion(
+            name=limit.name,
+            k=result.count(taxonomy.roll_ups.get(limit.roll_up, ())),
+            n=result.n,
+            confidence=confidence,
+        )
+        if 100 * share.fraction > limit.high:
+            certain = 100 * share.lower > limit.high
+            text = f"{share}, above {limit.high:g} %: {limit.why}"
+            findings.append(Finding(proportion=share, text=text, certain=certain, decides=True))
     return findings
 
 

@@ -17,6 +17,8 @@ RAISED_PROMYELOCYTES = 0.10
 BLASTS_IN_AML_RANGE = "blasts in AML range (20 % or more)"
 LYMPHOBLASTS_IN_RANGE = "lymphoblasts in acute-leukaemia range"
 APL_ALERT = "APL alert: abnormal promyelocytes; confirm PML::RARA and coagulation today"
+APL_ALERT_FEW = "cells with bundles of Auer rods: look at each; if seen, confirm PML::RARA and coagulation today"
+ONLY_AUER_BUNDLES = "Other abnormal promyelocytes are no class of this taxonomy, so APL is not excluded."
 LINEAGE_UNKNOWN = "blasts (lineage not determined by morphology alone)"
 COUNTING_ERROR_ONLY = "The interval covers the error of counting, not errors of the classifier."
 NOT_DYSPLASIA = "Dysplasia is not assessed."
@@ -63,7 +65,7 @@ def describe_promyelocytes(promyelocytes: Proportion) -> str:
     return (
         "Promyelocytes raised, which is not APL by itself (G-CSF, sepsis, regeneration). "
         f"{_capital(str(promyelocytes))}. "
-        "Abnormal promyelocytes are no class of this model: look for faggot cells and heavy granules, "
+        "This model does not tell abnormal promyelocytes apart: look for faggot cells and heavy granules, "
         "and where APL is suspected confirm PML::RARA and coagulation today."
     )
 

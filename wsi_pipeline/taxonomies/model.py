@@ -36,6 +36,9 @@ class CellClass(_Model):
         Red, green and blue, 0 to 255.
     lineage, maturity
         What the class says about the cell; ``undetermined`` where morphology alone does not say.
+    meaning
+        What the label stands for, in the terms of :mod:`wsi_pipeline.taxonomies.maps`; a class without one is in
+        no map. Sets may use one code with two meanings (promyelocytes with and without those of APL).
     countable
         Per specimen, whether the class belongs to the denominator of the differential. A specimen that is not
         named has no differential in this taxonomy.
@@ -52,6 +55,7 @@ class CellClass(_Model):
     color: tuple[_Channel, _Channel, _Channel]
     lineage: Lineage
     maturity: Maturity
+    meaning: _Code | None = None
     countable: dict[Specimen, bool] = {}
     classified: bool = True
     aliases: tuple[str, ...] = ()
@@ -72,8 +76,6 @@ class Taxonomy(_Model):
         Named groups of classes.
     refused_roll_ups
         Groups that readers will ask for and that this set cannot give, each with the reason.
-    maps
-        Per target taxonomy, the class each class becomes, or null where the target has no such class.
     """
 
     name: str
@@ -82,13 +84,13 @@ class Taxonomy(_Model):
     denominators: dict[Specimen, _Text] = {}
     roll_ups: dict[_Code, Annotated[tuple[_Code, ...], Field(min_length=1)]] = {}
     refused_roll_ups: dict[_Code, _Text] = {}
-    maps: dict[str, dict[_Code, _Code | None]] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Taxonomy:
         codes = [c.code for c in self.classes]
         labels = [label.casefold() for c in self.classes for label in (c.code, *c.aliases)]
-        for what, values in (("code", codes), ("code or alias", labels)):
+        meanings = [c.meaning for c in self.classes if c.meaning is not None]
+        for what, values in (("code", codes), ("code or alias", labels), ("meaning", meanings)):
             twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{what} given twice: {', '.join(twice)}")
@@ -106,13 +108,6 @@ class Taxonomy(_Model):
         undeclared = sorted({s for c in self.classes for s in c.countable} - set(self.denominators))
         if undeclared:
             raise ValueError(f"classes count on {', '.join(undeclared)}, which has no denominator")
-        wanted = set(self.classifier_classes)
-        for target, table in self.maps.items():
-            if set(table) != wanted:
-                raise ValueError(
-                    f"map to {target} must name every class of the classifier once; "
-                    f"missing or extra: {', '.join(sorted(set(table) ^ wanted))}"
-                )
         return self
 
     @property
@@ -169,30 +164,6 @@ class Taxonomy(_Model):
         why = self.refused_roll_ups.get(name, f"it has {', '.join(sorted(self.roll_ups))}")
         raise ConfigError(f"taxonomy {self.name} has no roll-up {name!r}: {why}")
 
-    def map_to(self, target: str) -> dict[str, str | None]:
-        """Return what each class of the classifier becomes in another taxonomy.
-
-        Returns
-        -------
-        dict
-            Target code, or None where the target has no class of that meaning (a blast is none of the five
-            parts); such an answer counts as outside the target's classes, never as its nearest neighbour.
-
-        Raises
-        ------
-        ConfigError
-            The meaning of the classes does not allow the map.
-        """
-        if target == self.name:
-            return {code: code for code in self.classifier_classes}
-        if target not in self.maps:
-            allowed = ", ".join(sorted(self.maps)) or "no other taxonomy"
-            raise ConfigError(
-                f"taxonomy {self.name} cannot be mapped to {target!r}: their classes do not mean the same; "
-                f"it can be mapped to {allowed}"
-            )
-        return dict(self.maps[target])
-
 
 def taxonomy_names() -> tuple[str, ...]:
     """Return the names of the shipped taxonomies."""
@@ -226,7 +197,7 @@ def load_taxonomy(name: str) -> Taxonomy:
     Raises
     ------
     ConfigError
-        There is no taxonomy of that name, or a map points to a class its target does not have.
+        There is no taxonomy of that name.
     """
     if name not in taxonomy_names():
         raise ConfigError(f"taxonomy {name!r} is unknown; use one of {', '.join(taxonomy_names())}")
@@ -234,8 +205,4 @@ def load_taxonomy(name: str) -> Taxonomy:
     taxonomy = parse_taxonomy(source.read_text(encoding="utf-8"), f"{name}.yaml")
     if taxonomy.name != name:
         raise ConfigError(f"{name}.yaml holds taxonomy {taxonomy.name!r}; name and file must agree")
-    for target, table in taxonomy.maps.items():
-        unknown = {code for code in table.values() if code is not None} - set(load_taxonomy(target).codes)
-        if unknown:
-            raise ConfigError(f"{name}.yaml: map to {target} names {', '.join(sorted(unknown))}, unknown there")
     return taxonomy

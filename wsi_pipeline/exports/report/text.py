@@ -40,6 +40,7 @@ REASONS = {
     "no-real-training-data": "no model trained on real cases",
     "no-dysplasia-classes": "dysplasia is not among the model's classes",
     "no-abnormal-promyelocyte-class": "abnormal promyelocytes are not among the model's classes",
+    "only-auer-bundles": "of abnormal promyelocytes, the model knows only those with bundles of Auer rods",
     "no-blast-class": "blasts are not among the model's classes",
     "no-confusion-in-card": "the classifier's card does not say how it errs",
     "too-few-calibration-images": "the classifier was tested on too few images of a class",
