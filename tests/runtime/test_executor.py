@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,34 @@ def test_the_first_error_ends_the_map_and_not_the_executor(executor: Executor | 
     with pytest.raises(CorruptTileError):
         list(executor.map(fail_at_three, ((i,) for i in range(20))))
     assert executor.call(square, 3) == 9
+
+
+def note_and_fail_at_zero(i: int, folder: str) -> int:
+    open(f"{folder}/{i}", "w").close()
+    if i == 0:
+        return fail(i)
+    time.sleep(0.3)
+    return i
+
+
+@pytest.mark.parametrize("ended_by", ["error", "close"])
+def test_what_waits_behind_an_error_is_not_computed(tmp_path: Path, ended_by: str) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local:
+        with open_executor(local.scheduler_address, RuntimeConfig()) as executor:
+            first = 0 if ended_by == "error" else 1
+            results = executor.map(note_and_fail_at_zero, ((i, str(tmp_path)) for i in range(first, first + 9)))
+            if ended_by == "error":
+                with pytest.raises(CorruptTileError):
+                    list(results)
+            else:
+                next(results)
+                results.close()  # type: ignore[attr-defined]
+            executor.call(square, 2)
+            time.sleep(1)
+            # Beside the one that ended it, one may have begun.
+            assert len(list(tmp_path.iterdir())) <= 2
 
 
 def test_arguments_are_taken_as_they_are_needed(cluster: Executor) -> None:

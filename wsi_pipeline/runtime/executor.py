@@ -78,7 +78,7 @@ class Executor:
         from distributed import KilledWorker, as_completed
 
         waiting = iter(argument_lists)
-        arguments_of: dict[Any, tuple[Any, ...]] = {}
+        unfinished: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
         blamed: list[tuple[Any, ...]] = []
         last_chance = False
         running: Any = as_completed(loop=self._client.loop)
@@ -96,15 +96,15 @@ class Executor:
 
         def submit(arguments: tuple[Any, ...]) -> None:
             future = self._client.submit(function, *arguments, pure=False)
-            arguments_of[future.key] = arguments
+            unfinished[future.key] = future, arguments
             running.add(future)
 
-        open_tasks += fill()
         try:
+            open_tasks += fill()
             while open_tasks:
                 future = next(running)
                 open_tasks -= 1
-                arguments = arguments_of.pop(future.key)
+                _, arguments = unfinished.pop(future.key)
                 lost = False
                 try:
                     result = future.result()
@@ -127,6 +127,9 @@ class Executor:
                     yield result
         finally:
             running.clear()
+            # It still waits for each of them, and so holds them: forgotten, they would all be computed.
+            if unfinished and self._client.status == "running":
+                self._client.cancel([future for future, _ in unfinished.values()])
 
 
 def default_workers(config: RuntimeConfig) -> int:
