@@ -13,6 +13,7 @@ from tests.regions.smears import ThickFilm, make_film, mosaic, overlap_with_trut
 from tests.regions.test_regions_find import check_partition
 from wsi_pipeline.config import RegionsConfig
 from wsi_pipeline.regions import find_regions
+from wsi_pipeline.regions.squares import RedCellOd, lattice, measure_squares
 from wsi_pipeline.slides import Slide, open_slide
 from wsi_pipeline.units import Box
 
@@ -176,3 +177,20 @@ def test_real_fields_are_readable(data_root, open_image, folder, mpp):
         regions = search(slide)
     print(folder, regions.facts)
     assert regions.facts["readable_share"] > 0.9
+
+
+@pytest.mark.parametrize("search_mpp", [1.5, 1.9, 2.0])
+def test_the_exposure_of_a_square_is_its_own(open_image, search_mpp):
+    """Squares of any side in pixels, also one that four does not divide, over many squares in a row."""
+    light = np.repeat(np.arange(60, 240, 10), 64 * 2)  # a step every 64 um at 0.5 um per pixel
+    pixels = np.repeat(np.repeat(light[None, :, None], 2400, axis=0), 3, axis=2).astype(np.uint8)
+    with open_image(pixels, mpp=0.5) as slide:
+        frame, shape = lattice(slide, search_mpp)
+        single = RedCellOd(green=0.1, red=0.0)
+        wanted = np.ones(shape, dtype=bool)
+        squares = measure_squares(slide, wanted, frame, mpp=search_mpp, glass=(240, 240, 240), single=single)
+        centres = frame.to_px0(np.stack([np.arange(shape[1]) + 0.5, np.full(shape[1], 0.5)], axis=1))[:, 0]
+    inside = (centres > 128) & (centres < len(light) - 64)  # at the rim it is white beyond
+    expected = light[centres[inside].astype(int)] / 255
+    # A square reaches half over a step at most.
+    assert np.abs(squares.exposure[1][inside] - expected).max() <= 10.5 / 255

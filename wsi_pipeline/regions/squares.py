@@ -146,7 +146,7 @@ def single_red_cell(
     for row, column in chosen:
         rows, columns = slice(row, row + 1), slice(column, column + 1)
         pixels = slide.read(_box(frame, slide, rows, columns, mpp), mpp)
-        red, green = _density(pixels, glass, 0), _density(pixels, glass, 1)
+        red, green = density(pixels, glass, 0), density(pixels, glass, 1)
         covered = green > CELL_OD
         if not _SAMPLE_COVER[0] <= covered.mean() <= _SAMPLE_COVER[1]:
             continue
@@ -171,10 +171,6 @@ def nuclear_mask(red: npt.NDArray[np.float32], green: npt.NDArray[np.float32], s
 
 def density(pixels: Rgb, glass: tuple[int, int, int], channel: int) -> npt.NDArray[np.float32]:
     """Return the optical density of one channel over glass, ``(h, w)`` float32."""
-    return _density(pixels, glass, channel)
-
-
-def _density(pixels: Rgb, glass: tuple[int, int, int], channel: int) -> npt.NDArray[np.float32]:
     table = np.log10((glass[channel] + 1.0) / (np.arange(256) + 1.0)).astype(np.float32)
     return table[pixels[..., channel]]
 
@@ -182,7 +178,7 @@ def _density(pixels: Rgb, glass: tuple[int, int, int], channel: int) -> npt.NDAr
 def _measure(
     pixels: Rgb, side: int, mpp: float, glass: tuple[int, int, int], single: RedCellOd
 ) -> tuple[dict[str, Counts], npt.NDArray[np.uint16]]:
-    red, green = _density(pixels, glass, 0), _density(pixels, glass, 1)
+    red, green = density(pixels, glass, 0), density(pixels, glass, 1)
     nuclei = nuclear_mask(red, green, single)
     width = max(3, 2 * round(_NUCLEUS_LEAST_UM / mpp / 2) + 1)
     solid = cv2.morphologyEx(nuclei.astype(np.uint8), cv2.MORPH_OPEN, np.ones((width, width), np.uint8))
@@ -191,13 +187,13 @@ def _measure(
     # Platelets and precipitate are as dark as nuclei and are no red cells either; specks are looked for among them.
     dark, near = (cv2.dilate(mask.astype(np.uint8), kernel).astype(bool) for mask in (nuclei, solid))
     covered = (green > CELL_OD) & ~dark
-    luminance = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[::4, ::4]
+    luminance = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     sums = {
         "valid": _mean(~dark, side),
         "covered": _mean(covered, side),
         "nuclear": _mean(solid, side),
         "specks": _mean(speck_maxima(red, green, near, red_cell=single.red), side) * side * side,
-        "exposure": _percentile(luminance, side // 4, 90) / 255.0,
+        "exposure": _percentile(luminance, side, 90) / 255.0,
     }
     return sums, _histograms(green, covered, side)
 
@@ -208,19 +204,21 @@ def _mean(mask: npt.NDArray[np.bool_] | npt.NDArray[np.uint8], side: int) -> Cou
     return np.asarray(squares.sum(axis=(1, 3), dtype=np.int64) / float(side * side))
 
 
-def _histograms(density: npt.NDArray[np.float32], chosen: Mask, side: int) -> npt.NDArray[np.uint16]:
+def _histograms(green: npt.NDArray[np.float32], chosen: Mask, side: int) -> npt.NDArray[np.uint16]:
     """Return histograms of the chosen pixels of every square, of every other row."""
     rows, columns = chosen.shape[0] // side, chosen.shape[1] // side
     y, x = np.nonzero(chosen[::2])
-    bins = np.minimum(density[::2][y, x] / OD_STEP, OD_BINS - 1).astype(np.int64)
+    bins = np.minimum(green[::2][y, x] / OD_STEP, OD_BINS - 1).astype(np.int64)
     flat = ((y * 2 // side) * columns + x // side) * OD_BINS + bins
     counts = np.bincount(flat, minlength=rows * columns * OD_BINS)
     return counts.reshape(rows, columns, OD_BINS).astype(np.uint16)
 
 
 def _percentile(values: npt.NDArray[np.uint8], side: int, percent: float) -> Counts:
+    """Return a percentile of every square, of every fourth row and column in it."""
     rows, columns = values.shape[0] // side, values.shape[1] // side
-    squares = values[: rows * side, : columns * side].reshape(rows, side, columns, side).transpose(0, 2, 1, 3)
+    squares = values[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    squares = squares[:, ::4, :, ::4].transpose(0, 2, 1, 3)
     return np.percentile(squares.reshape(rows, columns, -1), percent, axis=2)
 
 
