@@ -14,8 +14,11 @@ import shapely
 import tifffile
 from test_pipeline import run_here
 
+from wsi_pipeline import pipeline
 from wsi_pipeline.regions import read_regions
+from wsi_pipeline.runtime.worker import slide_of
 from wsi_pipeline.simulation import make_virtual_slide
+from wsi_pipeline.units import Box
 
 SETTINGS: dict[str, Any] = {"cells.classifier": None, "exports.report": False, "tiling.core_px": 512}
 
@@ -82,3 +85,44 @@ def test_masked_it_loses_the_tile_and_nothing_else(slides: tuple[Path, Path, Any
     assert abs(len(ours) - len(theirs)) <= 0.02 * len(theirs)
     distance = np.linalg.norm(ours[:, None] - theirs[None], axis=-1).min(axis=1)
     assert np.mean(distance < 0.5) > 0.95
+
+
+def test_what_else_a_worker_has_read_changes_nothing(tmp_path: Path) -> None:
+    """A damaged tile of a coarse level is met by the worker that looks for regions, and by no other."""
+    make_virtual_slide(tmp_path / "made.tiff", profile="normal", size_px=(1000, 700), seed=5)
+    with tifffile.TiffFile(tmp_path / "made.tiff") as tiff:
+        image = tiff.pages.first.asarray()
+    path = tmp_path / "slide.tiff"
+    with tifffile.TiffWriter(path) as tiff:
+        for level, step in enumerate((1, 4, 16)):
+            tiff.write(
+                np.ascontiguousarray(image[::step, ::step]),
+                tile=(256, 256),
+                photometric="rgb",
+                compression="zlib",
+                resolution=(4e4 / step, 4e4 / step),
+                resolutionunit="CENTIMETER",
+                subfiletype=int(level > 0),
+                metadata=None,
+            )
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[1]
+        place, count = page.dataoffsets[0], page.databytecounts[0]
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(b"\x00" * count)
+    settings = {**SETTINGS, "slides.on_corrupt": "mask", "slides.backend": "openslide", "slides.chunk_px": 256}
+    run_here([path], tmp_path / "usual", settings)
+
+    original = pipeline.find_cells
+
+    def find_cells_after(job: Any, key: str, block: Any) -> Any:
+        slide_of(job.spec).read(Box(x0=0, y0=0, x1=64, y1=64), 1.0)
+        return original(job, key, block)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "find_cells", find_cells_after)
+        run_here([path], tmp_path / "busy", settings)
+    usual, busy = (tmp_path / out / "slides" / "slide" for out in ("usual", "busy"))
+    assert pq.read_table(usual / "cells.parquet").equals(pq.read_table(busy / "cells.parquet"))
+    assert (usual / "regions.geojson").read_bytes() == (busy / "regions.geojson").read_bytes()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -154,6 +154,8 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
     regions_file = job.folder / "regions.geojson"
     about = ledger.read("plan", "slide")
     if about is None or not ledger.is_done("plan", "region", ".wkb") or not regions_file.is_file():
+        # The worker may have read the slide for another run, at other levels.
+        slide.forget_masked()
         if regions is None:
             regions = find_regions(
                 slide, specimen=config.specimen, config=config.regions, regions_file=job.regions_file
@@ -179,7 +181,7 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
             "segmentation_engine": engine_for(device),
             "classifier": classifier.name if classifier else None,
             "classifier_sha256": classifier.sha256 if classifier else None,
-            "masked_px0": [[box.x0, box.y0, box.x1, box.y1] for box in slide.masked()],
+            "masked_px0": _corners(slide.masked()),
         }
         ledger.write("plan", "slide", about)
     # With a target the fields decide, wave by wave, which blocks are needed.
@@ -254,7 +256,7 @@ def _colours(
         for tile in tiles:
             box = lattice.tile(*tile).clip(whole)
             pixels = slide.read(box, config.mpp)
-            if slide.masked(slide.frame(config.mpp).box_to_px0(box)):
+            if slide.masked(slide.frame(config.mpp).box_to_px0(box), config.mpp):
                 continue  # white that is not there would shift the colours
             histogram += colour_histogram(pixels)
             backgrounds.append(estimate_background(pixels))
@@ -275,8 +277,11 @@ def plan_of(job: SlideJob, key: str) -> Plan:
     mpp = config.segmentation.mpp
     region_px0 = _region_px0(ledger)
     halo = halo_px(config.segmentation.max_cell_diameter_um, mpp)
-    shapely.prepare(region_px0)
     dilated = _to_working(region_px0, slide, mpp).buffer(halo, join_style="mitre")
+    if about["masked_px0"]:
+        # No area is counted there (final_regions), so no cells are, whichever worker has met it.
+        region_px0 = region_px0.difference(_boxes_union(about["masked_px0"]))
+    shapely.prepare(region_px0)
     copy = shapely.from_wkb(shapely.to_wkb(dilated))
     for geometry in (dilated, copy):
         shapely.prepare(geometry)
@@ -314,9 +319,10 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
     margin = block.core.x0 - needed.x0
     pixels = slide.read(needed, mpp, overlap=2 * max(0, margin))
     region_px0 = plan.region_px0
-    if masked := slide.masked(slide.frame(mpp).box_to_px0(needed)):
-        ledger.write(MASKED, block.name, {"boxes_px0": [[box.x0, box.y0, box.x1, box.y1] for box in masked]})
-        region_px0 = region_px0.difference(_union(masked))
+    # Of this level alone: others are read by some workers and not by others.
+    if masked := _corners(slide.masked(slide.frame(mpp).box_to_px0(needed), mpp)):
+        ledger.write(MASKED, block.name, {"boxes_px0": masked})
+        region_px0 = region_px0.difference(_boxes_union(masked))
     with computing():
         segmented = segment_block(
             lambda box: pixels if box == needed else slide.read(box, mpp),
@@ -355,8 +361,7 @@ def unreadable(job: SlideJob, prepared: Prepared) -> BaseGeometry:
     ledger = ledger_of(job, prepared.key)
     records = [ledger.read(MASKED, block.name) for block in prepared.blocks]
     corners = [corner for record in records if record for corner in record["boxes_px0"]]
-    corners += prepared.about["masked_px0"]
-    return _union(Box(x0=x0, y0=y0, x1=x1, y1=y1) for x0, y0, x1, y1 in corners)
+    return _boxes_union(corners + prepared.about["masked_px0"])
 
 
 def final_regions(job: SlideJob, prepared: Prepared) -> Regions:
@@ -367,8 +372,12 @@ def final_regions(job: SlideJob, prepared: Prepared) -> Regions:
     return without(regions_from_record(record), unreadable(job, prepared), "corrupt-tile", slide_of(job.spec))
 
 
-def _union(boxes: Iterable[Box]) -> BaseGeometry:
-    return shapely.unary_union([shapely.box(box.x0, box.y0, box.x1, box.y1) for box in boxes])
+def _corners(boxes: Iterable[Box]) -> list[list[int]]:
+    return [[box.x0, box.y0, box.x1, box.y1] for box in boxes]
+
+
+def _boxes_union(corners: Iterable[Sequence[int]]) -> BaseGeometry:
+    return shapely.unary_union([shapely.box(*four) for four in corners])
 
 
 @exclusive

@@ -198,16 +198,21 @@ class Slide:
             overlap=overlap,
         )
 
-    def masked(self, within: Box | None = None) -> tuple[Box, ...]:
+    def masked(self, within: Box | None = None, mpp: float | None = None) -> tuple[Box, ...]:
         """Return the places (level-0 pixels, rounded outwards) that could not be decoded in what was read so far.
 
         Parameters
         ----------
         within
             Level-0 pixels; only places that meet it are returned.
+        mpp
+            Only places of the level that is read for it; whatever else was read before changes the answer no more.
         """
         found = set()
+        asked = None if mpp is None else self.level_for(mpp)
         for level, place in tuple(self._reader.corrupt):
+            if asked is not None and level != asked:
+                continue
             native = self.levels[level]
             x, y = self.dimensions[0] / native.width, self.dimensions[1] / native.height
             box = Box(
@@ -217,6 +222,10 @@ class Slide:
             if within is None or not box.clip(within).is_empty:
                 found.add(box)
         return tuple(sorted(found, key=lambda box: (box.y0, box.x0, box.y1, box.x1)))
+
+    def forget_masked(self) -> None:
+        """Let :meth:`masked` begin anew, with what is read from here on."""
+        self._reader.corrupt.clear()
 
     def close(self) -> None:
         """Close the file handles; reading afterwards raises :class:`SlideError`."""
