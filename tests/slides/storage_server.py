@@ -30,6 +30,8 @@ class Storage:
         Seconds before every reply's body.
     authorization
         The header asked for, if any.
+    excess
+        Bytes sent beyond every range that is asked for.
     log
         Method, path with query, and range of every request.
     sent
@@ -41,6 +43,7 @@ class Storage:
     answer: Callable[[int, str], int | None] = lambda _number, _path: None
     delay: float = 0.0
     authorization: str | None = None
+    excess: int = 0
     log: list[tuple[str, str, str]] = field(default_factory=list)
     sent: int = 0
     url: str = ""
@@ -92,7 +95,7 @@ def serve(storage: Storage) -> Iterator[Storage]:
             size, start, stop = len(data), 0, len(data)
             found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked) if storage.ranges else None
             if found:
-                start, stop = int(found[1]), min(size, int(found[2]) + 1 if found[2] else size)
+                start, stop = int(found[1]), min(size, int(found[2]) + 1 + storage.excess if found[2] else size)
             if found and start >= size:
                 self.send_response(416)
                 self.send_header("Content-Range", f"bytes */{size}")

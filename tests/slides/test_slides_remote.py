@@ -207,6 +207,15 @@ def test_a_server_without_ranges_is_refused_before_it_sends_the_file(write_pyram
         assert len(server.log) == 1
 
 
+def test_a_server_that_sends_more_than_was_asked_is_refused_before_it_does() -> None:
+    with serve(Storage(files={"file.tiff": b"II*\0" + noise(64 * 2**20)}, excess=2**30)) as server:
+        with pytest.raises(SlideUnreachableError, match="answers a range request with HTTP status 206"):
+            open_slide(f"{server.url}/file.tiff")
+        time.sleep(0.2)
+        assert server.sent < 16 * 2**20
+        assert len(server.log) == 1
+
+
 def test_an_object_that_changes_is_an_error(server: Storage) -> None:
     with open_slide(f"{server.url}/bucket/odd.tiff") as slide:
         remote._caches.clear()

@@ -121,6 +121,18 @@ def test_a_damaged_tile_is_named(odd_pyramid: Path, tmp_path: Path) -> None:
         assert slide.masked() == (Box(x0=256, y0=256, x1=512, y1=512),)
 
 
+def test_a_tile_that_claims_gigabytes_is_not_asked_for(odd_pyramid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = TiffBackend(odd_pyramid)
+    asked: list[int] = []
+    read = backend._source.read
+    monkeypatch.setattr(backend._source, "read", lambda at, length: asked.append(length) or read(at, length))
+    monkeypatch.setattr(backend._levels[0], "_counts", (2**32,) * 1000)
+    with pytest.raises(CorruptTileError, match="claims 4,294,967,296 bytes"):
+        backend.read_chunk(0, Box(x0=0, y0=0, x1=256, y1=256))
+    assert not asked
+    backend.close()
+
+
 def test_a_file_cut_off_says_so(tmp_path: Path, image: np.ndarray) -> None:
     path = write(tmp_path / "slide.tiff", image, "zstd")
     with tifffile.TiffFile(path) as tiff:

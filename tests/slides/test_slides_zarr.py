@@ -213,6 +213,14 @@ def test_a_damaged_chunk_is_named(tmp_path: Path, image: np.ndarray, zarr_format
         assert slide.masked() == (Box(x0=256, y0=0, x1=512, y1=256),)
 
 
+def test_metadata_that_nobody_reads_is_bounded_too(tmp_path: Path, image: np.ndarray) -> None:
+    path = write_zarr(tmp_path / "s.zarr", image, zarr_format=3)
+    with (path / ".zgroup").open("wb") as file:  # beside zarr.json it is not looked at, but it is fingerprinted
+        file.truncate(2**40)
+    with pytest.raises(UnreadableSlideError, match=r"\.zgroup is no metadata file of at most 16 MiB"):
+        open_slide(path)
+
+
 def test_fingerprint_is_of_the_content(tmp_path: Path, image: np.ndarray) -> None:
     path = write_zarr(tmp_path / "s.zarr", image)
     first = slide_fingerprint(path)

@@ -14,7 +14,7 @@ import numpy as np
 
 from wsi_pipeline.errors import SlideError, UnreadableSlideError
 from wsi_pipeline.slides.formats import HEADER_ERRORS, is_dicom, is_tiff, is_tiff_head
-from wsi_pipeline.slides.ngff import metadata_files, read_images, resolve_inside
+from wsi_pipeline.slides.ngff import metadata_files, read_images, read_metadata, resolve_inside
 from wsi_pipeline.slides.paths import RemotePath, SlidePath
 from wsi_pipeline.slides.remote import RemoteSource
 from wsi_pipeline.slides.sources import ByteSource, LocalSource, open_tiff
@@ -99,7 +99,7 @@ def _add_tile_index(digest: hashlib._Hash, source: ByteSource) -> None:
 def _add_zarr(digest: hashlib._Hash, folder: Path) -> None:
     images = read_images(folder)
     for key in metadata_files(folder, images):
-        content = Path(resolve_inside(folder, key)).read_bytes()
+        content = read_metadata(folder, key) or b""
         digest.update(f"{key}:{len(content)}:".encode() + content)
     arrays = sorted({level.key for image in images for level in image.levels})
     files = ((key, size) for array in arrays for key, size in _files_below(folder, array))

@@ -169,21 +169,35 @@ def metadata_files(folder: Path, images: Sequence[ZarrImage]) -> list[str]:
     return sorted(key for key in keys if os.path.isfile(resolve_inside(folder, key)))
 
 
-def _read_json(folder: Path, key: str) -> dict[str, Any] | None:
-    """Return the JSON object of a metadata file, or None when there is none."""
+def read_metadata(folder: Path, key: str) -> bytes | None:
+    """Return the bytes of a metadata file, or None when there is none.
+
+    Raises
+    ------
+    UnreadableSlideError
+        It leads out of the folder, cannot be read, or is no file of at most 16 MiB.
+    """
     file = resolve_inside(folder, key)
     try:
         status = os.stat(file)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON_BYTES:
+            raise UnreadableSlideError(f"{folder}: {key} is no metadata file of at most {_MAX_JSON_BYTES >> 20} MiB")
+        return Path(file).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if isinstance(error, UnreadableSlideError):
+            raise
         raise UnreadableSlideError(f"{folder}: {key} cannot be read ({error.strerror})") from None
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON_BYTES:
-        raise UnreadableSlideError(f"{folder}: {key} is no metadata file of at most {_MAX_JSON_BYTES >> 20} MiB")
+
+
+def _read_json(folder: Path, key: str) -> dict[str, Any] | None:
+    """Return the JSON object of a metadata file, or None when there is none."""
+    content = read_metadata(folder, key)
+    if content is None:
+        return None
     try:
-        found = json.loads(Path(file).read_bytes())
-    except OSError as error:
-        raise UnreadableSlideError(f"{folder}: {key} cannot be read ({error.strerror})") from None
+        found = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UnreadableSlideError(f"{folder}: {key} is no valid JSON ({type(error).__name__})") from None
     if not isinstance(found, dict):

@@ -132,8 +132,8 @@ class HttpObject:
         headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         async with session.get(self._system.encode_url(self._path.url), headers=headers) as reply:
             try:
-                version, first, last = self._checked(reply, start)
-                data = await reply.read() if last >= first else b""
+                version, first, last = self._checked(reply, start, stop)
+                data = await _body(reply, last - first + 1) if last >= first else b""
             except BaseException:
                 reply.close()  # what follows in the body is not waited for
                 raise
@@ -141,7 +141,7 @@ class HttpObject:
             raise TransientError(f"{len(data)} of {last - first + 1} bytes came")
         return data, version
 
-    def _checked(self, reply: Any, start: int) -> tuple[Version, int, int]:
+    def _checked(self, reply: Any, start: int, stop: int) -> tuple[Version, int, int]:
         """Return the version and the first and last byte of a reply, before its body is read."""
         path, status = self._path, reply.status
         if status in _TRANSIENT:
@@ -160,7 +160,8 @@ class HttpObject:
                 f"{path}: the server ignores range requests and would send the whole file for each; "
                 "download the slide, or put it on a server with byte ranges"
             )
-        if status != 206 or found is None or found[1] is None or int(found[1]) != start:
+        asked = found is not None and found[1] is not None and int(found[1]) == start and int(found[2]) < stop
+        if status != 206 or found is None or not asked:
             raise SlideUnreachableError(
                 f"{path}: the server answers a range request with HTTP status {status}"
                 + (f" and {reply.headers.get('Content-Range', 'no Content-Range')!r}"[:80] if status == 206 else "")
@@ -176,6 +177,17 @@ class HttpObject:
         session, self._system._session = self._system._session, None
         if session is not None:
             self._system.close_session(self._system.loop, session)
+
+
+async def _body(reply: Any, length: int) -> bytes:
+    """Return the body of a reply that should have ``length`` bytes; of a longer one no more than shows that it is."""
+    parts, held = [], 0
+    while held <= length and (part := await reply.content.readany()):
+        parts.append(part)
+        held += len(part)
+    if held > length:
+        reply.close()
+    return b"".join(parts)
 
 
 class FsspecObject:

@@ -16,7 +16,7 @@ import tifffile
 
 from wsi_pipeline.errors import ConfigError, CorruptTileError, SlideError, UnsupportedFormatError
 from wsi_pipeline.slides.backends.base import Backend, RgbArray, check_level_sizes, composite_on_white
-from wsi_pipeline.slides.formats import HEADER_ERRORS, tiff_metadata
+from wsi_pipeline.slides.formats import HEADER_ERRORS, MAX_TILE_BYTES, tiff_metadata
 from wsi_pipeline.slides.paths import RemotePath, SlidePath
 from wsi_pipeline.slides.remote import RemoteSource
 from wsi_pipeline.slides.sources import ByteSource, LocalSource, open_tiff
@@ -188,6 +188,8 @@ class _TiledPage:
         count = self._counts[index]
         if not count:
             return np.full((self.tile[1], self.tile[0], 3), 255, np.uint8)
+        if count > MAX_TILE_BYTES:
+            raise ValueError(f"it claims {count:,} bytes; a tile may have {MAX_TILE_BYTES:,}")
         data = self._source.read(self._offsets[index], count)
         if len(data) != count:
             raise ValueError(f"{len(data)} of {count} bytes are there; the file is cut off")
