@@ -159,6 +159,20 @@ def test_what_it_does_not_read_goes_to_another_backend_or_says_why(tmp_path: Pat
         open_slide(photograph, mpp=0.25, config=SlidesConfig(backend="tiff"))
 
 
+@pytest.mark.parametrize("choice", [{"scene": 1}, {"z_plane": 2}])
+def test_a_choice_that_the_backend_does_not_know_is_no_silent_one(tmp_path: Path, image: np.ndarray, choice) -> None:
+    path = tmp_path / "strips.ome.tif"
+    tifffile.imwrite(path, image, photometric="rgb", ome=True, metadata={"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25})
+    aperio = write(tmp_path / "slide.svs", image, "aperio jpeg")
+    photograph = tmp_path / "field.png"
+    photograph.write_bytes(imagecodecs.png_encode(image))
+    for slide, backend in ((path, "auto"), (aperio, "openslide"), (photograph, "auto")):
+        with pytest.raises(ConfigError, match=r"slides\.(scene|z_plane) is \d, and the \w+ backend"):
+            open_slide(slide, mpp=0.25, config=SlidesConfig(backend=backend, **choice))
+    with open_slide(aperio, config=SlidesConfig(backend="openslide", scene=0)) as slide:
+        assert slide.plane == ""
+
+
 def test_scene_and_focal_plane_are_chosen_and_recorded(tmp_path: Path, texture) -> None:
     path = tmp_path / "scenes.ome.tif"
     small, stack = texture(300, 300), np.stack([texture(600, 400) // (z + 1) + 60 for z in range(3)])

@@ -98,6 +98,8 @@ def open_slide(
         Fluorescence, greyscale, or not 8-bit.
     MissingMppError, ImplausibleMppError
         No microns per pixel, or a value outside 0.05 to 5. Magnification is never turned into one.
+    ConfigError
+        ``force_mpp`` without ``mpp``, or a scene or focal plane that is not there.
     """
     return open_spec(
         SlideSpec(
@@ -124,6 +126,7 @@ def open_spec(spec: SlideSpec) -> Slide:
         check_unchanged(path, spec, fingerprint)
         backend, factory = _open_backend(path, spec.config)
     try:
+        _check_plane(path, backend, spec.config)
         mpp = resolve_mpp(path, backend.mpp, spec)
     except (MissingMppError, ImplausibleMppError, ConfigError):
         backend.close()
@@ -158,6 +161,24 @@ def open_spec(spec: SlideSpec) -> Slide:
             slide.close()
             raise
     return slide
+
+
+def _check_plane(path: SlidePath, backend: Backend, config: SlidesConfig) -> None:
+    """Refuse a scene or plane asked of a backend that knows one of each; the others have checked it themselves.
+
+    Raises
+    ------
+    ConfigError
+        It would be left unread without a word.
+    """
+    if backend.name in ("tiff", "zarr"):
+        return
+    for name, asked in (("scene", config.scene), ("z_plane", config.z_plane)):
+        if asked:
+            raise ConfigError(
+                f"{path}: slides.{name} is {asked}, and the {backend.name} backend, which reads this file, knows only "
+                f"one (0); set it to null, or export that one as a tiled OME-TIFF"
+            )
 
 
 def resolve_mpp(path: SlidePath, own: tuple[float, float] | None, spec: SlideSpec) -> Mpp:
