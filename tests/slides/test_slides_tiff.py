@@ -167,7 +167,7 @@ def test_a_choice_that_the_backend_does_not_know_is_no_silent_one(tmp_path: Path
     photograph = tmp_path / "field.png"
     photograph.write_bytes(imagecodecs.png_encode(image))
     for slide, backend in ((path, "auto"), (aperio, "openslide"), (photograph, "auto")):
-        with pytest.raises(ConfigError, match=r"slides\.(scene|z_plane) is \d, and the \w+ backend"):
+        with pytest.raises(ConfigError, match=r"slides\.(scene|z_plane) is \d, and the (file|\w+ backend)"):
             open_slide(slide, mpp=0.25, config=SlidesConfig(backend=backend, **choice))
     with open_slide(aperio, config=SlidesConfig(backend="openslide", scene=0)) as slide:
         assert slide.plane == ""

@@ -117,7 +117,7 @@ class TiffBackend:
     def read_chunk(self, level: int, chunk: Box) -> RgbArray:
         page = self._levels[level]
         tile_w, tile_h = page.tile
-        if page.tile == page.chunk:
+        if chunk.width <= tile_w and chunk.height <= tile_h and chunk.x0 % tile_w == chunk.y0 % tile_h == 0:
             pixels = self._tile(level, chunk.x0 // tile_w, chunk.y0 // tile_h)
             return pixels if pixels.shape[:2] == (chunk.height, chunk.width) else pixels[: chunk.height, : chunk.width]
         columns = range(chunk.x0 // tile_w, -(-chunk.x1 // tile_w))
