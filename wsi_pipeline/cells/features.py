@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 GRANULE_UM = (0.15, 0.3)
 """Sigmas of the difference of Gaussians for granules of the cytoplasm, um: spots of about 0.6 um answer most."""
@@ -84,7 +86,10 @@ FEATURES: tuple[Feature, ...] = (
         f"concavities of the outline at least {DEFECT_UM} um (and one pixel) deep, between corners of its hull",
         "Sklansky, IEEE Trans. Comput. C-21:1355, 1972",
     ),
-    _feature("shape_hull_defect_depth_um", "um", "largest distance of the outline from its hull's edge", "as above"),
+    _feature(
+        "shape_hull_defect_depth_um", "um", "largest distance of outline and hull; pixels alone give up to one pixel",
+        "as above",
+    ),
     *(
         _feature(
             f"shape_fourier_{k}", "1",
@@ -141,3 +146,14 @@ def features_table() -> str:
     rows = ["| feature | unit | formula | source |", "|---|---|---|---|"]
     rows += [f"| `{f.name}` | {f.unit} | {f.formula} | {f.source} |" for f in FEATURES]
     return "\n".join(rows) + "\n"
+
+
+def refresh(path: Path) -> None:
+    """Replace the table at the end of a Markdown file, or append it."""
+    text = path.read_text(encoding="utf-8")
+    head = text.partition("| feature |")[0].rstrip("\n")
+    path.write_text(f"{head}\n\n{features_table()}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    refresh(Path(sys.argv[1]))

@@ -81,7 +81,7 @@ def measure_morphology(
         raise DataError(f"mpp must be a positive number of microns per pixel, got {mpp}")
     light = np.asarray(background, np.float64)
     if light.shape != (3,) or not ((light >= 1) & (light <= 255)).all():
-        raise DataError(f"background must be three values from 1 to 255, got {background}")
+        raise DataError(f"background must be three values from 1 to 255, got {background!r}")
     if boxes is None:
         boxes = label_boxes(labels)
     if not len(boxes):
@@ -119,9 +119,7 @@ def label_boxes(labels: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _measure_outlines(
-    points: np.ndarray, ends: np.ndarray, owners: np.ndarray, mpp: float, table: np.ndarray
-) -> None:
+def _measure_outlines(points: np.ndarray, ends: np.ndarray, owners: np.ndarray, mpp: float, table: np.ndarray) -> None:
     """Fill in what needs the outline, of the longest ring of each label."""
     longest = np.zeros(len(table), np.int64)
     for r in range(len(ends)):
@@ -221,8 +219,8 @@ def _measure_masks(
             row[_PALLOR], row[_PALLOR + 1] = pallor(green, distance(cell))
         if n_inner < n:
             for c in range(2):
-                row[_CYTOPLASM + c] = (
-                    around[0] * unmix[0, c] + around[1] * unmix[1, c] + around[2] * unmix[2, c]
-                ) / (n - n_inner)
+                row[_CYTOPLASM + c] = (around[0] * unmix[0, c] + around[1] * unmix[1, c] + around[2] * unmix[2, c]) / (
+                    n - n_inner
+                )
             row[_CYTOPLASM + 2] = _moments(mean, outer)[1]
             row[_CYTOPLASM + 3] = spot_energy(mean, outer, kernels[0], kernels[1])

@@ -38,10 +38,10 @@ def mask_shape(mask: np.ndarray, weights: np.ndarray) -> tuple[float, float, flo
     -------
     tuple of float
         Area in pixels. Perimeter by the Cauchy-Crofton formula in four directions (Legland et al., Image Anal.
-        Stereol. 26:83, 2007): holes count, discs are unbiased, squares along the axes read 5 % too short. Axes of the
-        ellipse with the same second moments, of pixels as unit squares. Pixels whose centre lies in the convex hull
-        of all pixel centres, by Pick's theorem, so that a digitally convex mask has solidity 1. Perimeter of that
-        hull widened by half a pixel.
+        Stereol. 26:83, 2007): holes count, discs are unbiased, small squares along the axes read 5 to 7 % too
+        short. Axes of the ellipse with the same second moments, of pixels as unit squares. Pixels whose centre lies
+        in the convex hull of all pixel centres, by Pick's theorem, so that a digitally convex mask has solidity 1.
+        Perimeter of that hull widened by half a pixel.
     """
     height, width = mask.shape
     area = 0
