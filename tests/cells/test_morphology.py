@@ -259,6 +259,8 @@ def test_boxes_are_those_of_scipy():
         ({"pixels": np.zeros((4, 5, 3), np.uint8)}, "(4, 4, 3)"),
         ({"pixels": np.zeros((4, 4, 3), np.float32)}, "uint8"),
         ({"nucleus": np.zeros((4, 4), np.uint8)}, "bool"),
+        ({"boxes": np.array([[0, 0, 5, 4]])}, "within 4 x 4"),
+        ({"boxes": np.zeros((2, 3), np.int64)}, "boxes"),
         ({"mpp": 0.0}, "mpp"),
         ({"mpp": float("nan")}, "mpp"),
         ({"background": (0, 200, 200)}, "background"),

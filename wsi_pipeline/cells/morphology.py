@@ -84,6 +84,10 @@ def measure_morphology(
         raise DataError(f"background must be three values from 1 to 255, got {background!r}")
     if boxes is None:
         boxes = label_boxes(labels)
+    boxes = np.ascontiguousarray(boxes, np.int64)
+    height, width = labels.shape
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or (boxes < 0).any() or (boxes > [height, width] * 2).any():
+        raise DataError(f"boxes must be (n, 4) y0, x0, y1, x1 within {height} x {width} pixels, got {boxes.shape}")
     if not len(boxes):
         return np.empty((0, len(NAMES)), np.float32)
     density = (-np.log10(np.maximum(np.arange(256), 1)[None, :] / light[:, None])).astype(np.float32)
