@@ -10,6 +10,8 @@ GRANULE_UM = (0.15, 0.3)
 """Sigmas of the difference of Gaussians for granules of the cytoplasm, um: spots of about 0.6 um answer most."""
 CHROMATIN_UM = (0.25, 0.5)
 """Sigmas for clumps of chromatin: spots of about 1 um."""
+EDGE_UM = 0.4
+"""Width of the edge of nucleus and cytoplasm that granules and chromatin leave out: blur mixes the two there."""
 PAIR_UM = 0.5
 """Distance of the pixels that co-occurrence compares."""
 DEFECT_UM = 0.5
@@ -113,7 +115,8 @@ FEATURES: tuple[Feature, ...] = (
     _feature("nucleus_od_sd", "OD", "standard deviation of D over the nucleus", _OD),
     _feature(
         "nucleus_chromatin", "OD",
-        f"root mean square over the nucleus of G({CHROMATIN_UM[0]} um) - G({CHROMATIN_UM[1]} um) of D, nucleus only",
+        f"root mean square over the nucleus of G({CHROMATIN_UM[0]} um) - G({CHROMATIN_UM[1]} um) of D, "
+        f"less its outer {EDGE_UM} um",
         _DOG,
     ),
     *_texture("nucleus", "within the nucleus"),
@@ -122,7 +125,8 @@ FEATURES: tuple[Feature, ...] = (
     _feature("cytoplasm_od_sd", "OD", "standard deviation of D over the cytoplasm", _OD),
     _feature(
         "cytoplasm_granularity", "OD",
-        f"root mean square over the cytoplasm of G({GRANULE_UM[0]} um) - G({GRANULE_UM[1]} um) of D, cytoplasm only",
+        f"root mean square over the cytoplasm of G({GRANULE_UM[0]} um) - G({GRANULE_UM[1]} um) of D, "
+        f"less its edges of {EDGE_UM} um",
         _DOG,
     ),
     _feature("cell_od_red", "OD", "mean over the cell of -log10(max(I, 1) / background), red", _OD),

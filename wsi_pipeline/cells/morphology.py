@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.cells.features import CHROMATIN_UM, DEFECT_UM, GRANULE_UM, LOBE_UM, NAMES, PAIR_UM
+from wsi_pipeline.cells.features import CHROMATIN_UM, DEFECT_UM, EDGE_UM, GRANULE_UM, LOBE_UM, NAMES, PAIR_UM
 from wsi_pipeline.cells.interior import count_peaks, distance, pallor
 from wsi_pipeline.cells.shape import CROFTON_WEIGHTS, HARMONICS, fourier_descriptors, hull_defects, mask_shape
 from wsi_pipeline.cells.texture import GREY_LEVELS, cooccurrence, gaussian_kernel, pair_offsets, spot_energy
@@ -41,7 +41,8 @@ def measure_morphology(
     """Return the features of labels 1..n, a row a label and a column a feature, in the order of ``FEATURES``.
 
     Nuclear features are NaN for cells without a nuclear pixel, cytoplasmic ones for cells without any other pixel,
-    the pallor for cells with a nucleus, the co-occurrence where no two pixels lie at its distance, and all for
+    the pallor for cells with a nucleus, the co-occurrence where no two pixels lie at its distance, spots where
+    no pixel is deeper than the edge, and all for
     labels without a pixel. A mask at the image's edge is measured as it is.
 
     Parameters
@@ -153,6 +154,13 @@ def _moments(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 
 
 @numba.njit(cache=True, nogil=True)
+def _spots(values: np.ndarray, depth: np.ndarray, edge: float, fine: np.ndarray, coarse: np.ndarray) -> float:
+    """Return the spot energy of the pixels deeper than the blurred edge; NaN without any."""
+    core = depth > edge
+    return spot_energy(values, core, fine, coarse) if core.any() else np.nan
+
+
+@numba.njit(cache=True, nogil=True)
 def _form(area: float, perimeter: float) -> float:
     return min(1.0, 4 * math.pi * area / perimeter**2)
 
@@ -163,6 +171,7 @@ def _measure_masks(
     offsets: np.ndarray, kernels: tuple[np.ndarray, ...], unmix: np.ndarray, weights: np.ndarray, table: np.ndarray,
 ) -> None:  # fmt: skip
     """Fill in everything else, one cell after the other."""
+    edge = EDGE_UM / mpp + 0.5  # distances are to the middle of the nearest pixel outside
     for k in range(len(boxes)):
         y0, x0, y1, x1 = boxes[k]
         height, width = y1 - y0, x1 - x0
@@ -212,12 +221,13 @@ def _measure_masks(
             area, perimeter, major, minor, hull, hull_length = mask_shape(inner, weights)
             row[_NUCLEUS] = area * mpp**2
             row[_NUCLEUS + 1] = area / n
-            row[_NUCLEUS + 2] = count_peaks(distance(inner), max(LOBE_UM / mpp, 0.75))
+            depth = distance(inner)
+            row[_NUCLEUS + 2] = count_peaks(depth, max(LOBE_UM / mpp, 0.75))
             row[_NUCLEUS + 3] = math.sqrt(max(0.0, 1 - (minor / major) ** 2))
             row[_NUCLEUS + 4] = area / hull
             row[_NUCLEUS + 5] = _form(area, perimeter)
             row[_NUCLEUS + 6], row[_NUCLEUS + 7] = _moments(mean, inner)
-            row[_NUCLEUS + 8] = spot_energy(mean, inner, kernels[2], kernels[3])
+            row[_NUCLEUS + 8] = _spots(mean, depth, edge, kernels[2], kernels[3])
             row[_NUCLEUS_GLCM : _NUCLEUS_GLCM + 5] = cooccurrence(levels, inner, offsets)
         else:
             row[_PALLOR], row[_PALLOR + 1] = pallor(green, distance(cell))
@@ -227,4 +237,4 @@ def _measure_masks(
                     n - n_inner
                 )
             row[_CYTOPLASM + 2] = _moments(mean, outer)[1]
-            row[_CYTOPLASM + 3] = spot_energy(mean, outer, kernels[0], kernels[1])
+            row[_CYTOPLASM + 3] = _spots(mean, distance(outer), edge, kernels[0], kernels[1])
