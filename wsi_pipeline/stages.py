@@ -318,12 +318,11 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
         needed = pixels_needed(block.window, lattice, plan.dilated_while_reading)
     margin = block.core.x0 - needed.x0
     pixels = slide.read(needed, mpp, overlap=2 * max(0, margin))
-    region_px0 = plan.region_px0
     # Of this level alone: others are read by some workers and not by others.
     if masked := _corners(slide.masked(slide.frame(mpp).box_to_px0(needed), mpp)):
         ledger.write(MASKED, block.name, {"boxes_px0": masked})
-        region_px0 = region_px0.difference(_boxes_union(masked))
     with computing():
+        region_px0 = plan.region_px0.difference(_boxes_union(masked)) if masked else plan.region_px0
         segmented = segment_block(
             lambda box: pixels if box == needed else slide.read(box, mpp),
             block,
