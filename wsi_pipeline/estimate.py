@@ -23,10 +23,11 @@ from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.exports.region_map import OverviewFrame
+from wsi_pipeline.job import SlideJob
 from wsi_pipeline.regions import Regions
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor, default_workers, open_executor
 from wsi_pipeline.runtime.worker import segmentation_model, slide_of
-from wsi_pipeline.stages import SlideJob, classify, find_cells, merge, prepare, searched_region
+from wsi_pipeline.stages import classify, find_cells, merge, prepare, searched_region
 from wsi_pipeline.tiling import Block, TileLattice, halo_px, plan_blocks
 from wsi_pipeline.units import Box
 

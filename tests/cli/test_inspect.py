@@ -19,9 +19,10 @@ from wsi_pipeline.config import load_config
 from wsi_pipeline.estimate import choose_windows, stain_cover
 from wsi_pipeline.exports.region_map import OverviewFrame
 from wsi_pipeline.inspection import span
+from wsi_pipeline.job import SlideJob
 from wsi_pipeline.runtime.executor import SerialExecutor
 from wsi_pipeline.slides import SlideSpec, open_slide
-from wsi_pipeline.stages import SlideJob, prepare
+from wsi_pipeline.stages import prepare
 from wsi_pipeline.tiling import plan_blocks
 from wsi_pipeline.units import Box, FrameTransform
 

@@ -29,10 +29,6 @@ class Overview:
     frame: FrameTransform
     mpp: float
 
-    @property
-    def pixel_mm2(self) -> float:
-        return self.mpp * self.mpp * 1e-6
-
 
 def read_overview(slide: Slide, mpp: float) -> Overview:
     """Read the slide's bounds at ``mpp``, or at the finest resolution that keeps the picture under 64 Mpx.
