@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import imagecodecs
@@ -11,7 +13,13 @@ import pytest
 import tifffile
 
 from wsi_pipeline.config import SlidesConfig
-from wsi_pipeline.errors import ConfigError, CorruptTileError, UnreadableSlideError, UnsupportedFormatError
+from wsi_pipeline.errors import (
+    ConfigError,
+    CorruptTileError,
+    SlideUnreachableError,
+    UnreadableSlideError,
+    UnsupportedFormatError,
+)
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.slides.backends.tiff_backend import TiffBackend
 from wsi_pipeline.units import Box
@@ -119,6 +127,22 @@ def test_a_damaged_tile_is_named(odd_pyramid: Path, tmp_path: Path) -> None:
         elsewhere = Box(x0=2000, y0=2000, x1=2600, y1=2600)  # one damaged tile does not take the others with it
         assert np.array_equal(slide.read(elsewhere, 0.25), whole.read(elsewhere, 0.25))
         assert slide.masked() == (Box(x0=256, y0=256, x1=512, y1=512),)
+
+
+def test_a_disk_that_fails_is_no_damaged_tile(odd_pyramid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A cache of a size of its own holds nothing of this slide yet.
+    with open_slide(odd_pyramid, config=SlidesConfig(on_corrupt="mask", cache_mb=17)) as slide:
+        assert slide.backend == "tiff"
+
+        def fail(*_: int) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", fail)
+            with pytest.raises(SlideUnreachableError, match="Input/output error.*check the disk"):
+                slide.read(Box(x0=0, y0=0, x1=256, y1=256), 0.25)
+        assert slide.masked() == ()
+        slide.read(Box(x0=0, y0=0, x1=256, y1=256), 0.25)  # the slide is not lost by it
 
 
 def test_a_tile_that_claims_gigabytes_is_not_asked_for(odd_pyramid: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ Both are safe to use from several threads and survive a fork; neither reads a fi
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ from typing import IO, Any, Protocol, cast
 
 import tifffile
 
-from wsi_pipeline.errors import SlideError, SlideNotFoundError
+from wsi_pipeline.errors import SlideError, SlideNotFoundError, SlideUnreachableError
+
+_BAD_PLACE = (errno.EINVAL, errno.EOVERFLOW)
+"""What the system says of a place that no file has: a damaged header names it."""
 
 
 class ByteSource(Protocol):
@@ -42,9 +46,13 @@ class LocalSource:
     ------
     SlideNotFoundError
         The file cannot be opened.
+    SlideUnreachableError
+        While reading: the disk or the network's mount fails, which is no damage of the file.
     """
 
     def __init__(self, path: Path) -> None:
+        self._fd = -1
+        self._path = path
         try:
             self._fd = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -52,7 +60,14 @@ class LocalSource:
         self.size = os.fstat(self._fd).st_size
 
     def read(self, offset: int, length: int) -> bytes:
-        return os.pread(self._fd, length, offset)
+        try:
+            return os.pread(self._fd, length, offset)
+        except OSError as error:
+            if error.errno in _BAD_PLACE:
+                raise
+            raise SlideUnreachableError(
+                f"{self._path}: {length} bytes at {offset} cannot be read ({error.strerror}); check the disk or mount"
+            ) from None
 
     def close(self) -> None:
         if self._fd >= 0:
