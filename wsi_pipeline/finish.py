@@ -18,7 +18,7 @@ from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
-from wsi_pipeline.regions import write_regions
+from wsi_pipeline.regions import area_mm2, write_regions
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import exclusive, slide_of, use_threads
 from wsi_pipeline.stages import (
@@ -63,7 +63,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     table = _write_table(job, prepared, merged)
     cells = job.folder / "cells.parquet"
     regions = final_regions(job, prepared)
-    lost_mm2 = prepared.about["area_mm2"] - regions.area_mm2
+    lost_mm2 = sum(area_mm2(part.geometry, slide) for part in regions.excluded if part.reason == "corrupt-tile")
     if lost_mm2 > 0:
         write_regions(regions, job.folder / "regions.geojson", slide)
     counts = differential(
@@ -145,7 +145,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "denominator": {"n": counts.n, "wording": counts.denominator},
         "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
-        "quality": _quality(table, merged, prepared, halved, seams, lost_mm2),
+        "quality": _quality(table, merged, prepared, halved, seams, regions.area_mm2, lost_mm2),
         "regions": prepared.about["regions_facts"],
         "provenance": _provenance(job, prepared),
         "timings": {**timings, "answers": exporting - started, "exports": ended - exporting},
@@ -240,7 +240,13 @@ def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str
 
 
 def _quality(
-    table: TableSummary, merged: MergedTable, prepared: Prepared, halved: int, seams: SeamStatistic, lost_mm2: float
+    table: TableSummary,
+    merged: MergedTable,
+    prepared: Prepared,
+    halved: int,
+    seams: SeamStatistic,
+    searched_mm2: float,
+    lost_mm2: float,
 ) -> dict[str, Any]:
     share = table.truncated / merged.n_cells if merged.n_cells else None
     return {
@@ -251,7 +257,7 @@ def _quality(
         "too large": merged.n_too_large,
         "mean cell probability": table.mean_cell_probability,
         "mean flow error": table.mean_flow_error,
-        "area searched, mm2": prepared.about["area_mm2"] - lost_mm2,
+        "area searched, mm2": searched_mm2,
         "area that could not be decoded, mm2": lost_mm2,
         "blocks": len(prepared.blocks),
         "seams": seams.to_dict(),
@@ -311,7 +317,7 @@ def _warnings(
         )
     if lost_mm2 > 0:
         found.append(
-            f"{lost_mm2:.4g} mm2 of the region could not be decoded and were left out (slides.on_corrupt is mask): "
+            f"{lost_mm2:.4g} mm2 could not be decoded and were left out (slides.on_corrupt is mask): "
             "cells there are missing, those at its edge are marked truncated. Copy the slide again from its source."
         )
     if halved:

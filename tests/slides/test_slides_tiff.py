@@ -170,6 +170,28 @@ def test_a_file_cut_off_says_so(tmp_path: Path, image: np.ndarray) -> None:
     backend.close()
 
 
+@pytest.mark.parametrize("codec", ["jpeg, halved chroma", "aperio jpeg 2000, RGB"])
+def test_a_codestream_that_claims_a_giant_picture_is_refused_before_it_is_decoded(
+    tmp_path: Path, image: np.ndarray, codec: str
+) -> None:
+    path = write(tmp_path / "slide.tiff", image, codec)
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages.first
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    data = bytearray(path.read_bytes())
+    for at, count in places[1:]:
+        if codec.startswith("jpeg"):
+            frame = data.index(b"\xff\xc0", at, at + count)
+            data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+        else:
+            data[at + 8 : at + 16] = b"\x00\x00\xff\xff" * 2
+    path.write_bytes(data)
+    backend = TiffBackend(path)
+    with pytest.raises(CorruptTileError, match=r"tile 1, 0 .*claims 65535 x 65535 pixels"):
+        backend.read_chunk(0, Box(x0=256, y0=0, x1=512, y1=256))
+    backend.close()
+
+
 def test_what_it_does_not_read_goes_to_another_backend_or_says_why(tmp_path: Path, image: np.ndarray) -> None:
     path = tmp_path / "strips.ome.tif"
     tifffile.imwrite(path, image, photometric="rgb", ome=True, metadata={"PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25})

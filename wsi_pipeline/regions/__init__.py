@@ -4,7 +4,7 @@ from wsi_pipeline.regions.choose import FieldChoice, choose_fields, narrow, regi
 from wsi_pipeline.regions.fields import Field, FieldLattice, FieldSet, shortest_prefix, waves
 from wsi_pipeline.regions.find import find_regions
 from wsi_pipeline.regions.geojson import DrawnArea, read_regions
-from wsi_pipeline.regions.regions import Exclusion, Regions, without, write_regions
+from wsi_pipeline.regions.regions import Exclusion, Regions, area_mm2, without, write_regions
 
 __all__ = [
     "DrawnArea",
@@ -14,6 +14,7 @@ __all__ = [
     "FieldLattice",
     "FieldSet",
     "Regions",
+    "area_mm2",
     "choose_fields",
     "find_regions",
     "narrow",

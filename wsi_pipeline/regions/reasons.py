@@ -29,3 +29,6 @@ REASONS = (
     "ignored-class",
 )
 """Reason codes of exclusions, as they stand in ``regions.geojson``."""
+
+USERS_REASONS = frozenset(("outside-drawn", "ignored-class", "beyond-max-area", "beyond-target", "partial-field"))
+"""Those that say what was asked, not what was seen."""

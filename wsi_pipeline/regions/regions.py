@@ -14,6 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.regions.geojson import dump_features
+from wsi_pipeline.regions.reasons import USERS_REASONS
 from wsi_pipeline.slides import Slide
 
 RegionMode = Literal["all", "tissue", "monolayer", "stain", "file"]
@@ -141,12 +142,20 @@ def area_mm2(geometry: BaseGeometry, slide: Slide) -> float:
 
 
 def without(regions: Regions, lost: BaseGeometry, reason: str, slide: Slide) -> Regions:
-    """Return the regions less a part of them (level-0 pixels), which becomes an exclusion; themselves if they miss."""
-    part = only_areas(regions.included.intersection(lost))
-    if part.is_empty:
+    """Return the regions less a part (level-0 pixels) of what was searched, which becomes an exclusion of its own.
+
+    It also leaves the exclusions that the search found: what cannot be decoded looks like glass. What the user left out
+    stays as it is. Where the part misses all of that, the regions are returned themselves.
+    """
+    kept = [part for part in regions.excluded if part.reason in USERS_REASONS]
+    found = [part for part in regions.excluded if part.reason not in USERS_REASONS]
+    searched = shapely.unary_union([regions.included, *(part.geometry for part in found)])
+    gone = only_areas(searched.intersection(lost))
+    if gone.is_empty:
         return regions
-    included = as_multipolygon(regions.included.difference(part))
-    excluded = (*regions.excluded, Exclusion(part, reason))
+    included = as_multipolygon(regions.included.difference(gone))
+    left = [Exclusion(only_areas(part.geometry.difference(gone)), part.reason) for part in found]
+    excluded = (*(part for part in left if not part.geometry.is_empty), *kept, Exclusion(gone, reason))
     return replace(regions, included=included, excluded=excluded, area_mm2=area_mm2(included, slide))
 
 

@@ -86,7 +86,8 @@ class Executor:
 
         def fill() -> int:
             added = 0
-            while open_tasks + added < _QUEUED_PER_WORKER * self.n_workers:
+            most = _QUEUED_PER_WORKER * self.n_workers
+            while open_tasks + added < most:
                 arguments = next(waiting, None)
                 if arguments is None:
                     break

@@ -27,6 +27,7 @@ _lock = threading.RLock()
 _computing = threading.RLock()
 _of_thread = threading.local()
 _slides: OrderedDict[Any, Slide] = OrderedDict()
+_opening: dict[Any, threading.Lock] = {}
 _models: dict[tuple[str, ...], Any] = {}
 _batches: dict[tuple[str, int], Batch] = {}
 
@@ -73,12 +74,16 @@ def slide_of(spec: SlideSpec) -> Slide:
     The least recently used is let go, and closed when no thread reads from it any more.
     """
     with _lock:
-        slide = _slides.pop(spec, None)
+        opening = _opening.setdefault(spec, threading.Lock())
+    with opening:  # one that is slow to open, behind a URL, keeps only those who want it waiting
+        with _lock:
+            slide = _slides.pop(spec, None)
         if slide is None:
             slide = spec.open()
-            while len(_slides) >= _OPEN_SLIDES:
-                _slides.popitem(last=False)
-        _slides[spec] = slide
+        with _lock:
+            _slides[spec] = slide
+            while len(_slides) > _OPEN_SLIDES:
+                _opening.pop(_slides.popitem(last=False)[0], None)
         return slide
 
 

@@ -8,6 +8,7 @@ one large JPEG a level is cut at its restart markers. What OpenSlide recognises 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from wsi_pipeline.units import Box
 # never copied into another before they are needed.
 _LEAST_CHUNK_PX = 240
 _APERIO_JP2K_YCBCR = 33003
+_MAX_TIMES_TILE = 4
 _CODECS = frozenset((1, 5, 7, 8, 32946, _APERIO_JP2K_YCBCR, 33005, 34712, 34933, 50000, 50001))
 """TIFF compression tags: none, LZW, JPEG, deflate (twice), JPEG 2000 (three times), WebP's old tag, ZSTD, WebP."""
 
@@ -193,6 +195,9 @@ class _TiledPage:
         data = self._source.read(self._offsets[index], count)
         if len(data) != count:
             raise ValueError(f"{len(data)} of {count} bytes are there; the file is cut off")
+        declared = _declared_size(data)
+        if declared is not None and declared[0] * declared[1] > _MAX_TIMES_TILE * self.tile[0] * self.tile[1]:
+            raise ValueError(f"its codestream claims {declared[0]} x {declared[1]} pixels; the tile has {self.tile}")
         array = self._decode(data, index, **self._tables)[0]
         pixels = array.reshape(array.shape[-3:])
         if self._ycbcr:
@@ -281,6 +286,26 @@ def _check_page(path: SlidePath, page: Any) -> None:
         page.imagelength / page.tilelength
     ):
         raise unsupported(path, "its list of tiles is incomplete")
+
+
+def _declared_size(data: bytes) -> tuple[int, int] | None:
+    """Return width and height that a JPEG or JPEG 2000 codestream states; codecs allocate by them.
+
+    None is another codec, or the body of an NDPI's JPEG, whose header was made for the tile.
+    """
+    if data[:4] == b"\xff\x4f\xff\x51" and len(data) >= 24:
+        x1, y1, x0, y0 = struct.unpack(">4I", data[8:24])
+        return x1 - x0, y1 - y0
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame; the others are tables
+            height, width = struct.unpack(">2H", data[at + 5 : at + 9])
+            return width, height
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
 
 
 def _ycbcr_to_rgb(pixels: RgbArray) -> RgbArray:
