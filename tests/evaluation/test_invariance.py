@@ -36,10 +36,12 @@ from wsi_pipeline.slides import Slide, open_slide
 
 
 def write_slide(path: Path, side: int, stained: tuple[int, int, int, int]) -> Path:
-    """Write glass with one stained rectangle (x0, y0, x1, y1), 0.25 um per pixel."""
+    """Write glass with one rectangle (x0, y0, x1, y1) full of round red cells, 0.25 um per pixel."""
     pixels = np.full((side, side, 3), 240, np.uint8)
     x0, y0, x1, y1 = stained
-    pixels[y0:y1, x0:x1] = (200, 130, 170)
+    along = (np.arange(side) % 40 - 20) ** 2
+    cells = along[:, None] + along[None] < 14**2
+    pixels[y0:y1, x0:x1][cells[y0:y1, x0:x1]] = (215, 160, 170)
     tifffile.imwrite(
         path, pixels, tile=(256, 256), photometric="rgb", compression="deflate",
         resolution=(40_000, 40_000), resolutionunit="CENTIMETER",

@@ -23,6 +23,7 @@ from wsi_pipeline.runtime.batch import network_batch, settle
 from wsi_pipeline.runtime.executor import SerialExecutor
 from wsi_pipeline.segmentation.batching import MAX_BATCH, Batch, batch_for_memory, run_halving, transformer_tile_bytes
 from wsi_pipeline.segmentation.models import load_model
+from wsi_pipeline.segmentation.precision import resolve_precision
 
 GIB = 1 << 30
 CPSAM = {"model_bytes": 620 << 20, "tile_bytes": transformer_tile_bytes(tokens=1024, width=1024, itemsize=2)}
@@ -172,4 +173,5 @@ def test_a_run_that_ran_out_of_memory_is_marked(tmp_path: Path, monkeypatch: pyt
     assert summary["quality"]["byte-comparable"] is False
     assert any("not byte-comparable" in text for text in summary["warnings"])
     use = json.loads((tmp_path / "out" / "run.json").read_text(encoding="utf-8"))["segmentation"]
-    assert use == {"precision": ["bf16"], "batch_size": [4], "byte_comparable": False, "not_byte_comparable": ["s"]}
+    precision = resolve_precision("auto", "cpu")
+    assert use == {"precision": [precision], "batch_size": [4], "byte_comparable": False, "not_byte_comparable": ["s"]}

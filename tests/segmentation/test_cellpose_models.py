@@ -267,7 +267,7 @@ def test_a_slide_runs_from_the_file_to_the_provenance(tiny: Path, tmp_path: Path
         assert summary["status"] in ("ok", "empty")
         assert (summary["quality"]["byte-comparable"], summary["quality"]["blocks with a halved batch"]) == (True, 0)
         assert (tmp_path / precision / "slides" / "s" / "cells.parquet").is_file()
-    assert len(keys) == 2, "the precision is part of the key of the results"
+    assert len(keys) == 3, "the precision, asked and used, is part of the key of the results"
 
 
 def test_a_run_that_cannot_load_its_model_does_not_start(tmp_path: Path) -> None:
