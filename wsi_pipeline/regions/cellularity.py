@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.regions.evidence import Bytes
-from wsi_pipeline.regions.masks import Mask
+from wsi_pipeline.regions.morphology import Mask
 from wsi_pipeline.regions.tissue_classes import Tissue
 
 BLOCK_UM = 1000.0

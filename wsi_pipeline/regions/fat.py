@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from skimage.segmentation import watershed
 
-from wsi_pipeline.regions.masks import Mask
-from wsi_pipeline.regions.morphology import fill_holes
+from wsi_pipeline.regions.morphology import Mask, fill_holes
 
 _MIN_UM, _MAX_UM = 20.0, 150.0
 _SMOOTH_UM = 3.0

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from wsi_pipeline.regions.morphology import grow, opened
+
 SCORE_MPP = 1.0
 """Resolution at which fields are scored, um per pixel: a red cell is 7 px wide."""
 
@@ -61,11 +63,5 @@ def field_score(pixels: npt.NDArray[np.uint8], mpp: float) -> float:
 
 def _white_cells(red_density: npt.NDArray[np.float32], mpp: float) -> npt.NDArray[np.bool_]:
     """Return nuclei with the cytoplasm around them."""
-    nuclear = (red_density > _NUCLEAR_OD).astype(np.uint8)
-    nuclear = cv2.morphologyEx(nuclear, cv2.MORPH_OPEN, _disc(_NUCLEUS_UM / 2 / mpp))
-    return cv2.dilate(nuclear, _disc(_CYTOPLASM_UM / mpp)).astype(bool)
-
-
-def _disc(radius_px: float) -> npt.NDArray[np.uint8]:
-    side = 2 * max(1, round(radius_px)) + 1
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+    nuclear = opened(red_density > _NUCLEAR_OD, _NUCLEUS_UM / 2 / mpp)
+    return grow(nuclear, _CYTOPLASM_UM / mpp)

@@ -7,7 +7,7 @@ import shapely
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from wsi_pipeline.regions.masks import Mask
+from wsi_pipeline.regions.morphology import Mask
 from wsi_pipeline.regions.regions import only_areas
 from wsi_pipeline.units import FrameTransform
 

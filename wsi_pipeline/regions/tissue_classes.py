@@ -13,8 +13,7 @@ import numpy as np
 
 from wsi_pipeline.regions.evidence import OD_SCALE, SHARE_SCALE, Bytes, Evidence
 from wsi_pipeline.regions.fat import find_fat
-from wsi_pipeline.regions.masks import Mask
-from wsi_pipeline.regions.morphology import closed, fill_holes, grow, large, opened
+from wsi_pipeline.regions.morphology import Mask, closed, fill_holes, grow, large, opened
 
 _EOSIN_BONE_OD, _EOSIN_BLUE_BONE_OD = 0.045, 0.16
 _BLUE_BONE = 0.30

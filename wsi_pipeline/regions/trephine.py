@@ -15,8 +15,8 @@ from shapely.geometry.base import BaseGeometry
 from wsi_pipeline.config import RegionsConfig
 from wsi_pipeline.regions.cellularity import Areas, estimate, space_areas
 from wsi_pipeline.regions.evidence import HALO_UM, Evidence, find_evidence
-from wsi_pipeline.regions.masks import Mask, find_masks, glass_colour
-from wsi_pipeline.regions.morphology import closed, grow, large, opened
+from wsi_pipeline.regions.masks import find_masks, glass_colour
+from wsi_pipeline.regions.morphology import Mask, closed, grow, large, opened
 from wsi_pipeline.regions.overview import Overview, read_overview
 from wsi_pipeline.regions.polygons import mask_to_polygons
 from wsi_pipeline.regions.regions import Exclusion, Regions, area_mm2, as_multipolygon, only_areas

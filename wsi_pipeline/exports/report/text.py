@@ -55,7 +55,6 @@ REASONS = {
     "haemorrhage": "haemorrhage",
     "crush": "crushed cells",
     "fold": "fold of the section",
-    "subcortical-rim": "marrow beside cortical bone, often poor in cells",
     "too-little-marrow": "too little marrow",
     "too-few-marrow-spaces": "too few marrow spaces for an interval",
     "resolution-too-low": "the image is too coarse to tell marrow from bone",

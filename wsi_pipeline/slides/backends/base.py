@@ -81,3 +81,9 @@ def composite_on_white(pixels: RgbArray) -> RgbArray:
     opacity = alpha.astype(np.uint32)
     blended = (pixels[..., :3] * opacity + 255 * (255 - opacity) + 127) // 255
     return blended.astype(np.uint8)
+
+
+def short_reason(error: Exception) -> str:
+    """Return one line of what a reading library complained of."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"

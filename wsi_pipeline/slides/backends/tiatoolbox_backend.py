@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.errors import CorruptTileError, SlideError, UnreadableSlideError, UnsupportedFormatError
-from wsi_pipeline.slides.backends.base import RgbArray, check_level_sizes, composite_on_white
+from wsi_pipeline.slides.backends.base import RgbArray, check_level_sizes, composite_on_white, short_reason
 from wsi_pipeline.slides.backends.image_backend import decode_plain_image
 from wsi_pipeline.slides.formats import is_plain_image, is_tiff, tiff_mpp
 from wsi_pipeline.units import Box
@@ -89,7 +89,7 @@ class TiaToolboxBackend:
             self.objective: float | None = None
         except Exception as error:  # noqa: BLE001  # any reader library may fail in its own way
             self.close()
-            raise UnreadableSlideError(f"{path}: TIAToolbox cannot read the header: {_short(error)}") from None
+            raise UnreadableSlideError(f"{path}: TIAToolbox cannot read the header: {short_reason(error)}") from None
         self.level_sizes = tuple(sizes)
         check_level_sizes(path, self.level_sizes)
         self.vendor = _vendor(self._reader, path)
@@ -117,7 +117,7 @@ class TiaToolboxBackend:
         except Exception as error:  # noqa: BLE001  # any reader library may fail in its own way
             raise CorruptTileError(
                 f"{self._path}: level {level}, pixels x {chunk.x0}-{chunk.x1}, y {chunk.y0}-{chunk.y1} "
-                f"cannot be decoded by TIAToolbox ({self._kind}): {_short(error)}"
+                f"cannot be decoded by TIAToolbox ({self._kind}): {short_reason(error)}"
             ) from None
 
     def _native(self, level: int, chunk: Box) -> RgbArray:
@@ -178,12 +178,14 @@ def _open_reader(readers: Any, path: Path) -> Any:
         kind = type(error).__name__
         unknown = kind in ("FileNotSupportedError", "OpenSlideUnsupportedFormatError")
         if unknown or "Unsupported TIFF WSI format" in str(error):
-            raise UnsupportedFormatError(f"{path}: TIAToolbox does not open such files: {_short(error)}") from None
+            raise UnsupportedFormatError(
+                f"{path}: TIAToolbox does not open such files: {short_reason(error)}"
+            ) from None
         if "OpenJPEG" in str(error):
             raise UnsupportedFormatError(
-                f"{path}: TIAToolbox needs the OpenJPEG library of the system for this JPEG 2000 file: {_short(error)}"
+                f"{path}: for this JPEG 2000 file TIAToolbox needs the system's OpenJPEG library: {short_reason(error)}"
             ) from None
-        raise UnreadableSlideError(f"{path}: TIAToolbox cannot open the file: {_short(error)}") from None
+        raise UnreadableSlideError(f"{path}: TIAToolbox cannot open the file: {short_reason(error)}") from None
 
 
 def _vendor(reader: Any, path: Path) -> str:
@@ -192,8 +194,3 @@ def _vendor(reader: Any, path: Path) -> str:
         return "ome-tiff" if reader.tiff.is_ome else "tiff"
     names = {"DICOMWSIReader": "dicom", "JP2WSIReader": "jp2", "VirtualWSIReader": "image"}
     return names.get(kind, path.suffix.lower().lstrip(".") or "unknown")
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"

@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 
 from wsi_pipeline.errors import ConfigError, CorruptTileError, SlideError, UnsupportedFormatError
-from wsi_pipeline.slides.backends.base import Backend, RgbArray, check_level_sizes, composite_on_white
+from wsi_pipeline.slides.backends.base import Backend, RgbArray, check_level_sizes, composite_on_white, short_reason
 from wsi_pipeline.slides.formats import HEADER_ERRORS, MAX_TILE_BYTES, tiff_metadata
 from wsi_pipeline.slides.paths import RemotePath, SlidePath
 from wsi_pipeline.slides.remote import RemoteSource
@@ -114,7 +114,9 @@ class TiffBackend:
             except SlideError:
                 raise
             except Exception as error:  # noqa: BLE001  # every codec fails in its own way
-                raise unsupported(self._path, f"a tile of level {number} does not decode: {_short(error)}") from None
+                raise unsupported(
+                    self._path, f"a tile of level {number} does not decode: {short_reason(error)}"
+                ) from None
 
     def read_chunk(self, level: int, chunk: Box) -> RgbArray:
         page = self._levels[level]
@@ -143,7 +145,7 @@ class TiffBackend:
             tile_w, tile_h = page.tile
             raise CorruptTileError(
                 f"{self._path}: level {level}, tile {column}, {row} (pixels x {column * tile_w}-{(column + 1) * tile_w}"
-                f", y {row * tile_h}-{(row + 1) * tile_h}) cannot be decoded: {_short(error)}"
+                f", y {row * tile_h}-{(row + 1) * tile_h}) cannot be decoded: {short_reason(error)}"
             ) from None
 
     @property
@@ -320,8 +322,3 @@ def unsupported(path: SlidePath, why: str) -> UnsupportedFormatError:
     """Return the error that says why the fast path leaves a file to other backends."""
     remedy = "download it and name the local file" if isinstance(path, RemotePath) else "set slides.backend to auto"
     return UnsupportedFormatError(f"{path}: the tiff backend does not read this file: {why}; {remedy}")
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"

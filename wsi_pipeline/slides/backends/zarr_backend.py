@@ -15,7 +15,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from wsi_pipeline.errors import ConfigError, CorruptTileError, UnreadableSlideError
-from wsi_pipeline.slides.backends.base import RgbArray, composite_on_white
+from wsi_pipeline.slides.backends.base import RgbArray, composite_on_white, short_reason
 from wsi_pipeline.slides.formats import MAX_TILE_BYTES
 from wsi_pipeline.slides.ngff import ZarrImage, check_brightfield, read_images, resolve_inside
 from wsi_pipeline.units import Box
@@ -100,7 +100,7 @@ class ZarrBackend:
                     except Exception as error:  # noqa: BLE001  # every codec fails in its own way
                         raise CorruptTileError(
                             f"{self._path}: level {level}, chunk {column}, {row} (pixels x {x}-{x + width}, "
-                            f"y {y}-{y + height}) cannot be decoded: {_short(error)}"
+                            f"y {y}-{y + height}) cannot be decoded: {short_reason(error)}"
                         ) from None
         return composite_on_white(out)
 
@@ -165,12 +165,7 @@ def _open_array(path: Path, store: LocalStore, image: ZarrImage, level: int) -> 
     try:
         array = zarr.open_array(store, path=wanted.key, mode="r", zarr_format=wanted.zarr_format)
     except Exception as error:  # noqa: BLE001  # zarr raises whatever damaged metadata makes it
-        raise UnreadableSlideError(f"{path}: zarr cannot open {wanted.key[:200]}: {_short(error)}") from None
+        raise UnreadableSlideError(f"{path}: zarr cannot open {wanted.key[:200]}: {short_reason(error)}") from None
     if array.shape != wanted.shape or array.dtype != np.uint8:
         raise UnreadableSlideError(f"{path}: {wanted.key[:200]} changed while it was opened")
     return array
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
