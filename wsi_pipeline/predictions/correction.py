@@ -188,7 +188,9 @@ def correct_proportions(
     if not k.sum():
         raise DataError("no cell was answered; there is nothing to correct")
     c = np.array(table.counts, dtype=np.float64)[np.ix_(order, order)]
-    rates = (c / c.sum(axis=1, keepdims=True))[:, :, None]
+    # An answer that no image ever got would be impossible, and the likelihood zero whatever the proportions.
+    seen = c + ERROR_PRIOR if ((c.sum(axis=0) == 0) & (k > 0)).any() else c
+    rates = (seen / seen.sum(axis=1, keepdims=True))[:, :, None]
     estimate = maximum_likelihood((k / k.sum())[:, None], rates, still=_STILL_ESTIMATE, most_steps=50_000)
     # EM comes near an edge without reaching it.
     estimate[estimate < _EDGE] = 0
