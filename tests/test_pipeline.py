@@ -301,11 +301,11 @@ def test_a_killed_run_resumes_to_identical_results(slides: Path, undisturbed: Pa
     assert not left, "half-written files among the artefacts"
 
 
-class _Stopped(BaseException):
+class Stopped(BaseException):
     """Stands for a kill: nothing in the pipeline may catch it."""
 
 
-class _Dying(SerialExecutor):
+class Dying(SerialExecutor):
     """Stops after a number of tasks, before the record of the last one is seen."""
 
     def __init__(self, tasks: int) -> None:
@@ -316,7 +316,7 @@ class _Dying(SerialExecutor):
         result = super().call(function, *arguments)
         self._left -= 1
         if self._left <= 0:
-            raise _Stopped
+            raise Stopped
         return result
 
 
@@ -326,10 +326,10 @@ def test_a_run_stopped_after_every_task_ends_identical(slides: Path, undisturbed
     overrides = {**SETTINGS, "tiling.core_px": 512}
     for tasks in range(1, 40):
         try:
-            with serial(lambda tasks=tasks: _Dying(tasks)):
+            with serial(lambda tasks=tasks: Dying(tasks)):
                 cohort.run_cohort([slides / "spread.tiff"], tmp_path, overrides=overrides)
             break
-        except _Stopped:
+        except Stopped:
             stops += 1
     assert stops >= 7
     assert_identical(results(tmp_path, "spread"), results(undisturbed, "spread"), "stopped after every task")

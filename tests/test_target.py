@@ -6,7 +6,6 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from test_pipeline import arguments, assert_identical, blocks_of, results, run_here, serial
+from test_pipeline import Dying, Stopped, arguments, assert_identical, blocks_of, results, run_here, serial
 
 from wsi_pipeline import cohort
 from wsi_pipeline.regions import Field, FieldSet
 from wsi_pipeline.regions.fields import FIRST_WAVE_FIELDS, battlement
-from wsi_pipeline.runtime.executor import SerialExecutor
 from wsi_pipeline.simulation import make_virtual_slide
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.taxonomies import load_taxonomy
@@ -140,25 +138,6 @@ def test_two_workers_on_the_command_line_give_the_same(smear: Path, counted: Pat
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
     assert_identical(results(tmp_path / "out", "rich"), results(counted, "rich"), "two workers against this process")
-
-
-class Stopped(BaseException):
-    """Stands for a kill: nothing in the pipeline may catch it."""
-
-
-class Dying(SerialExecutor):
-    """Stops after a number of tasks, before the record of the last one is seen."""
-
-    def __init__(self, tasks: int) -> None:
-        super().__init__()
-        self._left = tasks
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        result = super().call(function, *arguments)
-        self._left -= 1
-        if self._left <= 0:
-            raise Stopped
-        return result
 
 
 def test_a_run_stopped_after_every_task_ends_identical(smear: Path, counted: Path, tmp_path: Path) -> None:

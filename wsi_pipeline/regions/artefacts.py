@@ -96,7 +96,7 @@ def find_bubbles(pixels: Rgb, mpp: float, glass: tuple[int, int, int]) -> Mask:
         Colour of empty glass.
     """
     found = np.zeros(pixels.shape[:2], dtype=np.uint8)
-    density = np.log10((np.asarray(glass, np.float32) + 1) / (pixels.astype(np.float32) + 1))
+    density = _density(pixels, glass)
     # Grey: the clearest channel is nearly as dark as the darkest, which no dye of a smear does.
     rim = (density.min(axis=2) > _RIM_OD) & (density.min(axis=2) > _RIM_TRANSPARENCY * density.max(axis=2))
     closed = cv2.morphologyEx(
@@ -131,7 +131,7 @@ def find_stripes(pixels: Rgb, mpp: float, glass: tuple[int, int, int], *, min_st
     four parts in five have one sign, and their median exceeds ``min_step_od``, in every channel. The edge of the film
     is coloured and comes once: at least three borders at one spacing are asked for.
     """
-    density = np.log10((np.asarray(glass, np.float32) + 1) / (pixels.astype(np.float32) + 1))
+    density = _density(pixels, glass)
     down = _stripes_along(density, mpp, min_step_od)
     across = _stripes_along(np.ascontiguousarray(density.transpose(1, 0, 2)), mpp, min_step_od)
     mask = np.zeros(pixels.shape[:2], dtype=bool)
@@ -139,6 +139,11 @@ def find_stripes(pixels: Rgb, mpp: float, glass: tuple[int, int, int], *, min_st
     mask |= across.mask[None, :]
     chosen = down if down.step_od >= across.step_od else across
     return Stripes(mask=mask, step_od=chosen.step_od, period_um=chosen.period_um)
+
+
+def _density(pixels: Rgb, glass: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """Return the optical density of every channel over glass, ``(h, w, 3)``."""
+    return np.asarray(np.log10((np.asarray(glass, np.float32) + 1) / (pixels.astype(np.float32) + 1)))
 
 
 def _stripes_along(density: npt.NDArray[np.float32], mpp: float, min_step_od: float) -> Stripes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from wsi_pipeline.regions.regions import Exclusion, RegionMode, Regions, area_mm
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.units import FrameTransform
 
-MAX_SMALL_LISTED = 200
-SPECK_MM2 = 0.0005
+_MAX_SMALL_LISTED = 200
+_SPECK_MM2 = 0.0005
 NO_PIECES = MultiPolygon()
 
 
@@ -30,6 +30,19 @@ def slide_bounds(slide: Slide) -> Polygon:
 def merged(mask: Mask, frame: FrameTransform) -> BaseGeometry:
     """Return a mask as one geometry in level-0 pixels."""
     return shapely.unary_union(mask_to_polygons(mask, frame)) if np.any(mask) else NO_PIECES
+
+
+def by_size(pieces: Iterable[Polygon], slide: Slide, min_area_mm2: float) -> tuple[list[Polygon], list[Polygon]]:
+    """Return the pieces (level-0 pixels) that are large enough, and the smaller ones that are worth listing."""
+    enough: list[Polygon] = []
+    small: list[Polygon] = []
+    for piece in pieces:
+        size = area_mm2(piece, slide)
+        if size >= min_area_mm2:
+            enough.append(piece)
+        elif size >= _SPECK_MM2:
+            small.append(piece)
+    return enough, small
 
 
 def exclude(
@@ -47,7 +60,7 @@ def exclude_small(
     small: list[Polygon], taken: BaseGeometry, bounds: Polygon, excluded: list[Exclusion]
 ) -> BaseGeometry:
     """Exclude the largest of the pieces that are too small, top to bottom; return what is taken then."""
-    largest = sorted(small, key=lambda piece: -piece.area)[:MAX_SMALL_LISTED]
+    largest = sorted(small, key=lambda piece: -piece.area)[:_MAX_SMALL_LISTED]
     for piece in sorted(largest, key=lambda piece: (piece.bounds[1], piece.bounds[0])):
         taken = exclude(piece, "too-small", taken, bounds, excluded)
     return taken
@@ -55,9 +68,9 @@ def exclude_small(
 
 def small_note(small: list[Polygon]) -> list[str]:
     """Return a note when not all small pieces are listed."""
-    if len(small) <= MAX_SMALL_LISTED:
+    if len(small) <= _MAX_SMALL_LISTED:
         return []
-    return [f"{len(small)} pieces are too small; the largest {MAX_SMALL_LISTED} are listed"]
+    return [f"{len(small)} pieces are too small; the largest {_MAX_SMALL_LISTED} are listed"]
 
 
 def build(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import shapely
-from shapely.geometry import MultiPolygon, Polygon
+from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.config import RegionsConfig
 from wsi_pipeline.errors import RegionError
 from wsi_pipeline.regions.assemble import (
     NO_PIECES,
-    SPECK_MM2,
     build,
+    by_size,
     exclude,
     exclude_small,
     merged,
@@ -81,14 +81,7 @@ def _tissue(slide: Slide, config: RegionsConfig) -> Regions:
     overview = read_overview(slide, config.overview_mpp)
     masks = find_masks(overview.pixels, mpp=overview.mpp, stain=False)
     bounds = slide_bounds(slide)
-    included: list[Polygon] = []
-    small: list[Polygon] = []
-    for piece in mask_to_polygons(masks.stained, overview.frame):
-        size = area_mm2(piece, slide)
-        if size >= config.min_area_mm2:
-            included.append(piece)
-        elif size >= SPECK_MM2:
-            small.append(piece)
+    included, small = by_size(mask_to_polygons(masks.stained, overview.frame), slide, config.min_area_mm2)
     pieces = as_multipolygon(shapely.unary_union(included).intersection(bounds)) if included else NO_PIECES
     excluded: list[Exclusion] = []
     taken: BaseGeometry = pieces

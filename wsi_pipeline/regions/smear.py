@@ -30,15 +30,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapely
-from shapely.geometry import MultiPolygon, Polygon
+from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.config import RegionsConfig
 from wsi_pipeline.regions.artefacts import Stripes, find_bubbles, find_stripes
 from wsi_pipeline.regions.assemble import (
     NO_PIECES,
-    SPECK_MM2,
     build,
+    by_size,
     exclude,
     exclude_small,
     merged,
@@ -255,20 +255,13 @@ def _assembled(
     judged: bool,
 ) -> Regions:
     bounds = slide_bounds(slide)
-    stained: list[Polygon] = []
-    small: list[Polygon] = []
-    for piece in mask_to_polygons(masks.stained, overview.frame):
-        size = area_mm2(piece, slide)
-        if size >= config.min_area_mm2:
-            stained.append(piece)
-        elif size >= SPECK_MM2:
-            small.append(piece)
+    stained, small = by_size(mask_to_polygons(masks.stained, overview.frame), slide, config.min_area_mm2)
     film: BaseGeometry = shapely.unary_union(stained).intersection(bounds) if stained else NO_PIECES
     parts = {reason: merged(mask, frame) for reason, (mask, frame) in flaws.items()}
     kept = only_areas(film.difference(shapely.unary_union(list(parts.values()))))
-    pieces = list(as_multipolygon(kept).geoms)
-    included = as_multipolygon(MultiPolygon([p for p in pieces if area_mm2(p, slide) >= config.min_area_mm2]))
-    small += [p for p in pieces if SPECK_MM2 <= area_mm2(p, slide) < config.min_area_mm2]
+    pieces, fragments = by_size(as_multipolygon(kept).geoms, slide, config.min_area_mm2)
+    included = as_multipolygon(MultiPolygon(pieces))
+    small += fragments
     excluded: list[Exclusion] = []
     taken: BaseGeometry = included
     for reason in (*_ARTEFACTS, *_FLAWS):

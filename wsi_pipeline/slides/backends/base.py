@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.errors import UnreadableSlideError
+from wsi_pipeline.errors import ConfigError, UnreadableSlideError
 from wsi_pipeline.units import Box
 
 RgbArray = npt.NDArray[np.uint8]
@@ -81,6 +81,26 @@ def composite_on_white(pixels: RgbArray) -> RgbArray:
     opacity = alpha.astype(np.uint32)
     blended = (pixels[..., :3] * opacity + 255 * (255 - opacity) + 127) // 255
     return blended.astype(np.uint8)
+
+
+def chosen_of(path: object, setting: str, asked: int | None, there: int, *, otherwise: int) -> int:
+    """Return which of ``there`` scenes or focal planes is read: the one asked for, counted from 0, or ``otherwise``.
+
+    Raises
+    ------
+    ConfigError
+        The one asked for does not exist.
+    """
+    if asked is None:
+        return otherwise
+    if asked >= there:
+        raise ConfigError(f"{path}: slides.{setting} is {asked}, and the file has {there}, counted from 0")
+    return asked
+
+
+def plane_note(*, scene: int, scenes: int, z: int, depth: int) -> str:
+    """Return which scene and focal plane is read, where there are several; else nothing."""
+    return ", ".join([f"scene {scene} of {scenes}"] * (scenes > 1) + [f"z {z} of {depth}"] * (depth > 1))
 
 
 def short_reason(error: Exception) -> str:

@@ -16,7 +16,15 @@ import numpy as np
 import tifffile
 
 from wsi_pipeline.errors import ConfigError, CorruptTileError, SlideError, UnsupportedFormatError
-from wsi_pipeline.slides.backends.base import Backend, RgbArray, check_level_sizes, composite_on_white, short_reason
+from wsi_pipeline.slides.backends.base import (
+    Backend,
+    RgbArray,
+    check_level_sizes,
+    chosen_of,
+    composite_on_white,
+    plane_note,
+    short_reason,
+)
 from wsi_pipeline.slides.formats import HEADER_ERRORS, MAX_TILE_BYTES, tiff_metadata
 from wsi_pipeline.slides.paths import RemotePath, SlidePath
 from wsi_pipeline.slides.remote import RemoteSource
@@ -224,48 +232,29 @@ def _level_pages(path: SlidePath, tiff: tifffile.TiffFile, *, scene: int | None,
         # As OpenSlide takes them: every tiled page is a level. Thumbnail, label and macro are not tiled, nor ever read.
         pages = [page.aspage() for page in tiff.pages]
         tiled = sorted((page for page in pages if page.is_tiled), key=lambda page: -page.imagewidth * page.imagelength)
-        return _checked(path, tiled, scenes=1, scene=scene, depth=1, z_plane=z_plane)
+        for name, asked in (("scene", scene), ("z_plane", z_plane)):
+            chosen_of(path, name, asked, 1, otherwise=0)
+        if not tiled:
+            raise unsupported(path, "no page is tiled")
+        return _Chosen(pages=_checked(path, tiled), scene=0, plane="")
     scenes = [series for series in tiff.series if tiff.is_ome or series is tiff.series[0]]
     firsts: list[Any] = [series.levels[0].pages[0] for series in scenes]
-    areas = [page.aspage() for page in firsts]
-    largest = max(range(len(scenes)), key=lambda n: areas[n].imagewidth * areas[n].imagelength, default=0)
-    chosen = scenes[largest if scene is None or scene >= len(scenes) else scene]
+    areas = [page.imagewidth * page.imagelength for page in (first.aspage() for first in firsts)]
+    number = chosen_of(path, "scene", scene, len(scenes), otherwise=areas.index(max(areas)))
+    chosen = scenes[number]
     depth = _depth(path, chosen)
-    plane = depth // 2 if z_plane is None or z_plane >= depth else z_plane
+    plane = chosen_of(path, "z_plane", z_plane, depth, otherwise=depth // 2)
     levels: list[Any] = [level.pages[plane] for level in chosen.levels]
     if None in levels:
         raise unsupported(path, "a focal plane is missing")
-    pages = [level.aspage() for level in levels]
-    number = scenes.index(chosen)
-    return _checked(path, pages, scenes=len(scenes), scene=scene, depth=depth, z_plane=z_plane, chosen=(number, plane))
+    note = plane_note(scene=number, scenes=len(scenes), z=plane, depth=depth)
+    return _Chosen(pages=_checked(path, [level.aspage() for level in levels]), scene=number, plane=note)
 
 
-def _checked(
-    path: SlidePath,
-    pages: Sequence[Any],
-    *,
-    scenes: int,
-    scene: int | None,
-    depth: int,
-    z_plane: int | None,
-    chosen: tuple[int, int] = (0, 0),
-) -> _Chosen:
-    """Return the pages with a note on which of several scenes and planes they are.
-
-    Raises
-    ------
-    ConfigError
-        The scene or plane asked for does not exist.
-    """
-    for name, asked, there in (("scene", scene, scenes), ("z_plane", z_plane, depth)):
-        if asked is not None and asked >= there:
-            raise ConfigError(f"{path}: slides.{name} is {asked}, and the file has {there}, counted from 0")
-    if not pages:
-        raise unsupported(path, "no page is tiled")
+def _checked(path: SlidePath, pages: Sequence[Any]) -> tuple[Any, ...]:
     for page in pages:
         _check_page(path, page)
-    notes = [f"scene {chosen[0]} of {scenes}"] * (scenes > 1) + [f"z {chosen[1]} of {depth}"] * (depth > 1)
-    return _Chosen(pages=tuple(pages), scene=chosen[0], plane=", ".join(notes))
+    return tuple(pages)
 
 
 def _depth(path: SlidePath, series: Any) -> int:

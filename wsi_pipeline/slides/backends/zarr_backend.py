@@ -14,8 +14,8 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import LocalStore
 
-from wsi_pipeline.errors import ConfigError, CorruptTileError, UnreadableSlideError
-from wsi_pipeline.slides.backends.base import RgbArray, composite_on_white, short_reason
+from wsi_pipeline.errors import CorruptTileError, UnreadableSlideError
+from wsi_pipeline.slides.backends.base import RgbArray, chosen_of, composite_on_white, plane_note, short_reason
 from wsi_pipeline.slides.formats import MAX_TILE_BYTES
 from wsi_pipeline.slides.ngff import ZarrImage, check_brightfield, read_images, resolve_inside
 from wsi_pipeline.units import Box
@@ -59,17 +59,13 @@ class ZarrBackend:
     def __init__(self, path: Path, *, scene: int | None = None, z_plane: int | None = None) -> None:
         self._path = path
         images = read_images(path)
-        number = _asked(path, "scene", scene, len(images))
-        if number is None:
-            areas = [image.along("x") * image.along("y") for image in images]
-            number = areas.index(max(areas))
+        areas = [image.along("x") * image.along("y") for image in images]
+        number = chosen_of(path, "scene", scene, len(images), otherwise=areas.index(max(areas)))
         image = self._image = images[number]
         check_brightfield(path, image)
         depth = image.along("z")
-        asked = _asked(path, "z_plane", z_plane, depth)
-        self._plane = depth // 2 if asked is None else asked
-        notes = [f"scene {number} of {len(images)}"] * (len(images) > 1) + [f"z {self._plane} of {depth}"] * (depth > 1)
-        self.plane = ", ".join(notes)
+        self._plane = chosen_of(path, "z_plane", z_plane, depth, otherwise=depth // 2)
+        self.plane = plane_note(scene=number, scenes=len(images), z=self._plane, depth=depth)
         self.level_sizes = image.level_sizes
         self.chunk_sizes: tuple[tuple[int, int], ...] | None = tuple(
             _lattice_chunk(image, level) for level in range(len(image.levels))
@@ -144,12 +140,6 @@ class _GuardedStore(LocalStore):
             return
         if not stat.S_ISREG(status.st_mode) or status.st_size > 2 * MAX_TILE_BYTES:
             raise UnreadableSlideError(f"{key} is not a file of at most 2 GiB")
-
-
-def _asked(path: Path, name: str, asked: int | None, there: int) -> int | None:
-    if asked is not None and asked >= there:
-        raise ConfigError(f"{path}: slides.{name} is {asked}, and the file has {there}, counted from 0")
-    return asked
 
 
 def _lattice_chunk(image: ZarrImage, level: int) -> tuple[int, int]:
