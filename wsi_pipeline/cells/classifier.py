@@ -13,7 +13,10 @@ from wsi_pipeline.errors import DataError, DeviceError, ModelError
 from wsi_pipeline.weights import Weights, find_weights
 
 if TYPE_CHECKING:
-    from wsi_pipeline.cells.network import CellNetwork
+    import torch
+
+    from wsi_pipeline.cells.backbones import Network
+    from wsi_pipeline.cells.classical import FeatureModel
 
 TASK = "cells"
 """Task in the card of a cell classifier's weights."""
@@ -58,7 +61,7 @@ class CellClassifier:
         The whole card.
     """
 
-    def __init__(self, weights: Weights, network: CellNetwork, device: str) -> None:
+    def __init__(self, weights: Weights, network: Network | FeatureModel, device: str) -> None:
         card = weights.card
         self.name = weights.name
         self.sha256 = weights.sha256
@@ -95,8 +98,6 @@ class CellClassifier:
         """
         import torch
 
-        from wsi_pipeline.cells.network import balance
-
         wanted = (self.window_px, self.window_px, 3)
         if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != wanted:
             raise DataError(
@@ -119,12 +120,24 @@ class CellClassifier:
                 stop = min(start + batch_size, n)
                 padded[: stop - start], shade[: stop - start] = crops[start:stop], light[start:stop]
                 padded[stop - start :], shade[stop - start :] = 255, 255
-                rgb = balance(torch.from_numpy(padded).to(self.device), torch.from_numpy(shade).to(self.device))
-                features = self._network.embed(rgb)
-                logits = self._network.head(features) / self._temperature
-                p[start:stop] = torch.softmax(logits, dim=1)[: stop - start].cpu().numpy()
+                features, logits = self._features_and_logits(padded, shade)
+                p[start:stop] = torch.softmax(logits / self._temperature, dim=1)[: stop - start].cpu().numpy()
                 embedding[start:stop] = features[: stop - start].to(torch.float16).cpu().numpy()
         return Probabilities(p=p, embedding=embedding)
+
+    def _features_and_logits(
+        self, windows: npt.NDArray[np.uint8], background: npt.NDArray[np.uint8]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        from wsi_pipeline.cells.classical import FeatureModel
+        from wsi_pipeline.cells.network import balance
+
+        if isinstance(self._network, FeatureModel):
+            return self._network.features_and_logits(windows, background)
+        rgb = balance(torch.from_numpy(windows).to(self.device), torch.from_numpy(background).to(self.device))
+        features = self._network.embed(rgb)
+        return features, self._network.head(features)
 
 
 def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassifier:
@@ -133,7 +146,7 @@ def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassi
     Parameters
     ----------
     name_or_path
-        ``pbc-blast``, or a file written by ``wsi-pipeline train cells``.
+        ``pbc-blast``, or a file written by ``wsi-pipeline train cells``, of whatever ``--model``.
     device
         ``cpu`` or a CUDA device; never replaced by another one.
 
@@ -147,9 +160,11 @@ def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassi
         The device is not there.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from wsi_pipeline.cells.network import CellNetwork, NetworkSpec
+    from wsi_pipeline.cells.backbones import build_network
+    from wsi_pipeline.cells.classical import KINDS, load_feature_model
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DeviceError(f"device {device} was asked for, but torch sees no CUDA device; use cpu")
@@ -158,10 +173,17 @@ def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassi
     missing = [key for key in _CARD_KEYS if key not in weights.card]
     if missing:
         raise ModelError(f"{weights.path.with_suffix('.json')}: the card lacks {', '.join(missing)}")
+    description = weights.card["network"]
+    if not isinstance(description, dict):
+        raise ModelError(f"{weights.path.with_suffix('.json')}: network is no description of a network")
+    if description.get("kind") in KINDS:
+        return CellClassifier(weights, load_feature_model(weights, device), device)
     try:
-        network = CellNetwork(NetworkSpec.from_dict(weights.card["network"]))
+        network = build_network(description)
         network.load_state_dict(load_file(weights.path))
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, ModelError):
+            raise ModelError(f"{weights.path.with_suffix('.json')}: {error}") from None
         raise ModelError(f"{weights.path} does not fit the network its card describes: {error}") from None
     if network.spec.n_classes != len(weights.card["classes"]):
         raise ModelError(

@@ -150,12 +150,63 @@ def segmentation(
 
 @app.command()
 def cells(
-    data: Data = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Class folders, patient / class folders, a CSV file (NAME,x1,y1,x2,y2,class or path,class), or the "
+            "output of a run; for the shipped model the root of the data sets, default the folder in WSI_PIPELINE_DATA."
+        ),
+    ] = None,
     out: Out = Path("training_runs/cells"),
     taxonomy: Annotated[str, typer.Option(help="Label set.")] = "pbc-blast",
-    mpp: Annotated[float | None, typer.Option(help="Microns per pixel of a set of class folders of your own.")] = None,
-    model: Annotated[str | None, typer.Option(help="Name of the weights.")] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="compact, wnet5, features+svm, features+xgboost, dinobloom-s|b|l|g, or a timm backbone (timm:resnet18)."
+        ),
+    ] = "compact",
+    name: Annotated[str | None, typer.Option(help="Name of the weights; default that of the data.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Microns per pixel of images that state none.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images that a CSV file names.")] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a run: corrected labels, a GeoJSON of QuPath (or a folder of them), or CSV cell_id,label."
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Split by patient, slide, centre or near-duplicate; default the first that is known."),
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Cross-validate over this many folds, too; 0 does not.", min=0)] = 0,
+    fold: Annotated[
+        int | None, typer.Option(help="Of --folds, train and measure only this one: for running folds in parallel.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs; default the recipe's.", min=1)] = None,
+    patience: Annotated[int, typer.Option(help="Stop after so many epochs without gain; 0 does not.", min=0)] = 0,
+    mixup: Annotated[float, typer.Option(help="Shape of mixup's Beta distribution, for example 0.2; 0 is off.")] = 0.0,
+    cutmix: Annotated[float, typer.Option(help="Shape of CutMix's Beta distribution, for example 1; 0 is off.")] = 0.0,
+    start_from: Annotated[
+        str | None, typer.Option(help="Fine-tune this compact network: a shipped name or a .safetensors file.")
+    ] = None,
+    backbone_weights: Annotated[
+        Path | None, typer.Option(help="First weights of a timm or DinoBloom backbone: .safetensors or .pth.")
+    ] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Download timm's weights of the backbone.")] = False,
+    tune: Annotated[
+        str | None,
+        typer.Option(help="Of a backbone: all, linear or last-blocks; default linear for DinoBloom, else all."),
+    ] = None,
+    ignore_unknown_labels: Annotated[
+        bool, typer.Option("--ignore-unknown-labels", help="Leave out cells whose label the taxonomy does not have.")
+    ] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+    ] = False,
+    drop_conflicts: Annotated[
+        bool, typer.Option("--drop-conflicts", help="Leave out pictures that have several labels.")
+    ] = False,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the card.")] = None,
     seed: Seed = 0,
     device: Device = None,
     restart: Annotated[bool, typer.Option("--restart", help="Ignore an earlier checkpoint.")] = False,
@@ -164,33 +215,78 @@ def cells(
         typer.Option(help="Train nothing: measure the confusion of these weights (a name or a file) into their card."),
     ] = None,
 ) -> None:
-    """Train a cell classifier: the shipped one from the data sets, or one of your own class folders (with --mpp)."""
+    """Train a cell classifier on cells of your own, or repeat the shipped one from the root of its data sets."""
     from wsi_pipeline.runtime.devices import resolve_device
-    from wsi_pipeline.training.cells import measure_confusion, train_cells
+    from wsi_pipeline.training.cell_models import ModelChoice
+    from wsi_pipeline.training.cells import is_shipped_root, measure_confusion, train_cells
 
     root = _root(data)
-    if not root.is_dir():
+    if not root.exists():
         raise DataError(f"{root} does not exist")
+    given = {
+        "--images": images, "--labels": labels, "--group": group, "--folds": folds, "--fold": fold,
+        "--patience": patience, "--mixup": mixup, "--cutmix": cutmix, "--backbone-weights": backbone_weights,
+        "--pretrained": pretrained, "--tune": tune, "--ignore-unknown-labels": ignore_unknown_labels,
+        "--skip-unreadable": skip_unreadable, "--drop-conflicts": drop_conflicts, "--model": model != "compact",
+    }  # fmt: skip
+    own_only = [option for option, value in given.items() if value or (value == 0 and option == "--fold")]
     if card_only is not None:
         from wsi_pipeline.weights import find_weights
 
-        if model is not None or epochs is not None or restart:
-            raise ConfigError("--card-only trains nothing; leave --model, --epochs and --restart out")
+        if own_only or name is not None or epochs is not None or restart:
+            raise ConfigError("--card-only trains nothing; leave out all but --data, --out, --mpp and --device")
         path = find_weights(card_only, "cells").path
         measure_confusion(path, root, out, mpp=mpp, device=resolve_device(_device(device)), report=_say)
         return
-    weights = train_cells(
-        root,
-        out,
-        taxonomy=taxonomy,
-        mpp=mpp,
-        name=model,
-        seed=seed,
-        epochs=epochs,
-        device=resolve_device(_device(device)),
-        resume=not restart,
-        report=_say,
-    )
+    if mpp is None and is_shipped_root(root):
+        if own_only:
+            raise ConfigError(
+                f"{', '.join(own_only)}: {root} is the root of the shipped model's data sets, whose recipe is fixed; give "
+                "--data one of the sets, with --mpp"
+            )
+        weights = train_cells(
+            root,
+            out,
+            taxonomy=taxonomy,
+            name=name,
+            start_from=start_from,
+            licence=licence,
+            seed=seed,
+            epochs=epochs,
+            device=resolve_device(_device(device)),
+            resume=not restart,
+            report=_say,
+        )
+    else:
+        from wsi_pipeline.training.mixing import Mixing
+        from wsi_pipeline.training.own_cells import CellTraining, train_own_cells
+
+        mixing = Mixing(mixup=mixup, cutmix=cutmix)
+        request = CellTraining(
+            data=root,
+            images=images,
+            labels=labels,
+            mpp=mpp,
+            taxonomy=taxonomy,
+            model=ModelChoice(name=model, weights=backbone_weights, pretrained=pretrained, tune=tune),  # type: ignore[arg-type]
+            name=name,
+            start_from=start_from,
+            licence=licence,
+            group=group,
+            folds=folds,
+            fold=fold,
+            mixing=mixing if mixup or cutmix else None,
+            patience=patience,
+            epochs=epochs,
+            seed=seed,
+            ignore_unknown_labels=ignore_unknown_labels,
+            skip_unreadable=skip_unreadable,
+            drop_conflicts=drop_conflicts,
+        )
+        weights = train_own_cells(request, out, device=resolve_device(_device(device)), resume=not restart, report=_say)
+        if fold is not None:
+            typer.echo(f"scores: {weights}")
+            return
     typer.echo(f"weights: {weights}\ncard: {weights.with_suffix('.md')}")
 
 

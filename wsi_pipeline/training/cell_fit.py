@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from wsi_pipeline.cells.backbones import Network
 from wsi_pipeline.cells.network import CellNetwork, NetworkSpec, balance, initialise
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.simulation.split import is_reserved
@@ -27,6 +28,7 @@ from wsi_pipeline.training.augment import AugmentSpec, augment
 from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.cell_data import PackedCells
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
+from wsi_pipeline.training.mixing import Mixing, mix
 from wsi_pipeline.training.splits import near_duplicate_groups, split_by_group
 
 ARTEFACT = "artefact"
@@ -85,7 +87,7 @@ class CellRecipe:
 class Fitted:
     """The chosen network with its history: one record an epoch."""
 
-    network: CellNetwork
+    network: Network
     classes: tuple[str, ...]
     best_epoch: int
     history: list[dict[str, float]]
@@ -130,6 +132,9 @@ def fit(
     resume: bool = True,
     augmentation: AugmentSpec | None = None,
     start_from: Mapping[str, torch.Tensor] | None = None,
+    build: Callable[[], Network] | None = None,
+    mixing: Mixing | None = None,
+    patience: int = 0,
     report: Callable[[str], None],
 ) -> Fitted:
     """Train on the cells of split ``train``, choose the epoch on ``val``.
@@ -149,6 +154,13 @@ def fit(
     start_from
         Tensors of an earlier network. Those of equal name and shape are taken over, the rest starts afresh (a new
         residual block as the identity); the learning rate is then halved.
+    build
+        Returns another network than the recipe's compact one, with its first weights; it is called once, after
+        torch's generator was seeded.
+    mixing
+        Mix pairs of images; None does not.
+    patience
+        Stop after this many epochs without a better one; 0 trains all epochs.
     report
         Receives progress lines.
 
@@ -171,8 +183,12 @@ def fit(
     draws = recipe.draws or len(train)
     batches = math.ceil(draws / recipe.batch)
     torch.manual_seed(recipe.seed)
-    network = CellNetwork(recipe.network(len(classes)), dropout=recipe.dropout)
-    initialise(network, recipe.seed)
+    network: Network
+    if build is None:
+        network = CellNetwork(recipe.network(len(classes)), dropout=recipe.dropout)
+        initialise(network, recipe.seed)
+    else:
+        network = build()
     peak = recipe.learning_rate
     if start_from is not None:
         taken = _take_over(network, start_from)
@@ -183,6 +199,10 @@ def fit(
     optimiser = torch.optim.AdamW(_parameter_groups(network, recipe), lr=peak)
     identity: dict[str, Any] = {"recipe": plain_recipe(recipe), "augmentation": asdict(augmentation)}
     identity |= {"classes": list(classes), "n_train": len(train), "fine_tuned": start_from is not None}
+    if build is not None:
+        identity["network"] = network.spec.to_dict()
+    if mixing is not None:
+        identity["mixing"] = asdict(mixing)
     checkpoint = out / "checkpoint.safetensors"
     history: list[dict[str, float]] = []
     networks: dict[str, nn.Module] = {"live": network, "average": average, "best": best}
@@ -195,6 +215,9 @@ def fit(
     has_artefact = ARTEFACT in rank
     whole = np.array([name not in _NEVER_SMUDGED for name in cells.class_names[train].tolist()])
     for epoch in range(len(history), recipe.epochs):
+        if patience and _epochs_without_gain(history) >= patience:
+            report(f"stopped after epoch {epoch}: no gain for {patience} epochs")
+            break
         started = time.monotonic()
         rng = np.random.default_rng((recipe.seed, epoch))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -221,6 +244,8 @@ def fit(
                 spec=augmentation,
                 smudge=smudge,
             ).to(device)
+            if mixing is not None:
+                window, target = mix(window, target, len(classes), generator, mixing)
             with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
                 logits = network(window)
             loss = nn.functional.cross_entropy(
@@ -254,7 +279,7 @@ def fit(
 
 
 def logits_of(
-    network: CellNetwork,
+    network: Network,
     cells: PackedCells,
     index: npt.NDArray[np.int64],
     *,
@@ -284,12 +309,17 @@ def _macro_f1(truth: npt.NDArray[np.int64], answers: npt.NDArray[np.int64]) -> f
 
 def _parameter_groups(network: nn.Module, recipe: CellRecipe) -> list[dict[str, Any]]:
     """Weight decay on weights, none on biases and normalisation."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
+    matrices = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
     return [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+
+
+def _epochs_without_gain(history: list[dict[str, float]]) -> int:
+    scores = [h["val_macro_f1"] for h in history]
+    return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
 
 
 def _schedule(step: int, batches: int, epochs: int) -> float:

@@ -208,6 +208,11 @@ def train_cells(
     return weights
 
 
+def is_shipped_root(folder: Path) -> bool:
+    """Tell whether a folder is the root of the sets the shipped classifier is made of."""
+    return all((folder / known.folder).is_dir() for known in SHIPPED_SETS)
+
+
 def measure_confusion(
     weights: Path,
     data: Path,
@@ -303,17 +308,22 @@ def _fixed_split(
 def _temperature(
     fitted: Fitted, cells: PackedCells, val: npt.NDArray[np.int64], recipe: CellRecipe, device: str
 ) -> float:
-    """Return the temperature with the least negative log-likelihood on the validation split.
+    """Return the temperature with the least negative log-likelihood on the validation split."""
+    logits = logits_of(fitted.network, cells, val, window_px=recipe.window_px, device=device)
+    rank = {name: i for i, name in enumerate(fitted.classes)}
+    return best_temperature(logits, np.array([rank[name] for name in cells.class_names[val].tolist()]))
+
+
+def best_temperature(logits: npt.NDArray[np.float32], target: npt.NDArray[np.int64]) -> float:
+    """Return what to divide logits ``(n, classes)`` by for the least negative log-likelihood of ``target``, 0.25 to 4.
 
     Guo et al., ICML 2017 (arXiv 1706.04599).
     """
-    logits = logits_of(fitted.network, cells, val, window_px=recipe.window_px, device=device).astype(np.float64)
-    rank = {name: i for i, name in enumerate(fitted.classes)}
-    target = np.array([rank[name] for name in cells.class_names[val].tolist()])
+    wide = logits.astype(np.float64)
     candidates = np.exp(np.linspace(np.log(0.25), np.log(4.0), 161))
     losses = []
     for temperature in candidates:
-        scaled = logits / temperature
+        scaled = wide / temperature
         scaled -= scaled.max(axis=1, keepdims=True)
         log_p = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
         losses.append(-log_p[np.arange(len(target)), target].mean())

@@ -1,0 +1,287 @@
+"""Data door: the output of a run, with labels that a reader corrected.
+
+Labels come from GeoJSON files that QuPath exported, from a CSV file ``cell_id,label``, or from a column ``label`` of
+``cells.parquet``. Objects of a GeoJSON file are matched to cells by their id, else by an intersection over union of at
+least 0.5. Every object with a class counts as read and vouched for, whether its class was changed or not; cells without
+an object, or whose object has no class, are not trained on. The windows are read from the slides.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp, some
+
+MIN_IOU = 0.5
+
+_COLUMNS = ("cell_id", "geometry", "x_px0", "y_px0")
+_GEOJSON = (".geojson", ".json", ".geojson.gz", ".json.gz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RunSlide:
+    """One slide of a run: where it is, and its table of cells."""
+
+    slide_id: str
+    path: Path
+    mpp: float
+    table: pa.Table
+
+    @property
+    def ids(self) -> list[str]:
+        return self.table.column("cell_id").to_pylist()
+
+
+def is_run(data: Path) -> bool:
+    """Tell whether a path is the output folder of a run, or a ``cells.parquet`` in one."""
+    return data.suffix == ".parquet" or (
+        data.is_dir() and (data / "slides.csv").is_file() and (data / "slides").is_dir()
+    )
+
+
+def read_run(data: Path, labels: Path | None) -> Listing:
+    """List the labelled cells of a run.
+
+    Parameters
+    ----------
+    data
+        Output folder, or one ``slides/<slide_id>/cells.parquet`` in it.
+    labels
+        GeoJSON (also gzipped), a folder of such files, or CSV with columns ``cell_id,label``; None takes the column
+        ``label`` of the tables.
+
+    Raises
+    ------
+    DataError
+        A table, slide or label file is missing or damaged; labels name cells that the run does not have; one cell has
+        two labels.
+    """
+    slides = _slides(data)
+    if labels is None:
+        return _listing(slides, _own_labels(slides, data), [])
+    if not labels.exists():
+        raise DataError(f"--labels {labels} does not exist")
+    if labels.suffix.lower() == ".csv":
+        return _listing(slides, _csv_labels(labels, slides), [])
+    files = sorted(p for p in labels.iterdir() if p.name.lower().endswith(_GEOJSON)) if labels.is_dir() else [labels]
+    if not files or not files[0].name.lower().endswith(_GEOJSON):
+        raise DataError(f"--labels {labels}: GeoJSON files ({', '.join(_GEOJSON)}) or a CSV file are needed")
+    found: dict[str, str] = {}
+    notes: list[str] = []
+    for file in files:
+        for cell, label in _geojson_labels(file, slides, notes).items():
+            if found.setdefault(cell, label) != label:
+                raise DataError(f"{file}: cell {cell} is labelled {label}, in another file {found[cell]}")
+    return _listing(slides, found, notes)
+
+
+def _slides(data: Path) -> list[_RunSlide]:
+    out = data.resolve().parents[2] if data.suffix == ".parquet" else data
+    index = out / "slides.csv"
+    try:
+        with index.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise DataError(f"{data}: {index} cannot be read ({error}); it says where the slides are") from None
+    if rows and not {"slide_id", "path", "status", "mpp"} <= set(rows[0]):
+        raise DataError(f"{index} has the columns {', '.join(rows[0])}; slide_id, path, status and mpp are needed")
+    if data.suffix == ".parquet":
+        rows = [r for r in rows if r["slide_id"] == data.resolve().parent.name]
+    slides = []
+    for row in rows:
+        if row["status"] != "ok":
+            continue
+        path = Path(row["path"])
+        path = path if path.is_absolute() or path.exists() else out / path
+        if not path.exists():
+            raise DataError(f"{index}: slide {row['slide_id']} is not at {path}; its pixels are needed")
+        parquet = out / "slides" / row["slide_id"] / "cells.parquet"
+        try:
+            names = pq.read_schema(parquet).names
+            missing = [c for c in _COLUMNS if c not in names]
+            if missing:
+                raise DataError(f"{parquet} has no column {', '.join(missing)}")
+            wanted = [*_COLUMNS, *(c for c in ("class_name", "label") if c in names)]
+            table = pq.read_table(parquet, columns=wanted)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DataError(f"{parquet} cannot be read: {error}") from None
+        try:
+            mpp = checked_mpp(float(row["mpp"]), f"{index}, slide {row['slide_id']}")
+        except ValueError as error:
+            raise (
+                error
+                if isinstance(error, DataError)
+                else DataError(f"{index}: mpp of slide {row['slide_id']} is {row['mpp']!r}")
+            ) from None
+        slides.append(_RunSlide(slide_id=row["slide_id"], path=path, mpp=mpp, table=table))
+    if not slides:
+        raise DataError(f"{index} has no slide with status ok")
+    return slides
+
+
+def _own_labels(slides: list[_RunSlide], data: Path) -> dict[str, str]:
+    found = {}
+    for slide in slides:
+        if "label" in slide.table.column_names:
+            for cell, label in zip(slide.ids, slide.table.column("label").to_pylist(), strict=True):
+                if label:
+                    found[cell] = str(label)
+    if not found:
+        raise DataError(
+            f"{data} is the output of a run, and its cells have no column label; give the corrected labels with --labels "
+            "(GeoJSON of QuPath, or CSV cell_id,label)"
+        )
+    return found
+
+
+def _csv_labels(path: Path, slides: list[_RunSlide]) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = {"cell_id", "label"} - set(reader.fieldnames or ())
+            if missing:
+                columns = ", ".join(reader.fieldnames or ("none",))
+                raise DataError(f"{path} has the columns {columns}; cell_id and label are needed")
+            rows = [(reader.line_num, row["cell_id"], row["label"]) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a CSV file: {error}") from None
+    known = {cell for slide in slides for cell in slide.ids}
+    strangers = [f"{cell} (line {line})" for line, cell, _ in rows if cell not in known]
+    if strangers:
+        raise DataError(f"{path}: {len(strangers)} cells are not in this run: {some(strangers)}")
+    found: dict[str, str] = {}
+    for line, cell, label in rows:
+        if label and found.setdefault(cell, label) != label:
+            raise DataError(f"{path} line {line}: cell {cell} is labelled {label}, before that {found[cell]}")
+    return found
+
+
+def _geojson_labels(path: Path, slides: list[_RunSlide], notes: list[str]) -> dict[str, str]:
+    objects = [(f, name) for f in _features(path) if (name := _class_name(f))]
+    home = {cell: slide for slide in slides for cell in slide.ids}
+    by_id = [(f, name, str(f.get("id", ""))) for f, name in objects]
+    found: dict[str, str] = {}
+    for _, name, cell in by_id:
+        if cell in home and found.setdefault(cell, name) != name:
+            raise DataError(f"{path}: cell {cell} is labelled {name} and {found[cell]}")
+    rest = [(f, name) for f, name, cell in by_id if cell not in home]
+    n_id = len(found)
+    lost = 0
+    if rest:
+        slide = _slide_of(path, slides, [home[c] for c in found])
+        matches = _by_overlap(path, [f for f, _ in rest], slide)
+        for (_, name), cell in zip(rest, matches, strict=True):
+            if cell is None:
+                lost += 1
+            elif found.setdefault(cell, name) != name:
+                raise DataError(f"{path}: objects labelled {name} and {found[cell]} both cover cell {cell}")
+    notes.append(
+        f"{path.name}: {n_id} cells labelled by id, {len(found) - n_id} by overlap"
+        + (f", {lost} objects that match no cell left out" if lost else "")
+    )
+    return found
+
+
+def _features(path: Path) -> list[Mapping[str, Any]]:
+    try:
+        raw = path.read_bytes()
+        tree = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as GeoJSON: {error}") from None
+    features = tree.get("features") if isinstance(tree, dict) else tree
+    if not isinstance(features, list) or not all(isinstance(f, dict) and "geometry" in f for f in features):
+        raise DataError(f"{path} is no GeoJSON FeatureCollection; export objects as such from QuPath")
+    return features
+
+
+def _class_name(feature: Mapping[str, Any]) -> str:
+    """Return the class of an object: QuPath writes a name, or the names of a derived class."""
+    given = (feature.get("properties") or {}).get("classification") or {}
+    if not isinstance(given, dict):
+        return ""
+    names = given.get("names") or [given.get("name") or ""]
+    return ": ".join(str(n) for n in names).strip()
+
+
+def _slide_of(path: Path, slides: list[_RunSlide], matched: list[_RunSlide]) -> _RunSlide:
+    """Return the slide a file is of: the one its ids name, the only one, or the one it is named after."""
+    names = {s.slide_id: s for s in matched} or {s.slide_id: s for s in slides}
+    if len(names) == 1:
+        return next(iter(names.values()))
+    alike = [s for s in names.values() if path.name.startswith(f"{s.slide_id}.") or path.parent.name == s.slide_id]
+    if len(alike) == 1:
+        return alike[0]
+    raise DataError(
+        f"{path} has objects without a known id, and does not say of which slide they are; name it after one of "
+        f"{some(names)} (<slide_id>.geojson), one file a slide"
+    )
+
+
+def _by_overlap(path: Path, features: list[Mapping[str, Any]], slide: _RunSlide) -> list[str | None]:
+    """Return for each object the cell it covers with IoU of at least 0.5, if any."""
+    from wsi_pipeline.slides import open_slide
+
+    with open_slide(slide.path, mpp=slide.mpp, force_mpp=True) as opened:
+        offset = np.array([opened.bounds.x0, opened.bounds.y0], float)
+    cells = shapely.from_wkb(slide.table.column("geometry").to_numpy(zero_copy_only=False))
+    tree = shapely.STRtree(cells)
+    ids = slide.ids
+    found: list[str | None] = []
+    for number, feature in enumerate(features):
+        try:
+            shape = shapely.geometry.shape(feature["geometry"])
+            shape = shapely.make_valid(shapely.transform(shape, lambda xy: xy + offset))
+        except (ValueError, TypeError, KeyError, AttributeError, shapely.errors.ShapelyError) as error:
+            raise DataError(f"{path}: the geometry of object {number} is damaged ({error})") from None
+        near = tree.query(shape, predicate="intersects")
+        best, cell = 0.0, None
+        for k in near.tolist():
+            common = shape.intersection(cells[k]).area
+            share = common / max(shape.area + cells[k].area - common, 1e-9)
+            if share > best:
+                best, cell = share, ids[k]
+        found.append(cell if best >= MIN_IOU else None)
+    return found
+
+
+def _listing(slides: list[_RunSlide], labels: Mapping[str, str], notes: list[str]) -> Listing:
+    examples = []
+    same = changed = 0
+    for slide in slides:
+        table = slide.table
+        before = table.column("class_name").to_pylist() if "class_name" in table.column_names else [None] * len(table)
+        places = zip(
+            slide.ids, table.column("x_px0").to_pylist(), table.column("y_px0").to_pylist(), before, strict=True
+        )
+        for cell, x, y, earlier in places:
+            if (label := labels.get(cell)) is None:
+                continue
+            plain = label.casefold().replace(" ", "_").replace("-", "_")
+            same, changed = same + (plain == earlier), changed + (plain != earlier)
+            examples.append(
+                Example(
+                    path=slide.path,
+                    name=f"{slide.slide_id}/{cell}",
+                    label=label,
+                    centre=(float(x), float(y)),
+                    mpp=slide.mpp,
+                    slide=slide.slide_id,
+                    on_slide=True,
+                )
+            )
+    if not examples:
+        raise DataError("none of the labels belongs to a cell of this run")
+    summary = f"{len(examples)} labelled cells of {len({e.slide for e in examples})} slides; {changed} labels differ from the run's"
+    return Listing(door="corrected run", examples=tuple(examples), notes=(*notes, summary))

@@ -1,0 +1,169 @@
+"""Labelled cells as the data doors list them, before any pixel is read.
+
+Every door (class folders, CSV files, corrected runs) returns a :class:`Listing`; all that follows is the same for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.taxonomies import Taxonomy
+
+SHOWN = 5
+"""Names an error lists at most."""
+MIN_MPP, MAX_MPP = 0.05, 5.0
+MIN_IMAGES = 3
+"""Images a class needs: one each for train, validation and test."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One labelled cell.
+
+    Attributes
+    ----------
+    path
+        Its image or slide.
+    name
+        What messages and ``split.csv`` call it.
+    label
+        As found; :func:`resolve_labels` replaces it by a code of the taxonomy.
+    centre
+        Middle of the cell, pixels of the image or level-0 pixels of the slide; None: the middle of the image.
+    mpp
+        Microns per pixel; None where only the command line, or the slide, says it.
+    patient, slide, site
+        Groups it belongs to; ``site`` is the centre or laboratory.
+    on_slide
+        Whether ``path`` is a slide, read through :mod:`wsi_pipeline.slides`.
+    """
+
+    path: Path
+    name: str
+    label: str
+    centre: tuple[float, float] | None = None
+    mpp: float | None = None
+    patient: str | None = None
+    slide: str | None = None
+    site: str | None = None
+    on_slide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """Examples in a fixed order, what kind of data they come from, and what was noticed on the way."""
+
+    door: Literal["class folders", "patient folders", "boxes", "table", "corrected run"]
+    examples: tuple[Example, ...]
+    notes: tuple[str, ...] = ()
+
+
+def some(names: Iterable[str]) -> str:
+    """Return up to five names, and how many more there are."""
+    found = list(names)
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(found[:SHOWN]) + more
+
+
+def checked_mpp(value: float, where: str) -> float:
+    """Return microns per pixel that an image of cells can have.
+
+    Raises
+    ------
+    DataError
+        Negative, not finite, or outside 0.05 to 5.
+    """
+    if not (math.isfinite(value) and MIN_MPP <= value <= MAX_MPP):
+        raise DataError(f"{where}: {value:g} um per pixel; {MIN_MPP:g} to {MAX_MPP:g} are needed")
+    return value
+
+
+def with_mpp(listing: Listing, mpp: float | None, where: Path) -> Listing:
+    """Give ``mpp`` to the images that state none.
+
+    Raises
+    ------
+    DataError
+        An image has no resolution, or it is out of range.
+    """
+    if mpp is not None:
+        checked_mpp(mpp, "--mpp")
+    bare = [e.name for e in listing.examples if e.mpp is None and not e.on_slide]
+    if bare and mpp is None:
+        raise DataError(
+            f"{where}: {len(bare)} images state no microns per pixel ({some(bare)}); give --mpp, or a column mpp"
+        )
+    return replace(
+        listing,
+        examples=tuple(e if e.mpp is not None or e.on_slide else replace(e, mpp=mpp) for e in listing.examples),
+    )
+
+
+def resolve_labels(listing: Listing, taxonomy: Taxonomy, where: Path, *, ignore_unknown: bool) -> Listing:
+    """Replace labels by the codes of the taxonomy's classes that a classifier may answer with.
+
+    Parameters
+    ----------
+    ignore_unknown
+        Leave out cells of other labels, and note how many of each.
+
+    Raises
+    ------
+    DataError
+        Labels the taxonomy does not have, listed with their counts, or nothing is left.
+    """
+    codes: dict[str, str | None] = {}
+    for label in dict.fromkeys(e.label for e in listing.examples):
+        code = _code_of(label.strip(), taxonomy)
+        codes[label] = code if code in taxonomy.classifier_classes else None
+    unknown = Counter(e.label for e in listing.examples if codes[e.label] is None)
+    notes = listing.notes
+    if unknown:
+        counted = ", ".join(f"{label or '(empty)'} ({n})" for label, n in sorted(unknown.items()))
+        if not ignore_unknown:
+            raise DataError(
+                f"{where}: labels that are no classes of taxonomy {taxonomy.name}: {counted}; it has "
+                f"{', '.join(taxonomy.classifier_classes)}. Rename them, choose another --taxonomy, or leave these "
+                "cells out with --ignore-unknown-labels"
+            )
+        notes = (*notes, f"left out {unknown.total()} cells of unknown labels: {counted}")
+    kept = tuple(replace(e, label=code) for e in listing.examples if (code := codes[e.label]) is not None)
+    if not kept:
+        raise DataError(f"{where}: no cell has a label of taxonomy {taxonomy.name}")
+    return replace(listing, examples=kept, notes=notes)
+
+
+def _code_of(label: str, taxonomy: Taxonomy) -> str | None:
+    """Return the class of a code, an alias, or an English or French name, upper and lower case alike."""
+    try:
+        return taxonomy.resolve(label)
+    except DataError:
+        pass
+    named = [c.code for c in taxonomy.classes if label.casefold() in (c.name_en.casefold(), c.name_fr.casefold())]
+    return named[0] if len(named) == 1 else None
+
+
+def check_counts(labels: Iterable[str], where: Path) -> None:
+    """Refuse fewer than two classes, and classes of fewer than three images.
+
+    Raises
+    ------
+    DataError
+        The classes with their counts.
+    """
+    counts = Counter(labels)
+    if len(counts) < 2:
+        raise DataError(f"{where}: only {', '.join(counts) or 'no class'} found; two or more classes are needed")
+    few = {name: n for name, n in sorted(counts.items()) if n < MIN_IMAGES}
+    if few:
+        listed = ", ".join(f"{name} ({n})" for name, n in few.items())
+        raise DataError(
+            f"{where}: too few images of {listed}; every class needs at least {MIN_IMAGES}, for train, validation and "
+            "test, or must be moved away"
+        )

@@ -1,0 +1,544 @@
+"""Train a cell classifier on a laboratory's own labelled cells: list, check, group, fit, measure, write.
+
+The doors are :mod:`~wsi_pipeline.training.cell_folders`, :mod:`~wsi_pipeline.training.cell_tables` and
+:mod:`~wsi_pipeline.training.cell_corrections`; the models :mod:`~wsi_pipeline.training.cell_models`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from wsi_pipeline.atomic import write_text
+from wsi_pipeline.cells.classifier import TASK, CellClassifier, load_classifier
+from wsi_pipeline.config import Specimen
+from wsi_pipeline.errors import ConfigError, DataError, DeviceError
+from wsi_pipeline.evaluation.classification import calibration, evaluate_classification
+from wsi_pipeline.evaluation.tables import classification_metrics, text_table
+from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
+from wsi_pipeline.training.cards import Card, Figure, save_weights, write_card
+from wsi_pipeline.training.cell_confusion import card_confusion, confusion_tables
+from wsi_pipeline.training.cell_data import PackedCells
+from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of
+from wsi_pipeline.training.cell_folders import read_folders
+from wsi_pipeline.training.cell_groups import choose_grouping, deal_folds, fold_split, join, split_groups
+from wsi_pipeline.training.cell_listing import Listing, check_counts, resolve_labels, with_mpp
+from wsi_pipeline.training.cell_models import ModelChoice
+from wsi_pipeline.training.cell_outputs import one_versus_rest, write_outputs
+from wsi_pipeline.training.cell_pack import LabelledCells, pack_listing
+from wsi_pipeline.training.cell_report import Answers, answers_on, report_on
+from wsi_pipeline.training.cell_tables import read_table
+from wsi_pipeline.training.cells import _FOLDER_FAILS, _sources, _today, best_temperature
+from wsi_pipeline.training.mixing import Mixing
+from wsi_pipeline.training.splits import near_duplicate_groups
+from wsi_pipeline.weights import find_weights, shipped_weights
+
+# 97.5 % points of Student's t for 1 to 19 degrees of freedom.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+      2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellTraining:
+    """What to train a cell classifier on, and how.
+
+    Attributes
+    ----------
+    data
+        Folder of class folders or of patient / class folders, a CSV file, or the output of a run.
+    images
+        Folder of the images a CSV file names.
+    labels
+        Corrected labels of a run: GeoJSON of QuPath, or a CSV file ``cell_id,label``.
+    mpp
+        Microns per pixel of images that state none.
+    taxonomy
+        Label set; labels are codes or aliases of it.
+    model
+        What to train.
+    name
+        Name of the weights; by default that of the data.
+    group
+        What must not be on two sides of a split; None takes patient, slide or centre, whichever is known.
+    folds, fold
+        Cross-validate over this many folds besides, or train and measure this one alone.
+    mixing, patience
+        See :func:`wsi_pipeline.training.cell_fit.fit`.
+    ignore_unknown_labels, skip_unreadable, drop_conflicts
+        Leave out, and count, what is otherwise refused.
+    """
+
+    data: Path
+    images: Path | None = None
+    labels: Path | None = None
+    mpp: float | None = None
+    taxonomy: str = "pbc-blast"
+    model: ModelChoice = ModelChoice()
+    name: str | None = None
+    start_from: str | None = None
+    licence: str | None = None
+    specimens: tuple[Specimen, ...] = ("blood_smear", "marrow_smear")
+    group: str | None = None
+    folds: int = 0
+    fold: int | None = None
+    mixing: Mixing | None = None
+    patience: int = 0
+    epochs: int | None = None
+    seed: int = 0
+    ignore_unknown_labels: bool = False
+    skip_unreadable: bool = False
+    drop_conflicts: bool = False
+
+    def __post_init__(self) -> None:
+        if self.folds == 1 or self.folds < 0 or self.folds > len(_T) + 1:
+            raise ConfigError(f"--folds {self.folds}: 2 to {len(_T) + 1} folds are needed, or 0 for none")
+        if self.fold is not None and not 0 <= self.fold < self.folds:
+            raise ConfigError(
+                f"--fold {self.fold}: folds are numbered from 0 to --folds less 1; --folds is {self.folds}"
+            )
+        if self.patience < 0:
+            raise ConfigError(f"--patience {self.patience}: a number of epochs is needed, or 0")
+        if self.start_from is not None and self.model.name != "compact":
+            raise ConfigError("--start-from continues a compact network; for a backbone use --backbone-weights")
+        if self.model.is_classical and (self.mixing is not None or self.patience or self.epochs is not None):
+            raise ConfigError(f"--epochs, --patience, --mixup and --cutmix mean nothing for --model {self.model.name}")
+        if self.name is not None and (
+            self.name in shipped_weights() or not re.fullmatch(r"[A-Za-z0-9._+-]+", self.name)
+        ):
+            raise ConfigError(
+                f"--name {self.name!r}: letters, digits and ._+- are needed, and not the name of a model that exists"
+            )
+
+
+def list_cells(request: CellTraining) -> Listing:
+    """Return the cells of a request by the door that fits its data.
+
+    Raises
+    ------
+    DataError
+        The data are of no known form, or cannot be used.
+    """
+    data = request.data
+    if not data.exists():
+        raise DataError(f"{data} does not exist")
+    from wsi_pipeline.training.cell_corrections import is_run, read_run
+
+    if is_run(data):
+        if request.images is not None:
+            raise ConfigError("--images goes with a CSV file; the cells of a run are read from its slides")
+        return read_run(data, request.labels)
+    if request.labels is not None:
+        raise ConfigError(f"--labels goes with the output of a run; {data} is none")
+    if data.is_dir():
+        if request.images is not None:
+            raise ConfigError(f"--images goes with a CSV file; {data} is a folder")
+        return read_folders(data)
+    if data.suffix.lower() == ".csv":
+        return read_table(data, request.images)
+    raise DataError(f"{data}: a folder, a .csv file, or the output of a run is needed")
+
+
+def train_own_cells(
+    request: CellTraining,
+    out: Path,
+    *,
+    device: str = "cpu",
+    resume: bool = True,
+    recipe: CellRecipe = CellRecipe(),  # noqa: B008 - frozen
+    report: Callable[[str], None],
+) -> Path:
+    """Train, measure and write a classifier; return its weights, or the ``metrics.json`` of a single fold.
+
+    Parameters
+    ----------
+    request
+        What to train.
+    out
+        Receives everything; the same request there resumes.
+    device
+        ``cpu`` or a CUDA device.
+    recipe
+        Settings that the request does not name.
+    report
+        Receives progress lines.
+
+    Raises
+    ------
+    DataError, ConfigError, ModelError, DeviceError
+        Before training, with what is wrong.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise DeviceError(f"device {device} was asked for, but torch sees no CUDA device; use cpu")
+    recipe = request.model.recipe(replace(recipe, seed=request.seed, epochs=request.epochs or recipe.epochs))
+    taxonomy = load_taxonomy(request.taxonomy)
+    listing = with_mpp(list_cells(request), request.mpp, request.data)
+    listing = resolve_labels(listing, taxonomy, request.data, ignore_unknown=request.ignore_unknown_labels)
+    check_counts((e.label for e in listing.examples), request.data)
+    report(f"reading {len(listing.examples)} cells ({listing.door})")
+    packed = pack_listing(
+        listing,
+        side=recipe.side_px,
+        mpp=recipe.mpp,
+        source=_plain_name(request.data),
+        cache=out / "cells.npz",
+        skip_unreadable=request.skip_unreadable,
+        drop_conflicts=request.drop_conflicts,
+    )
+    check_counts(packed.cells.class_names.tolist(), request.data)
+    for note in packed.notes:
+        report(note)
+    run = _Run(request, packed, taxonomy, recipe, device, resume, report, listing.door)
+    if request.fold is not None:
+        return run.fold(request.fold, out)
+    folds = [json.loads(run.fold(k, out).read_text(encoding="utf-8")) for k in range(request.folds)]
+    return run.final(out, folds)
+
+
+class _Run:
+    """One request with its packed cells and groups."""
+
+    def __init__(
+        self,
+        request: CellTraining,
+        packed: LabelledCells,
+        taxonomy: Taxonomy,
+        recipe: CellRecipe,
+        device: str,
+        resume: bool,
+        report: Callable[[str], None],
+        door: str,
+    ) -> None:
+        self.request, self.packed, self.taxonomy, self.recipe = request, packed, taxonomy, recipe
+        self.device, self.resume, self.report, self.door = device, resume, report, door
+        self.cells: PackedCells = packed.cells
+        present = set(self.cells.class_names.tolist())
+        self.classes = tuple(code for code in taxonomy.classifier_classes if code in present)
+        self.grouping, numbers = choose_grouping(request.group, packed.groups)
+        report(f"looking for near-duplicates; splitting by {self.grouping}")
+        alike = near_duplicate_groups(
+            self.cells.images,
+            window_px=5 * recipe.window_px // 6,
+            reach_px=3 * recipe.window_px // 16,
+            together=self.cells.fields,
+        )
+        self.across = self._alike_across_classes(alike)
+        self.groups = join(alike, numbers)
+        self.features: npt.NDArray[np.float32] | None = None
+        self._features_sha256 = ""
+
+    def _alike_across_classes(self, alike: npt.NDArray[np.int64]) -> int:
+        """Count groups of near-duplicates under several labels, and report the first."""
+        order = np.argsort(alike, kind="stable")
+        parts = np.split(order, np.flatnonzero(np.diff(alike[order])) + 1)
+        mixed = [
+            p
+            for p in parts
+            if len({*self.cells.class_names[p].tolist()}) > 1 and len({*self.cells.fields[p].tolist()}) > 1
+        ]
+        if mixed:
+            names = ", ".join(f"{self.cells.files[i]} ({self.cells.class_names[i]})" for i in mixed[0][:4].tolist())
+            self.report(
+                f"{len(mixed)} groups of look-alike images have several labels, for example {names}; check them"
+            )
+        return len(mixed)
+
+    def fold(self, number: int, out: Path) -> Path:
+        """Train and measure one fold; what is there already is kept when it is of the same request."""
+        folder = out / f"fold-{number}"
+        identity = self._identity()
+        written = folder / "metrics.json"
+        if self.resume and written.is_file():
+            found = json.loads(written.read_text(encoding="utf-8"))
+            if found.get("identity") == identity:
+                return written
+            raise DataError(f"{written} is of another request or other data; choose another --out, or --restart")
+        labels, digests = self.cells.class_names, self.cells.digests.tolist()
+        dealt = deal_folds(self.groups, digests, labels, self.request.folds)
+        split = fold_split(dealt, number, self.groups, digests, labels)
+        self.report(f"fold {number} of {self.request.folds}: {int((split == 'test').sum())} test cells")
+        self._train(split, folder, extra={"identity": identity})
+        return written
+
+    def final(self, out: Path, folds: list[dict[str, Any]]) -> Path:
+        """Train the weights that are kept, with the figures of the folds in their card."""
+        split = split_groups(self.groups, self.cells.digests.tolist(), self.cells.class_names)
+        return self._train(split, out, folds=folds)
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a finished fold to be taken over, as JSON holds it."""
+        choice = asdict(self.request.model)
+        choice["weights"] = None if self.request.model.weights is None else str(self.request.model.weights)
+        about = {
+            "recipe": asdict(self.recipe), "model": choice, "classes": self.classes, "folds": self.request.folds,
+            "grouping": self.grouping, "patience": self.request.patience, "start_from": self.request.start_from,
+            "mixing": None if self.request.mixing is None else asdict(self.request.mixing),
+            "cells": _digest(self.cells, self.groups),
+        }  # fmt: skip
+        return json.loads(json.dumps(about))
+
+    def _train(
+        self,
+        split: npt.NDArray[np.str_],
+        out: Path,
+        *,
+        folds: list[dict[str, Any]] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Path:
+        _write_split(out / "split.csv", self.packed, split, self.groups)
+        name = self.request.name or _plain_name(self.request.data)
+        weights = out / f"{name}.safetensors"
+        fitting = self._fit_classical if self.request.model.is_classical else self._fit_network
+        described, temperature, history, chosen, started = fitting(split, out, weights)
+        test = np.flatnonzero(split == "test")
+        card = self._card(name, split, described, temperature, chosen, started, len(history))
+        # The card without figures makes the weights loadable, so that what is measured is what will be used.
+        write_card(card, weights)
+        classifier = load_classifier(weights, self.device)
+        answers = answers_on(classifier, self.cells, test, self.groups)
+        p = _probabilities(classifier, self.cells, test)
+        summary, artefacts = self._measure(answers, p, split)
+        across: list[Figure] = []
+        if folds:
+            summary["cross_validation"], across = _over_folds(folds)
+        summary |= extra or {}
+        write_outputs(out, history=history, chosen=chosen, summary=summary, roc=artefacts.pop("roc"), **artefacts)
+        measured = report_on(answers, self.taxonomy, self.classes)
+        confusion = card_confusion(answers, self.classes, card.specimens, shipped=False)
+        tables = dict(measured.tables)
+        if folds:
+            tables["Cross-validation"] = _folds_table(folds)
+        full = replace(
+            card,
+            figures=(*across, *measured.figures),
+            tables={**tables, **confusion_tables(confusion)},
+            details={**card.details, "confusion": confusion},
+        )
+        write_card(full, weights)
+        for figure in full.figures:
+            self.report(f"{figure.name}, {figure.on}, n={figure.n}: {figure.value:.3f}")
+        return weights
+
+    def _fit_network(self, split: npt.NDArray[np.str_], out: Path, weights: Path) -> _Fit:
+        request, recipe = self.request, self.recipe
+        earlier = find_weights(request.start_from, TASK) if request.start_from is not None else None
+        start = None
+        if earlier is not None:
+            from safetensors.torch import load_file
+
+            earlier.verify()
+            start = load_file(earlier.path)
+        fitted = fit(
+            self.cells,
+            split,
+            self.classes,
+            out,
+            recipe,
+            device=self.device,
+            resume=self.resume,
+            start_from=start,
+            build=request.model.builder(len(self.classes), recipe),
+            mixing=request.mixing,
+            patience=request.patience,
+            report=self.report,
+        )
+        save_weights(fitted.network.state_dict(), weights)
+        val = np.flatnonzero(split == "val")
+        logits = logits_of(fitted.network, self.cells, val, window_px=recipe.window_px, device=self.device)
+        temperature = best_temperature(logits, self._labels()[val])
+        started = None if earlier is None else f"{earlier.name}, SHA-256 {earlier.sha256}"
+        if request.model.weights is not None:
+            from wsi_pipeline.weights import file_sha256
+
+            started = f"{request.model.weights.name}, SHA-256 {file_sha256(request.model.weights)}"
+        elif request.model.pretrained:
+            started = f"timm's weights of {request.model.architecture}"
+        described = {"kind": "compact", **fitted.network.spec.to_dict()}
+        return described, temperature, fitted.history, fitted.best_epoch, started
+
+    def _fit_classical(self, split: npt.NDArray[np.str_], out: Path, weights: Path) -> _Fit:
+        from wsi_pipeline.cells.classical import FeatureModel
+        from wsi_pipeline.cells.crop_features import CropFeatures
+        from wsi_pipeline.cells.features import NAMES
+        from wsi_pipeline.training.classical import fit_classical
+
+        kind, n_classes = self.request.model.name, len(self.classes)
+        if self.features is None:
+            self.report(f"segmenting and measuring {len(self.cells)} cells")
+            measure = CropFeatures(self.device)
+            self.features = measure.measure(_windows(self.cells, self.recipe.window_px), self.cells.background)
+            self._features_sha256 = measure.sha256
+            lost = ~np.isfinite(self.features).any(axis=1)
+            self.report(f"no cell was found in the middle of {int(lost.sum())} of {len(lost)} images")
+        tensors, history = fit_classical(kind, self.features, self._labels(), split, n_classes, self.request.seed)
+        save_weights({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tensors.items()}, weights)
+        model = FeatureModel(kind, tensors, n_classes, None)
+        val = np.flatnonzero(split == "val")
+        temperature = best_temperature(model.logits(self.features[val]), self._labels()[val])
+        described = {"kind": kind, "features": list(NAMES), "segmented_by_sha256": self._features_sha256}
+        chosen = int(np.argmin([h["val_loss"] for h in history])) + 1 if history else 0
+        return described, temperature, history, chosen, None
+
+    def _labels(self) -> npt.NDArray[np.int64]:
+        rank = {name: i for i, name in enumerate(self.classes)}
+        return np.array([rank[n] for n in self.cells.class_names.tolist()], dtype=np.int64)
+
+    def _measure(
+        self, answers: Answers, p: npt.NDArray[np.float32], split: npt.NDArray[np.str_]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        metrics = evaluate_classification(
+            answers.truth.tolist(),
+            answers.answer.tolist(),
+            classes=self.classes,
+            groups=[str(g) for g in answers.group],
+        )
+        reliability = calibration(answers.probability, answers.truth == answers.answer)
+        roc = one_versus_rest(answers.truth, p, self.classes)
+        summary = {
+            "model": self.request.model.name,
+            "taxonomy": self.taxonomy.name,
+            "grouped_by": self.grouping,
+            "groups": int(len(np.unique(self.groups))),
+            "split": {s: int((split == s).sum()) for s in ("train", "val", "test")},
+            **classification_metrics(metrics, calibration=reliability),
+            "auc": {name: curve["auc"] for name, curve in roc.items()},
+            "look_alikes_with_several_labels": self.across,
+            "notes": list(self.packed.notes),
+        }
+        return summary, {"metrics": metrics, "calibration": reliability, "roc": roc}
+
+    def _card(
+        self, name: str, split: npt.NDArray[np.str_], described: dict[str, Any], temperature: float, chosen: int,
+        started: str | None, epochs: int,
+    ) -> Card:  # fmt: skip
+        recipe, request = self.recipe, self.request
+        return Card(
+            name=name,
+            task=TASK,
+            description=(
+                f"Types single cells of stained smears into {len(self.classes)} classes from a window of "
+                f"{recipe.window_px * recipe.mpp:g} um centred on the cell ({request.model.name})."
+            ),
+            classes=self.classes,
+            specimens=request.specimens,
+            mpp=recipe.mpp,
+            data=_sources(self.cells, split, shipped=False),
+            licence=request.licence or "not stated",
+            split={
+                "method": f"by {self.grouping}, joined with near-duplicates, from a hash of the pixels",
+                "salt": "cells-1",
+                "groups": int(len(np.unique(self.groups))),
+                **{s: int((split == s).sum()) for s in ("train", "val", "test")},
+                "chosen on val": f"{'round' if request.model.is_classical else 'epoch'} {chosen} of {epochs}",
+            },
+            figures=(),
+            fails_on=_FOLDER_FAILS,
+            date=_today(),
+            details={
+                "taxonomy": self.taxonomy.name,
+                "window_px": recipe.window_px,
+                "network": described,
+                "temperature": temperature,
+                "seed": request.seed,
+                "epochs": recipe.epochs,
+                "started_from": started,
+                "training": {
+                    "model": request.model.name,
+                    "tuned": request.model.tuning if request.model.is_backbone else "all",
+                    "mixing": None if request.mixing is None else asdict(request.mixing),
+                    "patience": request.patience,
+                    "door": self.door,
+                    "notes": list(self.packed.notes),
+                },
+            },
+        )
+
+
+_Fit = tuple[dict[str, Any], float, list[dict[str, float]], int, str | None]
+
+
+def _windows(cells: PackedCells, window_px: int) -> npt.NDArray[np.uint8]:
+    edge = (cells.images.shape[1] - window_px) // 2
+    return cells.images[:, edge : edge + window_px, edge : edge + window_px]
+
+
+def _probabilities(
+    classifier: CellClassifier, cells: PackedCells, index: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    windows = _windows(cells, classifier.window_px)[index]
+    return classifier.predict(windows, cells.background[index]).p
+
+
+def _over_folds(folds: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Figure]]:
+    """Return mean and 95 % interval (Student's t over folds) of the folds' figures."""
+    n = sum(f["n"] for f in folds)
+    summary: dict[str, Any] = {"folds": len(folds), "n": n}
+    figures = []
+    for key, title in (("macro_f1", "macro-F1"), ("accuracy", "accuracy"), ("ece", "expected calibration error")):
+        values = [f["calibration"]["ece"] if key == "ece" else _value(f[key]) for f in folds]
+        mean = float(np.mean(values))
+        half = _T[len(values) - 2] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+        lower, upper = max(0.0, mean - half), min(1.0, mean + half)
+        summary[key] = {"mean": mean, "lower": lower, "upper": upper, "by_fold": values}
+        figures.append(
+            Figure(name=f"{title}, mean of {len(folds)} folds", on="each cell tested once", n=n, value=mean,
+                   lower=lower, upper=upper)
+        )  # fmt: skip
+    return summary, figures
+
+
+def _value(figure: Any) -> float:
+    return float(figure["value"] if isinstance(figure, dict) else figure)
+
+
+def _folds_table(folds: list[dict[str, Any]]) -> str:
+    names = list(folds[0]["per_class"])
+    rows = [
+        [name, *(_value(f["per_class"][name]["f1"]) if f["per_class"][name]["n"] else "-" for f in folds)]
+        for name in names
+    ]
+    rows.append(["macro-F1", *(_value(f["macro_f1"]) for f in folds)])
+    rows.append(["accuracy", *(_value(f["accuracy"]) for f in folds)])
+    return text_table(["F1 by class", *(f"fold {i}" for i in range(len(folds)))], rows)
+
+
+def _digest(cells: PackedCells, groups: npt.NDArray[np.int64]) -> str:
+    import hashlib
+
+    text = "\n".join(f"{d}|{c}|{g}" for d, c, g in zip(cells.digests, cells.class_names, groups, strict=True))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_split(path: Path, packed: LabelledCells, split: npt.NDArray[np.str_], groups: npt.NDArray[np.int64]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "class", "patient", "slide", "centre", "group", "split", "digest"])
+    cells = packed.cells
+    columns = (
+        cells.files,
+        cells.class_names,
+        packed.patient,
+        packed.slide,
+        packed.centre,
+        groups,
+        split,
+        cells.digests,
+    )
+    writer.writerows(zip(*(c.tolist() for c in columns), strict=True))
+    write_text(path, text.getvalue())
+
+
+def _plain_name(data: Path) -> str:
+    stem = data.resolve().stem if data.is_file() else data.resolve().name
+    plain = re.sub(r"[^a-z0-9-]+", "-", stem.lower()).strip("-") or "cells"
+    return f"{plain}-own" if plain in shipped_weights() else plain
