@@ -1,7 +1,8 @@
 """Networks that type single cells besides the compact one, and how a card's description becomes a network.
 
-* ``wnet5``: five layers with weights, three convolutions with pooling and two fully connected ones, at 128 pixels, after
-  W-Net (Jung et al., BMC Medical Imaging 22:94, 2022, doi 10.1186/s12880-022-00818-1). Channels and optimiser are ours.
+* ``wnet5``: five layers with weights, three convolutions with pooling and two fully connected ones, at 128 pixels,
+  after W-Net (Jung et al., BMC Medical Imaging 22:94, 2022, doi 10.1186/s12880-022-00818-1). Channels and optimiser are
+  ours.
 * ``timm``: a backbone of the ``timm`` package by name, with one linear layer on its features. DinoBloom (Koch et al.,
   MICCAI 2024, arXiv 2404.05022) is such a backbone: DINOv2's vision transformers at 224 pixels.
 
@@ -181,7 +182,7 @@ def timm_backbone(architecture: str, input_px: int) -> Any:
     import timm
 
     if not timm.is_model(architecture):
-        close = timm.list_models(f"*{architecture.split('_')[0].split('.')[0]}*")[:5]
+        close = timm.list_models(f"*{architecture.split('_', maxsplit=1)[0].split('.', maxsplit=1)[0]}*")[:5]
         hint = f"; it has {', '.join(close)}" if close else ""
         raise ModelError(f"timm {timm.__version__} has no network {architecture!r}{hint}")
     settings: dict[str, Any] = {"pretrained": False, "num_classes": 0}

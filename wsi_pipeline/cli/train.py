@@ -162,7 +162,7 @@ def cells(
     model: Annotated[
         str,
         typer.Option(
-            help="compact, wnet5, features+svm, features+xgboost, dinobloom-s|b|l|g, or a timm backbone (timm:resnet18)."
+            help="compact, wnet5, features+svm, features+xgboost, dinobloom-s|b|l|g, or timm's (timm:resnet18)."
         ),
     ] = "compact",
     name: Annotated[str | None, typer.Option(help="Name of the weights; default that of the data.")] = None,
@@ -206,6 +206,9 @@ def cells(
     drop_conflicts: Annotated[
         bool, typer.Option("--drop-conflicts", help="Leave out pictures that have several labels.")
     ] = False,
+    drop_rare: Annotated[
+        bool, typer.Option("--drop-rare", help="Leave out classes of fewer than three images.")
+    ] = False,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the card.")] = None,
     seed: Seed = 0,
     device: Device = None,
@@ -227,7 +230,8 @@ def cells(
         "--images": images, "--labels": labels, "--group": group, "--folds": folds, "--fold": fold,
         "--patience": patience, "--mixup": mixup, "--cutmix": cutmix, "--backbone-weights": backbone_weights,
         "--pretrained": pretrained, "--tune": tune, "--ignore-unknown-labels": ignore_unknown_labels,
-        "--skip-unreadable": skip_unreadable, "--drop-conflicts": drop_conflicts, "--model": model != "compact",
+        "--skip-unreadable": skip_unreadable, "--drop-conflicts": drop_conflicts, "--drop-rare": drop_rare,
+        "--model": model != "compact",
     }  # fmt: skip
     own_only = [option for option, value in given.items() if value or (value == 0 and option == "--fold")]
     if card_only is not None:
@@ -241,8 +245,8 @@ def cells(
     if mpp is None and is_shipped_root(root):
         if own_only:
             raise ConfigError(
-                f"{', '.join(own_only)}: {root} is the root of the shipped model's data sets, whose recipe is fixed; give "
-                "--data one of the sets, with --mpp"
+                f"{', '.join(own_only)}: {root} is the root of the shipped model's data sets, whose recipe is fixed; "
+                "give --data one of the sets, with --mpp"
             )
         weights = train_cells(
             root,
@@ -282,6 +286,7 @@ def cells(
             ignore_unknown_labels=ignore_unknown_labels,
             skip_unreadable=skip_unreadable,
             drop_conflicts=drop_conflicts,
+            drop_rare=drop_rare,
         )
         weights = train_own_cells(request, out, device=resolve_device(_device(device)), resume=not restart, report=_say)
         if fold is not None:

@@ -140,8 +140,8 @@ def _own_labels(slides: list[_RunSlide], data: Path) -> dict[str, str]:
                     found[cell] = str(label)
     if not found:
         raise DataError(
-            f"{data} is the output of a run, and its cells have no column label; give the corrected labels with --labels "
-            "(GeoJSON of QuPath, or CSV cell_id,label)"
+            f"{data} is the output of a run, and its cells have no column label; give the corrected labels with "
+            "--labels (GeoJSON of QuPath, or CSV cell_id,label)"
         )
     return found
 
@@ -182,11 +182,11 @@ def _geojson_labels(path: Path, slides: list[_RunSlide], notes: list[str]) -> di
     if rest:
         slide = _slide_of(path, slides, [home[c] for c in found])
         matches = _by_overlap(path, [f for f, _ in rest], slide)
-        for (_, name), cell in zip(rest, matches, strict=True):
-            if cell is None:
+        for (_, name), match in zip(rest, matches, strict=True):
+            if match is None:
                 lost += 1
-            elif found.setdefault(cell, name) != name:
-                raise DataError(f"{path}: objects labelled {name} and {found[cell]} both cover cell {cell}")
+            elif found.setdefault(match, name) != name:
+                raise DataError(f"{path}: objects labelled {name} and {found[match]} both cover cell {match}")
     notes.append(
         f"{path.name}: {n_id} cells labelled by id, {len(found) - n_id} by overlap"
         + (f", {lost} objects that match no cell left out" if lost else "")
@@ -258,7 +258,6 @@ def _by_overlap(path: Path, features: list[Mapping[str, Any]], slide: _RunSlide)
 
 def _listing(slides: list[_RunSlide], labels: Mapping[str, str], notes: list[str]) -> Listing:
     examples = []
-    same = changed = 0
     for slide in slides:
         table = slide.table
         before = table.column("class_name").to_pylist() if "class_name" in table.column_names else [None] * len(table)
@@ -268,8 +267,6 @@ def _listing(slides: list[_RunSlide], labels: Mapping[str, str], notes: list[str
         for cell, x, y, earlier in places:
             if (label := labels.get(cell)) is None:
                 continue
-            plain = label.casefold().replace(" ", "_").replace("-", "_")
-            same, changed = same + (plain == earlier), changed + (plain != earlier)
             examples.append(
                 Example(
                     path=slide.path,
@@ -278,10 +275,12 @@ def _listing(slides: list[_RunSlide], labels: Mapping[str, str], notes: list[str
                     centre=(float(x), float(y)),
                     mpp=slide.mpp,
                     slide=slide.slide_id,
+                    predicted=earlier,
                     on_slide=True,
                 )
             )
     if not examples:
         raise DataError("none of the labels belongs to a cell of this run")
-    summary = f"{len(examples)} labelled cells of {len({e.slide for e in examples})} slides; {changed} labels differ from the run's"
+    n_slides = len({e.slide for e in examples})
+    summary = f"{len(examples)} labelled cells of {n_slides} slides"
     return Listing(door="corrected run", examples=tuple(examples), notes=(*notes, summary))

@@ -44,7 +44,7 @@ def choose_grouping(
         if asked is not None and not known.all():
             raise DataError(f"--group {asked}: {int((~known).sum())} of {len(known)} cells have no {asked}")
         if known.all():
-            return name, np.unique(values, return_inverse=True)[1].astype(np.int64)  # type: ignore[return-value]
+            return name, np.unique(values, return_inverse=True)[1].astype(np.int64)
     return "near-duplicate", None
 
 

@@ -40,6 +40,8 @@ class Example:
         Microns per pixel; None where only the command line, or the slide, says it.
     patient, slide, site
         Groups it belongs to; ``site`` is the centre or laboratory.
+    predicted
+        Class that a run gave the cell, before a reader looked.
     on_slide
         Whether ``path`` is a slide, read through :mod:`wsi_pipeline.slides`.
     """
@@ -52,6 +54,7 @@ class Example:
     patient: str | None = None
     slide: str | None = None
     site: str | None = None
+    predicted: str | None = None
     on_slide: bool = False
 
 
@@ -124,6 +127,13 @@ def resolve_labels(listing: Listing, taxonomy: Taxonomy, where: Path, *, ignore_
         codes[label] = code if code in taxonomy.classifier_classes else None
     unknown = Counter(e.label for e in listing.examples if codes[e.label] is None)
     notes = listing.notes
+    if listing.door == "corrected run":
+        # A run's file lists red cells and what was not classified; they are known, only not for a classifier.
+        other = Counter({k: n for k, n in unknown.items() if _code_of(k.strip(), taxonomy) is not None})
+        if other:
+            counted = ", ".join(f"{label} ({n})" for label, n in sorted(other.items()))
+            notes = (*notes, f"left out {other.total()} cells of classes that no classifier answers with: {counted}")
+            unknown -= other
     if unknown:
         counted = ", ".join(f"{label or '(empty)'} ({n})" for label, n in sorted(unknown.items()))
         if not ignore_unknown:
@@ -134,6 +144,9 @@ def resolve_labels(listing: Listing, taxonomy: Taxonomy, where: Path, *, ignore_
             )
         notes = (*notes, f"left out {unknown.total()} cells of unknown labels: {counted}")
     kept = tuple(replace(e, label=code) for e in listing.examples if (code := codes[e.label]) is not None)
+    if listing.door == "corrected run":
+        changed = sum(e.label != e.predicted for e in kept)
+        notes = (*notes, f"{changed} of {len(kept)} labels differ from what the run answered")
     if not kept:
         raise DataError(f"{where}: no cell has a label of taxonomy {taxonomy.name}")
     return replace(listing, examples=kept, notes=notes)
@@ -147,6 +160,17 @@ def _code_of(label: str, taxonomy: Taxonomy) -> str | None:
         pass
     named = [c.code for c in taxonomy.classes if label.casefold() in (c.name_en.casefold(), c.name_fr.casefold())]
     return named[0] if len(named) == 1 else None
+
+
+def without_rare(listing: Listing) -> Listing:
+    """Leave out the classes of fewer than three images, and note which."""
+    counts = Counter(e.label for e in listing.examples)
+    rare = {name: n for name, n in sorted(counts.items()) if n < MIN_IMAGES}
+    if not rare:
+        return listing
+    note = f"left out rare classes: {', '.join(f'{name} ({n})' for name, n in rare.items())}"
+    kept = tuple(e for e in listing.examples if e.label not in rare)
+    return replace(listing, examples=kept, notes=(*listing.notes, note))
 
 
 def check_counts(labels: Iterable[str], where: Path) -> None:
@@ -165,5 +189,5 @@ def check_counts(labels: Iterable[str], where: Path) -> None:
         listed = ", ".join(f"{name} ({n})" for name, n in few.items())
         raise DataError(
             f"{where}: too few images of {listed}; every class needs at least {MIN_IMAGES}, for train, validation and "
-            "test, or must be moved away"
+            "test; add images, or leave these classes out with --drop-rare"
         )

@@ -187,8 +187,8 @@ def backbone_weights(path: Path, backbone: Any, architecture: str) -> dict[str, 
     missing = [k for k in wanted if k not in found or found[k].shape != wanted[k].shape]
     if missing:
         raise ModelError(
-            f"{path} is not for {architecture}: {len(missing)} of {len(wanted)} tensors are missing or of another shape "
-            f"({', '.join(missing[:3])}); it holds {', '.join(list(found)[:3]) or 'none'}"
+            f"{path} is not for {architecture}: {len(missing)} of {len(wanted)} tensors are missing or of another "
+            f"shape ({', '.join(missing[:3])}); it holds {', '.join(list(found)[:3]) or 'none'}"
         )
     return {k: found[k].to(wanted[k].dtype) for k in wanted}
 
@@ -233,7 +233,7 @@ def _downloaded(architecture: str, side: int) -> dict[str, torch.Tensor]:
     except Exception as error:  # noqa: BLE001 - whatever the hub, the network and the cache raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DownloadError(
-            f"timm's weights of {architecture} cannot be downloaded here ({reason}); fetch the file elsewhere and give it "
-            "with --backbone-weights"
+            f"timm's weights of {architecture} cannot be downloaded here ({reason}); fetch the file elsewhere and "
+            "give it with --backbone-weights"
         ) from None
     return dict(network.state_dict())

@@ -88,7 +88,7 @@ def write_outputs(
         columns = list(history[0])
         _table(
             out / "learning_curve.csv",
-            ["epoch", *columns],
+            ["epoch" if "val_macro_f1" in columns else "round", *columns],
             [[i, *(h[c] for c in columns)] for i, h in enumerate(history, 1)],
         )
         _plot_history(out / "learning_curve.png", history, chosen)

@@ -223,7 +223,15 @@ def _key(listing: Listing, settings: str) -> str:
 def _store(cache: Path, key: str, found: LabelledCells) -> None:
     cells = {name: getattr(found.cells, name) for name in PackedCells.__dataclass_fields__}
     with atomic_path(cache) as temporary, temporary.open("wb") as file:
-        np.savez(file, key=np.array(key), **cells, **found.groups, notes=np.array(found.notes, dtype=np.str_))
+        np.savez(
+            file,
+            key=np.array(key),
+            patient=found.patient,
+            slide=found.slide,
+            centre=found.centre,
+            notes=np.array(found.notes, dtype=np.str_),
+            **cells,
+        )
 
 
 def _load(cache: Path, key: str) -> LabelledCells | None:

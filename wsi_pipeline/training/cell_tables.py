@@ -17,7 +17,6 @@ from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp, so
 
 BOX_COLUMNS = ("name", "x1", "y1", "x2", "y2", "class")
 TABLE_COLUMNS = ("path", "class")
-_GROUPS = ("patient", "slide", "centre")
 
 
 def read_table(path: Path, images: Path | None = None) -> Listing:
@@ -141,7 +140,9 @@ def _boxes(path: Path, header: list[str], rows: list[tuple[int, dict[str, str]]]
                 label=row["class"],
                 centre=((x1 + x2) / 2, (y1 + y2) / 2),
                 mpp=checked_mpp(_number(row["mpp"], where, "mpp"), where) if row.get("mpp") else None,
-                **{"site" if c == "centre" else c: row[c] for c in _GROUPS if c in header and row[c]},
+                patient=row.get("patient") or None,
+                slide=row.get("slide") or None,
+                site=row.get("centre") or None,
             )
         )
     _refuse_absent(path, absent, *folders)

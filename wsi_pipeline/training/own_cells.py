@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from wsi_pipeline.training.cell_data import PackedCells
 from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of
 from wsi_pipeline.training.cell_folders import read_folders
 from wsi_pipeline.training.cell_groups import choose_grouping, deal_folds, fold_split, join, split_groups
-from wsi_pipeline.training.cell_listing import Listing, check_counts, resolve_labels, with_mpp
+from wsi_pipeline.training.cell_listing import Listing, check_counts, resolve_labels, with_mpp, without_rare
 from wsi_pipeline.training.cell_models import ModelChoice
 from wsi_pipeline.training.cell_outputs import one_versus_rest, write_outputs
 from wsi_pipeline.training.cell_pack import LabelledCells, pack_listing
@@ -75,7 +75,7 @@ class CellTraining:
         Cross-validate over this many folds besides, or train and measure this one alone.
     mixing, patience
         See :func:`wsi_pipeline.training.cell_fit.fit`.
-    ignore_unknown_labels, skip_unreadable, drop_conflicts
+    ignore_unknown_labels, skip_unreadable, drop_conflicts, drop_rare
         Leave out, and count, what is otherwise refused.
     """
 
@@ -84,7 +84,7 @@ class CellTraining:
     labels: Path | None = None
     mpp: float | None = None
     taxonomy: str = "pbc-blast"
-    model: ModelChoice = ModelChoice()
+    model: ModelChoice = field(default_factory=ModelChoice)
     name: str | None = None
     start_from: str | None = None
     licence: str | None = None
@@ -99,6 +99,7 @@ class CellTraining:
     ignore_unknown_labels: bool = False
     skip_unreadable: bool = False
     drop_conflicts: bool = False
+    drop_rare: bool = False
 
     def __post_init__(self) -> None:
         if self.folds == 1 or self.folds < 0 or self.folds > len(_T) + 1:
@@ -184,6 +185,8 @@ def train_own_cells(
     taxonomy = load_taxonomy(request.taxonomy)
     listing = with_mpp(list_cells(request), request.mpp, request.data)
     listing = resolve_labels(listing, taxonomy, request.data, ignore_unknown=request.ignore_unknown_labels)
+    if request.drop_rare:
+        listing = without_rare(listing)
     check_counts((e.label for e in listing.examples), request.data)
     report(f"reading {len(listing.examples)} cells ({listing.door})")
     packed = pack_listing(
@@ -378,8 +381,8 @@ class _Run:
             measure = CropFeatures(self.device)
             self.features = measure.measure(_windows(self.cells, self.recipe.window_px), self.cells.background)
             self._features_sha256 = measure.sha256
-            lost = ~np.isfinite(self.features).any(axis=1)
-            self.report(f"no cell was found in the middle of {int(lost.sum())} of {len(lost)} images")
+            n_found = int(np.isfinite(self.features).any(axis=1).sum())
+            self.report(f"a cell was found in the middle of {n_found} of {len(self.cells)} images")
         tensors, history = fit_classical(kind, self.features, self._labels(), split, n_classes, self.request.seed)
         save_weights({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tensors.items()}, weights)
         model = FeatureModel(kind, tensors, n_classes, None)
@@ -408,7 +411,7 @@ class _Run:
             "model": self.request.model.name,
             "taxonomy": self.taxonomy.name,
             "grouped_by": self.grouping,
-            "groups": int(len(np.unique(self.groups))),
+            "groups": len(np.unique(self.groups)),
             "split": {s: int((split == s).sum()) for s in ("train", "val", "test")},
             **classification_metrics(metrics, calibration=reliability),
             "auc": {name: curve["auc"] for name, curve in roc.items()},
@@ -437,7 +440,7 @@ class _Run:
             split={
                 "method": f"by {self.grouping}, joined with near-duplicates, from a hash of the pixels",
                 "salt": "cells-1",
-                "groups": int(len(np.unique(self.groups))),
+                "groups": len(np.unique(self.groups)),
                 **{s: int((split == s).sum()) for s in ("train", "val", "test")},
                 "chosen on val": f"{'round' if request.model.is_classical else 'epoch'} {chosen} of {epochs}",
             },
