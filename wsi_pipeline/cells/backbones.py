@@ -11,7 +11,7 @@ All take white-balanced windows, as :class:`~wsi_pipeline.cells.network.CellNetw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -181,10 +181,7 @@ def timm_backbone(architecture: str, input_px: int) -> Any:
     """
     import timm
 
-    if not timm.is_model(architecture):
-        close = timm.list_models(f"*{architecture.split('_', maxsplit=1)[0].split('.', maxsplit=1)[0]}*")[:5]
-        hint = f"; it has {', '.join(close)}" if close else ""
-        raise ModelError(f"timm {timm.__version__} has no network {architecture!r}{hint}")
+    check_architecture(architecture)
     settings: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     try:
         return timm.create_model(architecture, img_size=input_px, **settings)
@@ -193,6 +190,27 @@ def timm_backbone(architecture: str, input_px: int) -> Any:
     except (ValueError, AssertionError, RuntimeError) as error:
         raise ModelError(f"{architecture} cannot take windows of {input_px} px: {error}") from None
     return timm.create_model(architecture, **settings)
+
+
+def check_architecture(architecture: str, also: Sequence[str] = ()) -> None:
+    """Refuse a name that timm does not know.
+
+    Parameters
+    ----------
+    also
+        Other names that would have done, for the message.
+
+    Raises
+    ------
+    ModelError
+        With names that are alike.
+    """
+    import timm
+
+    if not timm.is_model(architecture):
+        close = [*also, *timm.list_models(f"*{architecture.split('_', maxsplit=1)[0].split('.', maxsplit=1)[0]}*")[:5]]
+        hint = f"; known are {', '.join(close)}" if close else ""
+        raise ModelError(f"timm {timm.__version__} has no network {architecture!r}{hint}")
 
 
 def _compact(description: Mapping[str, Any]) -> Network:

@@ -17,9 +17,11 @@ from wsi_pipeline.cells.backbones import (
     Tuning,
     WNet5,
     WNet5Spec,
+    check_architecture,
     timm_backbone,
 )
 from wsi_pipeline.cells.classical import KINDS as CLASSICAL
+from wsi_pipeline.cells.classical import import_xgboost
 from wsi_pipeline.errors import ConfigError, DownloadError, ModelError
 from wsi_pipeline.training.cell_fit import CellRecipe
 
@@ -97,6 +99,21 @@ class ModelChoice:
     def tuning(self) -> Tuning:
         """What is trained."""
         return self.tune or ("linear" if self.name in DINOBLOOM else "all")
+
+    def check(self) -> None:
+        """Refuse, before any image is read, what cannot be trained here.
+
+        Raises
+        ------
+        ModelError
+            timm has no such network, a file of weights does not exist, or XGBoost is not installed.
+        """
+        if self.name == "features+xgboost":
+            import_xgboost()
+        if self.is_backbone:
+            check_architecture(self.architecture, also=NAMES)
+        if self.weights is not None and not self.weights.is_file():
+            raise ModelError(f"--backbone-weights {self.weights} does not exist")
 
     def recipe(self, recipe: CellRecipe) -> CellRecipe:
         """Return the recipe with the window and learning rate of this model.

@@ -181,6 +181,7 @@ def train_own_cells(
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DeviceError(f"device {device} was asked for, but torch sees no CUDA device; use cpu")
+    request.model.check()
     recipe = request.model.recipe(replace(recipe, seed=request.seed, epochs=request.epochs or recipe.epochs))
     taxonomy = load_taxonomy(request.taxonomy)
     listing = with_mpp(list_cells(request), request.mpp, request.data)
