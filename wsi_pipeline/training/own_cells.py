@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from wsi_pipeline.atomic import write_text
+from wsi_pipeline.atomic import atomic_path, write_text
 from wsi_pipeline.cells.classifier import TASK, CellClassifier, load_classifier
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError, DataError, DeviceError
@@ -202,7 +202,7 @@ def train_own_cells(
     check_counts(packed.cells.class_names.tolist(), request.data)
     for note in packed.notes:
         report(note)
-    run = _Run(request, packed, taxonomy, recipe, device, resume, report, listing.door)
+    run = _Run(request, packed, taxonomy, recipe, device, resume, report, listing.door, out)
     if request.fold is not None:
         return run.fold(request.fold, out)
     folds = [json.loads(run.fold(k, out).read_text(encoding="utf-8")) for k in range(request.folds)]
@@ -222,6 +222,7 @@ class _Run:
         resume: bool,
         report: Callable[[str], None],
         door: str,
+        out: Path,
     ) -> None:
         self.request, self.packed, self.taxonomy, self.recipe = request, packed, taxonomy, recipe
         self.device, self.resume, self.report, self.door = device, resume, report, door
@@ -230,12 +231,7 @@ class _Run:
         self.classes = tuple(code for code in taxonomy.classifier_classes if code in present)
         self.grouping, numbers = choose_grouping(request.group, packed.groups)
         report(f"looking for near-duplicates; splitting by {self.grouping}")
-        alike = near_duplicate_groups(
-            self.cells.images,
-            window_px=5 * recipe.window_px // 6,
-            reach_px=3 * recipe.window_px // 16,
-            together=self.cells.fields,
-        )
+        alike = _near_duplicates(self.cells, recipe.window_px, out / "near_duplicates.npz")
         self.across = self._alike_across_classes(alike)
         self.groups = join(alike, numbers)
         self.features: npt.NDArray[np.float32] | None = None
@@ -481,6 +477,25 @@ def _probabilities(
 ) -> npt.NDArray[np.float32]:
     windows = _windows(cells, classifier.window_px)[index]
     return classifier.predict(windows, cells.background[index]).p
+
+
+def _near_duplicates(cells: PackedCells, window_px: int, cache: Path) -> npt.NDArray[np.int64]:
+    """Return the near-duplicate group of each cell, kept in ``cache`` for the same pixels."""
+    key = f"{window_px}|{_digest(cells, cells.fields)}"
+    if cache.is_file():
+        try:
+            with np.load(cache, allow_pickle=False) as stored:
+                if str(stored["key"]) == key:
+                    found: npt.NDArray[np.int64] = stored["groups"]
+                    return found
+        except (OSError, ValueError, KeyError):
+            pass  # A damaged cache is made anew.
+    groups = near_duplicate_groups(
+        cells.images, window_px=5 * window_px // 6, reach_px=3 * window_px // 16, together=cells.fields
+    )
+    with atomic_path(cache) as temporary, temporary.open("wb") as file:
+        np.savez(file, key=np.array(key), groups=groups)
+    return groups
 
 
 def _over_folds(folds: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Figure]]:
