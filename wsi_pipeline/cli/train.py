@@ -263,7 +263,8 @@ def cells(
         )
     else:
         from wsi_pipeline.training.mixing import Mixing
-        from wsi_pipeline.training.own_cells import CellTraining, train_own_cells
+        from wsi_pipeline.training.own_cells import train_own_cells
+        from wsi_pipeline.training.own_cells_request import CellTraining
 
         mixing = Mixing(mixup=mixup, cutmix=cutmix)
         request = CellTraining(

@@ -1,7 +1,7 @@
 """Train a cell classifier on a laboratory's own labelled cells: list, check, group, fit, measure, write.
 
-The doors are :mod:`~wsi_pipeline.training.cell_folders`, :mod:`~wsi_pipeline.training.cell_tables` and
-:mod:`~wsi_pipeline.training.cell_corrections`; the models :mod:`~wsi_pipeline.training.cell_models`.
+What is asked for is a :class:`~wsi_pipeline.training.own_cells_request.CellTraining`; the models are those of
+:mod:`~wsi_pipeline.training.cell_models`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,132 +21,24 @@ import torch
 
 from wsi_pipeline.atomic import atomic_path, write_text
 from wsi_pipeline.cells.classifier import TASK, CellClassifier, load_classifier
-from wsi_pipeline.config import Specimen
-from wsi_pipeline.errors import ConfigError, DataError, DeviceError
+from wsi_pipeline.errors import DataError, DeviceError
 from wsi_pipeline.evaluation.classification import calibration, evaluate_classification
-from wsi_pipeline.evaluation.tables import classification_metrics, text_table
+from wsi_pipeline.evaluation.tables import classification_metrics
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.training.cards import Card, Figure, save_weights, write_card
 from wsi_pipeline.training.cell_confusion import card_confusion, confusion_tables
 from wsi_pipeline.training.cell_data import PackedCells
 from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of
-from wsi_pipeline.training.cell_folders import read_folders
+from wsi_pipeline.training.cell_folds import folds_table, over_folds
 from wsi_pipeline.training.cell_groups import choose_grouping, deal_folds, fold_split, join, split_groups
-from wsi_pipeline.training.cell_listing import Listing, check_counts, resolve_labels, with_mpp, without_rare
-from wsi_pipeline.training.cell_models import ModelChoice
+from wsi_pipeline.training.cell_listing import check_counts, resolve_labels, with_mpp, without_rare
 from wsi_pipeline.training.cell_outputs import one_versus_rest, write_outputs
 from wsi_pipeline.training.cell_pack import LabelledCells, pack_listing
 from wsi_pipeline.training.cell_report import Answers, answers_on, report_on
-from wsi_pipeline.training.cell_tables import read_table
 from wsi_pipeline.training.cells import _FOLDER_FAILS, _sources, _today, best_temperature
-from wsi_pipeline.training.mixing import Mixing
+from wsi_pipeline.training.own_cells_request import CellTraining, list_cells
 from wsi_pipeline.training.splits import near_duplicate_groups
 from wsi_pipeline.weights import find_weights, shipped_weights
-
-# 97.5 % points of Student's t for 1 to 19 degrees of freedom.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-      2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellTraining:
-    """What to train a cell classifier on, and how.
-
-    Attributes
-    ----------
-    data
-        Folder of class folders or of patient / class folders, a CSV file, or the output of a run.
-    images
-        Folder of the images a CSV file names.
-    labels
-        Corrected labels of a run: GeoJSON of QuPath, or a CSV file ``cell_id,label``.
-    mpp
-        Microns per pixel of images that state none.
-    taxonomy
-        Label set; labels are codes or aliases of it.
-    model
-        What to train.
-    name
-        Name of the weights; by default that of the data.
-    group
-        What must not be on two sides of a split; None takes patient, slide or centre, whichever is known.
-    folds, fold
-        Cross-validate over this many folds besides, or train and measure this one alone.
-    mixing, patience
-        See :func:`wsi_pipeline.training.cell_fit.fit`.
-    ignore_unknown_labels, skip_unreadable, drop_conflicts, drop_rare
-        Leave out, and count, what is otherwise refused.
-    """
-
-    data: Path
-    images: Path | None = None
-    labels: Path | None = None
-    mpp: float | None = None
-    taxonomy: str = "pbc-blast"
-    model: ModelChoice = field(default_factory=ModelChoice)
-    name: str | None = None
-    start_from: str | None = None
-    licence: str | None = None
-    specimens: tuple[Specimen, ...] = ("blood_smear", "marrow_smear")
-    group: str | None = None
-    folds: int = 0
-    fold: int | None = None
-    mixing: Mixing | None = None
-    patience: int = 0
-    epochs: int | None = None
-    seed: int = 0
-    ignore_unknown_labels: bool = False
-    skip_unreadable: bool = False
-    drop_conflicts: bool = False
-    drop_rare: bool = False
-
-    def __post_init__(self) -> None:
-        if self.folds == 1 or self.folds < 0 or self.folds > len(_T) + 1:
-            raise ConfigError(f"--folds {self.folds}: 2 to {len(_T) + 1} folds are needed, or 0 for none")
-        if self.fold is not None and not 0 <= self.fold < self.folds:
-            raise ConfigError(
-                f"--fold {self.fold}: folds are numbered from 0 to --folds less 1; --folds is {self.folds}"
-            )
-        if self.patience < 0:
-            raise ConfigError(f"--patience {self.patience}: a number of epochs is needed, or 0")
-        if self.start_from is not None and self.model.name != "compact":
-            raise ConfigError("--start-from continues a compact network; for a backbone use --backbone-weights")
-        if self.model.is_classical and (self.mixing is not None or self.patience or self.epochs is not None):
-            raise ConfigError(f"--epochs, --patience, --mixup and --cutmix mean nothing for --model {self.model.name}")
-        if self.name is not None and (
-            self.name in shipped_weights() or not re.fullmatch(r"[A-Za-z0-9._+-]+", self.name)
-        ):
-            raise ConfigError(
-                f"--name {self.name!r}: letters, digits and ._+- are needed, and not the name of a model that exists"
-            )
-
-
-def list_cells(request: CellTraining) -> Listing:
-    """Return the cells of a request by the door that fits its data.
-
-    Raises
-    ------
-    DataError
-        The data are of no known form, or cannot be used.
-    """
-    data = request.data
-    if not data.exists():
-        raise DataError(f"{data} does not exist")
-    from wsi_pipeline.training.cell_corrections import is_run, read_run
-
-    if is_run(data):
-        if request.images is not None:
-            raise ConfigError("--images goes with a CSV file; the cells of a run are read from its slides")
-        return read_run(data, request.labels)
-    if request.labels is not None:
-        raise ConfigError(f"--labels goes with the output of a run; {data} is none")
-    if data.is_dir():
-        if request.images is not None:
-            raise ConfigError(f"--images goes with a CSV file; {data} is a folder")
-        return read_folders(data)
-    if data.suffix.lower() == ".csv":
-        return read_table(data, request.images)
-    raise DataError(f"{data}: a folder, a .csv file, or the output of a run is needed")
 
 
 def train_own_cells(
@@ -310,14 +201,14 @@ class _Run:
         summary, artefacts = self._measure(answers, p, split)
         across: list[Figure] = []
         if folds:
-            summary["cross_validation"], across = _over_folds(folds)
+            summary["cross_validation"], across = over_folds(folds)
         summary |= extra or {}
         write_outputs(out, history=history, chosen=chosen, summary=summary, roc=artefacts.pop("roc"), **artefacts)
         measured = report_on(answers, self.taxonomy, self.classes)
         confusion = card_confusion(answers, self.classes, card.specimens, shipped=False)
         tables = dict(measured.tables)
         if folds:
-            tables["Cross-validation"] = _folds_table(folds)
+            tables["Cross-validation"] = folds_table(folds)
         full = replace(
             card,
             figures=(*across, *measured.figures),
@@ -435,7 +326,12 @@ class _Run:
             data=_sources(self.cells, split, shipped=False),
             licence=request.licence or "not stated",
             split={
-                "method": f"by {self.grouping}, joined with near-duplicates, from a hash of the pixels",
+                "method": (
+                    "by near-duplicate group"
+                    if self.grouping == "near-duplicate"
+                    else f"by {self.grouping}, joined with near-duplicates"
+                )
+                + ", from a hash of the pixels",
                 "salt": "cells-1",
                 "groups": len(np.unique(self.groups)),
                 **{s: int((split == s).sum()) for s in ("train", "val", "test")},
@@ -496,39 +392,6 @@ def _near_duplicates(cells: PackedCells, window_px: int, cache: Path) -> npt.NDA
     with atomic_path(cache) as temporary, temporary.open("wb") as file:
         np.savez(file, key=np.array(key), groups=groups)
     return groups
-
-
-def _over_folds(folds: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Figure]]:
-    """Return mean and 95 % interval (Student's t over folds) of the folds' figures."""
-    n = sum(f["n"] for f in folds)
-    summary: dict[str, Any] = {"folds": len(folds), "n": n}
-    figures = []
-    for key, title in (("macro_f1", "macro-F1"), ("accuracy", "accuracy"), ("ece", "expected calibration error")):
-        values = [f["calibration"]["ece"] if key == "ece" else _value(f[key]) for f in folds]
-        mean = float(np.mean(values))
-        half = _T[len(values) - 2] * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-        lower, upper = max(0.0, mean - half), min(1.0, mean + half)
-        summary[key] = {"mean": mean, "lower": lower, "upper": upper, "by_fold": values}
-        figures.append(
-            Figure(name=f"{title}, mean of {len(folds)} folds", on="each cell tested once", n=n, value=mean,
-                   lower=lower, upper=upper)
-        )  # fmt: skip
-    return summary, figures
-
-
-def _value(figure: Any) -> float:
-    return float(figure["value"] if isinstance(figure, dict) else figure)
-
-
-def _folds_table(folds: list[dict[str, Any]]) -> str:
-    names = list(folds[0]["per_class"])
-    rows = [
-        [name, *(_value(f["per_class"][name]["f1"]) if f["per_class"][name]["n"] else "-" for f in folds)]
-        for name in names
-    ]
-    rows.append(["macro-F1", *(_value(f["macro_f1"]) for f in folds)])
-    rows.append(["accuracy", *(_value(f["accuracy"]) for f in folds)])
-    return text_table(["F1 by class", *(f"fold {i}" for i in range(len(folds)))], rows)
 
 
 def _digest(cells: PackedCells, groups: npt.NDArray[np.int64]) -> str:
