@@ -25,7 +25,7 @@ def _refusal(*arguments: str) -> WsiPipelineError | str:
         (("--model", "wnet5", "--pretrained"), ConfigError, "--pretrained: only for timm"),
         (("--folds", "1"), ConfigError, "--folds 1"),
         (("--fold", "0"), ConfigError, "--fold 0"),
-        (("--card-only", "pbc-blast", "--group", "slide"), ConfigError, "--card-only trains nothing"),
+        (("--card-only", "pbc-blast", "--group", "slide"), ConfigError, "--card-only repeats the card"),
     ],
 )
 def test_own_cells(options: tuple[str, ...], kind: type[WsiPipelineError], message: str, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_training_killed_by_the_system_ends_with_the_same_bytes(folders: Path,
 
 
 def test_folds_their_mean_and_all_outputs(folders: Path, tmp_path: Path) -> None:
-    request = CellTraining(data=folders, mpp=MPP, folds=2, epochs=2, patience=1, name="mine")
+    request = CellTraining(data=folders, mpp=MPP, folds=2, epochs=2, patience=1, name="mine", views=4)
     single = _train(replace(request, fold=1), tmp_path)
     assert single == tmp_path / "fold-1" / "metrics.json"
     stamp = single.stat().st_mtime_ns
@@ -87,6 +87,7 @@ def test_folds_their_mean_and_all_outputs(folders: Path, tmp_path: Path) -> None
     assert mean["mean"] == pytest.approx(np.mean(mean["by_fold"]))
     card = json.loads(weights.with_suffix(".json").read_text())
     assert card["metrics"][0]["name"] == "macro-F1, mean of 2 folds"
+    assert (card["stain"], card["views"]) == ("nuclear-density", 4)
     for name in ("per_class.csv", "confusion.csv", "confusion.png", "reliability.csv", "reliability.png", "roc.csv",
                  "roc.png", "learning_curve.csv", "learning_curve.png", "split.csv", "mine.md"):  # fmt: skip
         assert (tmp_path / name).stat().st_size > 50, name

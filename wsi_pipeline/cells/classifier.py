@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.errors import DataError, DeviceError, ModelError
+from wsi_pipeline.errors import ConfigError, DataError, DeviceError, ModelError
 from wsi_pipeline.weights import Weights, find_weights
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from wsi_pipeline.cells.backbones import Network
     from wsi_pipeline.cells.classical import FeatureModel
+    from wsi_pipeline.cells.preparation import Preparation
 
 TASK = "cells"
 """Task in the card of a cell classifier's weights."""
@@ -61,7 +62,9 @@ class CellClassifier:
         The whole card.
     """
 
-    def __init__(self, weights: Weights, network: Network | FeatureModel, device: str) -> None:
+    def __init__(
+        self, weights: Weights, network: Network | FeatureModel, preparation: Preparation, device: str
+    ) -> None:
         card = weights.card
         self.name = weights.name
         self.sha256 = weights.sha256
@@ -74,6 +77,7 @@ class CellClassifier:
         self.embedding_dim: int = network.spec.embedding_dim
         self.device = device
         self._temperature = float(card["temperature"])
+        self._preparation = preparation
         self._network = network
 
     def predict(
@@ -131,13 +135,11 @@ class CellClassifier:
         import torch
 
         from wsi_pipeline.cells.classical import FeatureModel
-        from wsi_pipeline.cells.network import balance
 
         if isinstance(self._network, FeatureModel):
             return self._network.features_and_logits(windows, background)
-        rgb = balance(torch.from_numpy(windows).to(self.device), torch.from_numpy(background).to(self.device))
-        features = self._network.embed(rgb)
-        return features, self._network.head(features)
+        images, light = torch.from_numpy(windows).to(self.device), torch.from_numpy(background).to(self.device)
+        return self._preparation.look(self._network, self._preparation.windows(images, light))
 
 
 def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassifier:
@@ -165,6 +167,7 @@ def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassi
 
     from wsi_pipeline.cells.backbones import build_network
     from wsi_pipeline.cells.classical import KINDS, load_feature_model
+    from wsi_pipeline.cells.preparation import Preparation
 
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DeviceError(f"device {device} was asked for, but torch sees no CUDA device; use cpu")
@@ -176,8 +179,12 @@ def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassi
     description = weights.card["network"]
     if not isinstance(description, dict):
         raise ModelError(f"{weights.path.with_suffix('.json')}: network is no description of a network")
+    try:
+        preparation = Preparation.of_card(weights.card)
+    except ConfigError as error:
+        raise ModelError(f"{weights.path.with_suffix('.json')}: {error}") from None
     if description.get("kind") in KINDS:
-        return CellClassifier(weights, load_feature_model(weights, device), device)
+        return CellClassifier(weights, load_feature_model(weights, device), preparation, device)
     try:
         network = build_network(description)
         network.load_state_dict(load_file(weights.path))
@@ -190,4 +197,4 @@ def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassi
             f"{weights.path} has {network.spec.n_classes} outputs, its card {len(weights.card['classes'])} classes"
         )
     network.fold()
-    return CellClassifier(weights, network.to(device), device)
+    return CellClassifier(weights, network.to(device), preparation, device)

@@ -149,6 +149,21 @@ def simulated(
 
 
 @app.command()
+def cytologia(
+    truth: Annotated[Path, typer.Option(help="CSV file NAME,x1,y1,x2,y2,class: the true boxes.")],
+    predictions: Annotated[Path, typer.Option(help="CSV file of the same form, with an optional column score.")],
+    out: Out = Path("evaluation"),
+) -> None:
+    """Score boxes and classes as the CytologIA challenge does: 0.2 mean (GIoU + 1) / 2 + 0.8 macro-F1."""
+    from wsi_pipeline.evaluation.cytologia import cytologia_score, read_boxes
+
+    result = cytologia_score(read_boxes(truth), read_boxes(predictions))
+    typer.echo(result.table())
+    write_json(out / "metrics.json", result.to_dict())
+    typer.echo(f"metrics: {out / 'metrics.json'}")
+
+
+@app.command()
 def invariance(
     slide: Annotated[Path, typer.Argument(help="A slide file.")],
     config: Config = None,

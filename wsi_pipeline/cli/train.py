@@ -186,6 +186,13 @@ def cells(
     patience: Annotated[int, typer.Option(help="Stop after so many epochs without gain; 0 does not.", min=0)] = 0,
     mixup: Annotated[float, typer.Option(help="Shape of mixup's Beta distribution, for example 0.2; 0 is off.")] = 0.0,
     cutmix: Annotated[float, typer.Option(help="Shape of CutMix's Beta distribution, for example 1; 0 is off.")] = 0.0,
+    stain: Annotated[
+        str | None,
+        typer.Option(help="nuclear-density brings each cell's nucleus to one stain (default); as-is does not."),
+    ] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Turned and mirrored views averaged for an answer: 1 (default), 2, 4 or 8.")
+    ] = None,
     start_from: Annotated[
         str | None, typer.Option(help="Fine-tune this compact network: a shipped name or a .safetensors file.")
     ] = None,
@@ -231,16 +238,19 @@ def cells(
         "--patience": patience, "--mixup": mixup, "--cutmix": cutmix, "--backbone-weights": backbone_weights,
         "--pretrained": pretrained, "--tune": tune, "--ignore-unknown-labels": ignore_unknown_labels,
         "--skip-unreadable": skip_unreadable, "--drop-conflicts": drop_conflicts, "--drop-rare": drop_rare,
-        "--model": model != "compact",
+        "--model": model != "compact", "--stain": stain, "--views": views,
     }  # fmt: skip
     own_only = [option for option, value in given.items() if value or (value == 0 and option == "--fold")]
     if card_only is not None:
         from wsi_pipeline.weights import find_weights
 
-        if own_only or name is not None or epochs is not None or restart:
-            raise ConfigError("--card-only trains nothing; leave out all but --data, --out, --mpp and --device")
+        if own_only or name is not None or epochs is not None or restart or mpp is not None:
+            raise ConfigError(
+                "--card-only repeats the card of the shipped model and trains nothing; leave out all but --data, "
+                "--out and --device"
+            )
         path = find_weights(card_only, "cells").path
-        measure_confusion(path, root, out, mpp=mpp, device=resolve_device(_device(device)), report=_say)
+        measure_confusion(path, root, out, device=resolve_device(_device(device)), report=_say)
         return
     if mpp is None and is_shipped_root(root):
         if own_only:
@@ -280,6 +290,8 @@ def cells(
             group=group,
             folds=folds,
             fold=fold,
+            stain=stain,  # type: ignore[arg-type]
+            views=views,
             mixing=mixing if mixup or cutmix else None,
             patience=patience,
             epochs=epochs,

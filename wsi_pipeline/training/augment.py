@@ -16,9 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from wsi_pipeline.cells.network import balance
-
-_FLOOR = 0.02
-"""Smallest transmitted light; keeps optical density finite."""
+from wsi_pipeline.cells.preparation import Stain
+from wsi_pipeline.cells.stain import normalise_stain, nuclear_density, optical_density
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +67,7 @@ def augment(
     window_px: int,
     mpp: float,
     spec: AugmentSpec,
+    stain: Stain = "as-is",
     smudge: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return changed windows, float32 ``(n, 3, window_px, window_px)``, white-balanced.
@@ -84,6 +84,8 @@ def augment(
         Side of the result and its resolution, um per pixel.
     spec
         Strength of the changes.
+    stain
+        ``nuclear-density`` normalises the stain before it is changed at random.
     smudge
         bool ``(n,)``: cells to bend and blur beyond recognition, as smudge cells are.
     """
@@ -92,6 +94,8 @@ def augment(
     grid = _grid(n, side, generator, window_px=window_px, mpp=mpp, spec=spec, smudge=smudge)
     rgb = F.grid_sample(rgb, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     rgb = _exchange_surroundings(rgb, mpp, spec, generator)
+    if stain == "nuclear-density":
+        rgb = normalise_stain(rgb)
     rgb = _stain(rgb, spec, generator)
     rgb = _optics(rgb, spec, generator, smudge)
     return rgb.clamp(0.0, 1.2)
@@ -159,11 +163,8 @@ def _exchange_surroundings(
 def _stain(rgb: torch.Tensor, spec: AugmentSpec, generator: torch.Generator) -> torch.Tensor:
     """Change density, hue and offset in optical-density space (Beer-Lambert), and exchange densities."""
     n = rgb.shape[0]
-    density = -torch.log(rgb.clamp(min=_FLOOR))
-    # The 90th percentile of the middle is the density of the nucleus, which says little about the class.
-    side = rgb.shape[-1]
-    middle = density[:, :, side // 4 : -(side // 4) : 2, side // 4 : -(side // 4) : 2].flatten(2)
-    dark = middle.kthvalue(int(0.9 * middle.shape[2]), dim=2).values.clamp(min=0.05)
+    density = optical_density(rgb)
+    dark = nuclear_density(density, step=2)
     other = torch.randperm(n, generator=generator)
     ratio = (dark[other] / dark).clamp(0.6, 1.6)
     part = torch.rand(n, 1, generator=generator) * _chance(n, spec.stain_exchange, generator)[:, None]

@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from wsi_pipeline.cells.backbones import Network
-from wsi_pipeline.cells.network import CellNetwork, NetworkSpec, balance, initialise
+from wsi_pipeline.cells.network import CellNetwork, NetworkSpec, initialise
+from wsi_pipeline.cells.preparation import Preparation, Stain
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.simulation.split import is_reserved
 from wsi_pipeline.training.augment import AugmentSpec, augment
@@ -47,6 +48,9 @@ class CellRecipe:
         Side of the window the network sees, and its resolution, um per pixel.
     side_px
         Side of the packed images: the window and room to turn and shift it.
+    stain, views
+        How windows are prepared, and how often each is looked at for an answer
+        (:class:`~wsi_pipeline.cells.preparation.Preparation`); training looks once, at a random view.
     draws
         Cells drawn per epoch; 0 takes as many as there are.
     smudge_share
@@ -71,6 +75,13 @@ class CellRecipe:
     ema: float = 0.998
     smudge_share: float = 0.015
     seed: int = 0
+    stain: Stain = "as-is"
+    views: int = 1
+
+    @property
+    def preparation(self) -> Preparation:
+        """Return how the trained classifier looks at a window."""
+        return Preparation(stain=self.stain, views=self.views)
 
     def network(self, n_classes: int) -> NetworkSpec:
         """Return the description of the network for ``n_classes``."""
@@ -242,6 +253,7 @@ def fit(
                 window_px=recipe.window_px,
                 mpp=recipe.mpp,
                 spec=augmentation,
+                stain=recipe.stain,
                 smudge=smudge,
             ).to(device)
             if mixing is not None:
@@ -257,7 +269,7 @@ def fit(
             optimiser.step()
             update_average(average, network, min(recipe.ema, (1 + step) / (10 + step)))
             losses.append(loss.item())
-        answers = logits_of(average, cells, val, window_px=recipe.window_px, device=device).argmax(axis=1)
+        answers = logits_of(average, cells, val, recipe, device=device).argmax(axis=1)
         score = _macro_f1(labels[val], answers)
         if not history or score > max(h["val_macro_f1"] for h in history):
             best.load_state_dict(average.state_dict())
@@ -282,20 +294,21 @@ def logits_of(
     network: Network,
     cells: PackedCells,
     index: npt.NDArray[np.int64],
+    recipe: CellRecipe,
     *,
-    window_px: int,
     device: str = "cpu",
     batch: int = 64,
 ) -> npt.NDArray[np.float32]:
-    """Return float32 logits ``(len(index), n_classes)`` of cells as they are, without changes."""
+    """Return float32 logits ``(len(index), n_classes)`` of cells without random changes, as a classifier sees them."""
+    window_px, preparation = recipe.window_px, recipe.preparation
     edge = (cells.images.shape[1] - window_px) // 2
     rows = []
     with torch.inference_mode():
         for start in range(0, len(index), batch):
             part = index[start : start + batch]
             window = cells.images[part, edge : edge + window_px, edge : edge + window_px]
-            rgb = balance(torch.from_numpy(window), torch.from_numpy(cells.background[part])).to(device)
-            rows.append(network(rgb).float().cpu().numpy())
+            rgb = preparation.windows(torch.from_numpy(window), torch.from_numpy(cells.background[part])).to(device)
+            rows.append(preparation.look(network, rgb)[1].float().cpu().numpy())
     return np.concatenate(rows)
 
 

@@ -7,10 +7,9 @@ Column names are read in upper or lower case.
 
 from __future__ import annotations
 
-import csv
-import math
 from pathlib import Path
 
+from wsi_pipeline.csv_rows import number, read_rows
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.images import IMAGE_SUFFIXES
 from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp, some
@@ -38,7 +37,7 @@ def read_table(path: Path, images: Path | None = None) -> Listing:
     """
     if images is not None and not images.is_dir():
         raise DataError(f"--images {images} is not a folder")
-    header, rows = _rows(path)
+    header, rows = read_rows(path)
     if "path" in header:
         return _cells(path, header, rows, images or path.parent)
     missing = [c for c in BOX_COLUMNS if c not in header]
@@ -49,29 +48,6 @@ def read_table(path: Path, images: Path | None = None) -> Listing:
         )
     folders = [images] if images is not None else [path.parent, path.parent / "images", path.with_suffix("")]
     return _boxes(path, header, rows, folders)
-
-
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Return lower-case column names and the rows with their line numbers."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = [name.strip().lower() for name in next(reader, [])]
-            rows = []
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) != len(header):
-                    raise DataError(f"{path} line {reader.line_num}: {len(cells)} values for {len(header)} columns")
-                rows.append((reader.line_num, {k: v.strip() for k, v in zip(header, cells, strict=True)}))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a CSV file: {error}") from None
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise DataError(f"{path} has the column {', '.join(repeated)} more than once")
-    if not rows:
-        raise DataError(f"{path} has no rows")
-    return header, rows
 
 
 def _cells(path: Path, header: list[str], rows: list[tuple[int, dict[str, str]]], folder: Path) -> Listing:
@@ -95,8 +71,8 @@ def _cells(path: Path, header: list[str], rows: list[tuple[int, dict[str, str]]]
                 path=file,
                 name=row["path"] if not x else f"{row['path']}@{x},{y}",
                 label=row["class"],
-                centre=(_number(x, where, "x"), _number(y, where, "y")) if x and y else None,
-                mpp=checked_mpp(_number(row["mpp"], where, "mpp"), where) if row.get("mpp") else None,
+                centre=(number(x, where, "x"), number(y, where, "y")) if x and y else None,
+                mpp=checked_mpp(number(row["mpp"], where, "mpp"), where) if row.get("mpp") else None,
                 patient=row.get("patient") or None,
                 slide=row.get("slide") or None,
                 site=row.get("centre") or None,
@@ -117,7 +93,7 @@ def _boxes(path: Path, header: list[str], rows: list[tuple[int, dict[str, str]]]
         if name not in files:
             files[name] = _find(name, folders)
         file = files[name]
-        x1, y1, x2, y2 = (_number(row[c], where, c) for c in ("x1", "y1", "x2", "y2"))
+        x1, y1, x2, y2 = (number(row[c], where, c) for c in ("x1", "y1", "x2", "y2"))
         if x2 <= x1 or y2 <= y1:
             raise DataError(f"{where}: the box {x1:g},{y1:g} to {x2:g},{y2:g} of {name} has no area")
         if file is None:
@@ -139,7 +115,7 @@ def _boxes(path: Path, header: list[str], rows: list[tuple[int, dict[str, str]]]
                 name=f"{name}@line{line}",
                 label=row["class"],
                 centre=((x1 + x2) / 2, (y1 + y2) / 2),
-                mpp=checked_mpp(_number(row["mpp"], where, "mpp"), where) if row.get("mpp") else None,
+                mpp=checked_mpp(number(row["mpp"], where, "mpp"), where) if row.get("mpp") else None,
                 patient=row.get("patient") or None,
                 slide=row.get("slide") or None,
                 site=row.get("centre") or None,
@@ -170,16 +146,6 @@ def _size(path: Path) -> tuple[int, int] | None:
             return image.size
     except (OSError, SyntaxError, Image.DecompressionBombError):
         return None
-
-
-def _number(text: str | None, where: str, column: str) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{where}: {column} is {text!r}; a number is needed")
-    return value
 
 
 def _refuse_absent(path: Path, absent: list[str], *folders: Path) -> None:

@@ -184,6 +184,7 @@ def train_cells(
             "window_px": recipe.window_px,
             "network": fitted.network.spec.to_dict(),
             "temperature": temperature,
+            **recipe.preparation.to_card(),
             "seed": recipe.seed,
             "epochs": recipe.epochs,
             "started_from": None if earlier is None else f"{earlier.name}, SHA-256 {earlier.sha256}",
@@ -309,7 +310,7 @@ def _temperature(
     fitted: Fitted, cells: PackedCells, val: npt.NDArray[np.int64], recipe: CellRecipe, device: str
 ) -> float:
     """Return the temperature with the least negative log-likelihood on the validation split."""
-    logits = logits_of(fitted.network, cells, val, window_px=recipe.window_px, device=device)
+    logits = logits_of(fitted.network, cells, val, recipe, device=device)
     rank = {name: i for i, name in enumerate(fitted.classes)}
     return best_temperature(logits, np.array([rank[name] for name in cells.class_names[val].tolist()]))
 

@@ -73,7 +73,8 @@ def train_own_cells(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise DeviceError(f"device {device} was asked for, but torch sees no CUDA device; use cpu")
     request.model.check()
-    recipe = request.model.recipe(replace(recipe, seed=request.seed, epochs=request.epochs or recipe.epochs))
+    epochs = request.epochs or recipe.epochs
+    recipe = request.model.recipe(replace(recipe, seed=request.seed, epochs=epochs, **request.preparation.to_card()))
     taxonomy = load_taxonomy(request.taxonomy)
     listing = with_mpp(list_cells(request), request.mpp, request.data)
     listing = resolve_labels(listing, taxonomy, request.data, ignore_unknown=request.ignore_unknown_labels)
@@ -245,7 +246,7 @@ class _Run:
         )
         save_weights(fitted.network.state_dict(), weights)
         val = np.flatnonzero(split == "val")
-        logits = logits_of(fitted.network, self.cells, val, window_px=recipe.window_px, device=self.device)
+        logits = logits_of(fitted.network, self.cells, val, recipe, device=self.device)
         temperature = best_temperature(logits, self._labels()[val])
         started = None if earlier is None else f"{earlier.name}, SHA-256 {earlier.sha256}"
         if request.model.weights is not None:
@@ -345,6 +346,7 @@ class _Run:
                 "window_px": recipe.window_px,
                 "network": described,
                 "temperature": temperature,
+                **recipe.preparation.to_card(),
                 "seed": request.seed,
                 "epochs": recipe.epochs,
                 "started_from": started,

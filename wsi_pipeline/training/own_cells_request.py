@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wsi_pipeline.cells.preparation import Preparation, Stain
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.training.cell_corrections import is_run, read_run
@@ -42,6 +43,9 @@ class CellTraining:
         What must not be on two sides of a split; None takes patient, slide or centre, whichever is known.
     folds, fold
         Cross-validate over this many folds besides, or train and measure this one alone.
+    stain, views
+        How the classifier sees its windows (:class:`~wsi_pipeline.cells.preparation.Preparation`); None takes
+        normalised stain, once. Models on features measure the image as it is.
     mixing, patience
         See :func:`wsi_pipeline.training.cell_fit.fit`.
     ignore_unknown_labels, skip_unreadable, drop_conflicts, drop_rare
@@ -61,6 +65,8 @@ class CellTraining:
     group: str | None = None
     folds: int = 0
     fold: int | None = None
+    stain: Stain | None = None
+    views: int | None = None
     mixing: Mixing | None = None
     patience: int = 0
     epochs: int | None = None
@@ -83,12 +89,22 @@ class CellTraining:
             raise ConfigError("--start-from continues a compact network; for a backbone use --backbone-weights")
         if self.model.is_classical and (self.mixing is not None or self.patience or self.epochs is not None):
             raise ConfigError(f"--epochs, --patience, --mixup and --cutmix mean nothing for --model {self.model.name}")
+        if self.model.is_classical and (self.stain is not None or self.views is not None):
+            raise ConfigError(f"--stain and --views mean nothing for --model {self.model.name}")
+        _ = self.preparation
         if self.name is not None and (
             self.name in shipped_weights() or not re.fullmatch(r"[A-Za-z0-9._+-]+", self.name)
         ):
             raise ConfigError(
                 f"--name {self.name!r}: letters, digits and ._+- are needed, and not the name of a model that exists"
             )
+
+    @property
+    def preparation(self) -> Preparation:
+        """Return how the classifier sees its windows."""
+        if self.model.is_classical:
+            return Preparation()
+        return Preparation(stain=self.stain or "nuclear-density", views=self.views or 1)
 
 
 def list_cells(request: CellTraining) -> Listing:
