@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
-from wsi_pipeline.cells.classical import FeatureModel, import_xgboost
+from wsi_pipeline.cells.classical import FeatureModel
 from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.training.cell_models import ModelChoice
@@ -45,19 +45,12 @@ def test_votes_are_those_of_scikit_learn(n_classes: int) -> None:
 
 
 def test_trees_are_stored_as_json() -> None:
-    pytest.importorskip("xgboost")
     x, labels, split = _features(3)
     tensors, curve = fit_classical("features+xgboost", x, labels, split, 3, 0)
     assert "learner" in json.loads(tensors["xgboost_json"].tobytes())
     logits = FeatureModel("features+xgboost", tensors, 3, None).logits(x)
     assert (logits.argmax(1) == labels)[split == "train"].mean() > 0.8
     assert curve[-1]["loss"] < curve[0]["loss"]
-
-
-def test_a_missing_xgboost_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "xgboost", None)
-    with pytest.raises(ModelError, match="pip install"):
-        import_xgboost()
 
 
 @pytest.mark.data

@@ -128,26 +128,9 @@ def load_feature_model(weights: Weights, device: str) -> FeatureModel:
     return FeatureModel(description["kind"], tensors, n_classes, features)
 
 
-def import_xgboost() -> Any:
-    """Return the package.
-
-    Raises
-    ------
-    ModelError
-        It is not installed; the message says how.
-    """
-    try:
-        import xgboost
-    except ImportError:
-        raise ModelError(
-            "features+xgboost needs the package xgboost, which is not installed: pip install 'wsi-pipeline[xgboost]'; "
-            "features+svm needs nothing more"
-        ) from None
-    return xgboost
-
-
 def _booster(content: npt.NDArray[np.uint8]) -> Any:
-    xgboost = import_xgboost()
+    import xgboost
+
     try:
         booster = xgboost.Booster({"nthread": 1})
         booster.load_model(bytearray(content.tobytes()))

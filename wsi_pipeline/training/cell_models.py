@@ -21,7 +21,6 @@ from wsi_pipeline.cells.backbones import (
     timm_backbone,
 )
 from wsi_pipeline.cells.classical import KINDS as CLASSICAL
-from wsi_pipeline.cells.classical import import_xgboost
 from wsi_pipeline.errors import ConfigError, DownloadError, ModelError
 from wsi_pipeline.training.cell_fit import CellRecipe
 
@@ -106,10 +105,8 @@ class ModelChoice:
         Raises
         ------
         ModelError
-            timm has no such network, a file of weights does not exist, or XGBoost is not installed.
+            timm has no such network, or a file of weights does not exist.
         """
-        if self.name == "features+xgboost":
-            import_xgboost()
         if self.is_backbone:
             check_architecture(self.architecture, also=NAMES)
         if self.weights is not None and not self.weights.is_file():

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.cells.classical import import_xgboost
 from wsi_pipeline.errors import DataError
 
 SVM = {"C": 10.0, "gamma": "scale"}
@@ -72,7 +71,8 @@ def fit_classical(
             "gamma": np.array([machine._gamma]),
         }
         return {name: np.ascontiguousarray(value) for name, value in tensors.items()}, []
-    xgboost = import_xgboost()
+    import xgboost
+
     counts = np.bincount(labels[train], minlength=n_classes)
     weight = np.sqrt(counts.sum() / np.maximum(counts, 1))[labels]
     parts = {
