@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from wsi_pipeline.errors import DataError
 
 app = typer.Typer(help="Shipped and local models.", no_args_is_help=True)
 
@@ -51,6 +55,35 @@ def verify(
             typer.echo(f"{weights.name}: DAMAGED, {error}", err=True)
     if damaged:
         raise typer.Exit(1)
+
+
+@app.command()
+def evidence(
+    name: Annotated[str, typer.Argument(help="A cell classifier: a shipped name or a .safetensors file.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The images of its training; default the folder in WSI_PIPELINE_DATA."),
+    ] = None,
+    work: Annotated[
+        Path, typer.Option(help="Keeps the packed images and the split, or has them from the training.")
+    ] = Path("training_runs/cells"),
+    mpp: Annotated[float | None, typer.Option(help="Microns per pixel, where the training was given them.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Make the evidence file of a cell classifier anew (reference cells, map, out-of-distribution score); no training.
+
+    It is written beside the weights and entered into their card.
+    """
+    from wsi_pipeline.runtime.devices import resolve_device
+    from wsi_pipeline.training.cell_evidence import make_evidence_again
+    from wsi_pipeline.weights import find_weights
+
+    root = data or (Path(os.environ["WSI_PIPELINE_DATA"]) if os.environ.get("WSI_PIPELINE_DATA") else None)
+    if root is None or not root.exists():
+        raise DataError(f"{root or '--data'} does not exist; give --data, the images the classifier was trained on")
+    path = find_weights(name, "cells").path
+    made = make_evidence_again(path, root, work, mpp=mpp, device=resolve_device(device), report=typer.echo)
+    typer.echo(f"evidence: {made}")
 
 
 @app.command("fetch")

@@ -28,6 +28,7 @@ from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.training.cards import Card, Figure, save_weights, write_card
 from wsi_pipeline.training.cell_confusion import card_confusion, confusion_tables
 from wsi_pipeline.training.cell_data import PackedCells
+from wsi_pipeline.training.cell_evidence import make_evidence
 from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of
 from wsi_pipeline.training.cell_folds import folds_table, over_folds
 from wsi_pipeline.training.cell_groups import choose_grouping, deal_folds, fold_split, join, split_groups
@@ -165,7 +166,9 @@ class _Run:
     def final(self, out: Path, folds: list[dict[str, Any]]) -> Path:
         """Train the weights that are kept, with the figures of the folds in their card."""
         split = split_groups(self.groups, self.cells.digests.tolist(), self.cells.class_names)
-        return self._train(split, out, folds=folds)
+        weights = self._train(split, out, folds=folds)
+        make_evidence(weights, self.cells, split, self.groups, out, device=self.device, report=self.report)
+        return weights
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a finished fold to be taken over, as JSON holds it."""
