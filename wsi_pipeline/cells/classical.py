@@ -92,7 +92,7 @@ def load_feature_model(weights: Weights, device: str) -> FeatureModel:
     Raises
     ------
     ModelError
-        A tensor is missing or does not fit, XGBoost is not installed, or the features are those of another version.
+        A tensor is missing or does not fit, or the features are those of another version.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

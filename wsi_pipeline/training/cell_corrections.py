@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
 
+from wsi_pipeline.csv_rows import read_rows
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp, some
 
@@ -147,22 +148,16 @@ def _own_labels(slides: list[_RunSlide], data: Path) -> dict[str, str]:
 
 
 def _csv_labels(path: Path, slides: list[_RunSlide]) -> dict[str, str]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = {"cell_id", "label"} - set(reader.fieldnames or ())
-            if missing:
-                columns = ", ".join(reader.fieldnames or ("none",))
-                raise DataError(f"{path} has the columns {columns}; cell_id and label are needed")
-            rows = [(reader.line_num, row["cell_id"], row["label"]) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a CSV file: {error}") from None
+    header, rows = read_rows(path)
+    if not {"cell_id", "label"} <= set(header):
+        raise DataError(f"{path} has the columns {', '.join(header)}; cell_id and label are needed")
     known = {cell for slide in slides for cell in slide.ids}
-    strangers = [f"{cell} (line {line})" for line, cell, _ in rows if cell not in known]
+    strangers = [f"{cell} (line {line})" for line, row in rows if (cell := row["cell_id"]) not in known]
     if strangers:
         raise DataError(f"{path}: {len(strangers)} cells are not in this run: {some(strangers)}")
     found: dict[str, str] = {}
-    for line, cell, label in rows:
+    for line, row in rows:
+        cell, label = row["cell_id"], row["label"]
         if label and found.setdefault(cell, label) != label:
             raise DataError(f"{path} line {line}: cell {cell} is labelled {label}, before that {found[cell]}")
     return found

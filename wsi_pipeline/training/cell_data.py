@@ -150,6 +150,11 @@ class PackedCells:
     def __len__(self) -> int:
         return len(self.images)
 
+    def windows(self, window_px: int, index: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.uint8]:
+        """Return the middle ``(n, window_px, window_px, 3)`` of the cells, or of some of them."""
+        edge = (self.images.shape[1] - window_px) // 2
+        return self.images[index, edge : edge + window_px, edge : edge + window_px]
+
 
 def shipped_recipe(data: Path, *, per_field: int = 1) -> list[Cutout]:
     """Return the cut-outs the shipped classifier is made of, in a fixed order.

@@ -110,11 +110,19 @@ def split_cells(cells: PackedCells, *, window_px: int) -> tuple[npt.NDArray[np.s
     Cells the simulator is built from (:func:`~wsi_pipeline.simulation.split.is_reserved`) go to test with
     their groups.
     """
-    part = 5 * window_px // 6
-    reach = 3 * window_px // 16
-    groups = near_duplicate_groups(cells.images, window_px=part, reach_px=reach, together=cells.fields)
+    groups = look_alike_groups(cells, window_px)
     held_out = np.array([is_reserved(name) for name in cells.files.tolist()])
     return split_by_group(groups, cells.digests.tolist(), held_out=held_out), groups
+
+
+def look_alike_groups(cells: PackedCells, window_px: int) -> npt.NDArray[np.int64]:
+    """Return a group number per cell; near-duplicates and cut-outs of one file share one.
+
+    Compared are the middles, a sixth narrower than the window, moved by up to three sixteenths of it.
+    """
+    return near_duplicate_groups(
+        cells.images, window_px=5 * window_px // 6, reach_px=3 * window_px // 16, together=cells.fields
+    )
 
 
 def sampling_weights(labels: npt.NDArray[np.int64], sources: npt.NDArray[np.str_]) -> npt.NDArray[np.float64]:
@@ -300,13 +308,12 @@ def logits_of(
     batch: int = 64,
 ) -> npt.NDArray[np.float32]:
     """Return float32 logits ``(len(index), n_classes)`` of cells without random changes, as a classifier sees them."""
-    window_px, preparation = recipe.window_px, recipe.preparation
-    edge = (cells.images.shape[1] - window_px) // 2
+    preparation = recipe.preparation
     rows = []
     with torch.inference_mode():
         for start in range(0, len(index), batch):
             part = index[start : start + batch]
-            window = cells.images[part, edge : edge + window_px, edge : edge + window_px]
+            window = cells.windows(recipe.window_px, part)
             rgb = preparation.windows(torch.from_numpy(window), torch.from_numpy(cells.background[part])).to(device)
             rows.append(preparation.look(network, rgb)[1].float().cpu().numpy())
     return np.concatenate(rows)

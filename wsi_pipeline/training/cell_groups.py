@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.training.splits import _unit, joined_groups, split_by_group
+from wsi_pipeline.training.splits import group_keys, joined_groups, split_by_group
 
 Grouping = Literal["patient", "slide", "centre", "near-duplicate"]
 GROUPINGS: tuple[Grouping, ...] = ("patient", "slide", "centre", "near-duplicate")
@@ -73,7 +73,7 @@ def split_groups(
         A class has no group that may be trained on, or nothing is left to choose or to test on.
     """
     split = split_by_group(groups, digests)
-    key = _group_keys(groups, digests, "cells-1")
+    key = group_keys(groups, digests, "cells-1")
     for part in ("train", "test", "val"):
         for label in sorted(set(labels.tolist())):
             mine = labels == label
@@ -107,7 +107,7 @@ def deal_folds(
     DataError
         There are fewer groups than folds.
     """
-    key = _group_keys(groups, digests, "folds-1")
+    key = group_keys(groups, digests, "folds-1")
     if len(key) < folds:
         raise DataError(f"--folds {folds}: there are only {len(key)} groups")
     main = {g: Counter(labels[groups == g].tolist()).most_common(1)[0][0] for g in key}
@@ -130,7 +130,7 @@ def fold_split(
     DataError
         A class has no cells left to train on.
     """
-    key = _group_keys(groups, digests, f"val-of-fold-{fold}")
+    key = group_keys(groups, digests, f"val-of-fold-{fold}")
     split = np.where(fold_of == fold, "test", "train").astype("<U5")
     others = sorted(set(groups[fold_of != fold].tolist()), key=key.__getitem__)
     wanted = max(1, round(_VAL_SHARE * len(others)))
@@ -149,14 +149,6 @@ def fold_split(
             "outside it; fewer --folds, or more groups"
         )
     return split
-
-
-def _group_keys(groups: npt.NDArray[np.int64], digests: Sequence[str], salt: str) -> dict[int, float]:
-    """Return a number in [0, 1) per group, from the smallest digest in it."""
-    smallest: dict[int, str] = {}
-    for group, digest in zip(groups.tolist(), digests, strict=True):
-        smallest[group] = min(digest, smallest.get(group, digest))
-    return {group: _unit(f"{salt}:{digest}") for group, digest in smallest.items()}
 
 
 def _keeps(trial: npt.NDArray[np.str_], before: npt.NDArray[np.str_], labels: npt.NDArray[np.str_]) -> bool:

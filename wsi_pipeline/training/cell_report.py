@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.cells.classifier import CellClassifier
+from wsi_pipeline.cells.classifier import CellClassifier, Probabilities
 from wsi_pipeline.evaluation.baselines import majority_labels
 from wsi_pipeline.evaluation.classification import (
     ClassificationMetrics,
@@ -68,13 +68,26 @@ def answers_on(
     classifier: CellClassifier, cells: PackedCells, index: npt.NDArray[np.int64], groups: npt.NDArray[np.int64]
 ) -> Answers:
     """Return the classifier's answers on packed cells, each balanced by its own background."""
-    edge = (cells.images.shape[1] - classifier.window_px) // 2
-    stop = edge + classifier.window_px
-    result = classifier.predict(cells.images[index][:, edge:stop, edge:stop], cells.background[index])
+    return answers_of(typed(classifier, cells, index), classifier.classes, cells, index, groups)
+
+
+def typed(classifier: CellClassifier, cells: PackedCells, index: npt.NDArray[np.int64]) -> Probabilities:
+    """Return what the classifier says of packed cells, each balanced by its own background."""
+    return classifier.predict(cells.windows(classifier.window_px, index), cells.background[index])
+
+
+def answers_of(
+    result: Probabilities,
+    classes: Sequence[str],
+    cells: PackedCells,
+    index: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int64],
+) -> Answers:
+    """Return the most probable classes beside the truth, of what :func:`typed` said of the cells at ``index``."""
     best = result.p.argmax(axis=1)
     return Answers(
         truth=cells.class_names[index],
-        answer=np.array(classifier.classes)[best],
+        answer=np.array(classes)[best],
         source=cells.sources[index],
         group=groups[index],
         probability=result.p[np.arange(len(best)), best],

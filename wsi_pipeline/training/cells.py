@@ -65,7 +65,7 @@ _SHIPPED_FAILS = (
     "Trained on resampled pixel sizes that are estimates; a scale error of more than 12 % costs accuracy.",
     "No leukaemic promyelocytes, dysplastic cells or children's samples were in the training data as such.",
 )
-_FOLDER_FAILS = (
+FOLDER_FAILS = (
     "Other scanners, stains and laboratories than those of the training images were not tested.",
     "Cells of classes that the training images do not have are forced into the ones they have.",
 )
@@ -152,10 +152,10 @@ def train_cells(
         recipe,
         device=device,
         resume=resume,
-        start_from=_tensors(earlier) if earlier is not None else None,
+        start_from=tensors_of(earlier) if earlier is not None else None,
         report=report,
     )
-    weights = out / f"{name or (SHIPPED_NAME if mpp is None else _plain_name(data))}.safetensors"
+    weights = out / f"{name or (SHIPPED_NAME if mpp is None else plain_name(data))}.safetensors"
     save_weights(fitted.network.state_dict(), weights)
     temperature = _temperature(fitted, cells, np.flatnonzero(split == "val"), recipe, device)
     card = Card(
@@ -168,7 +168,7 @@ def train_cells(
         classes=classes,
         specimens=tuple(specimens),
         mpp=recipe.mpp,
-        data=_sources(cells, split, shipped=mpp is None),
+        data=sources_of(cells, split, shipped=mpp is None),
         licence=licence or ("Apache-2.0, with the attribution of the data below" if mpp is None else "not stated"),
         split={
             "method": "by near-duplicate group, from a hash of the pixels; images of the simulator are in test",
@@ -177,8 +177,8 @@ def train_cells(
             "epoch chosen on val": fitted.best_epoch,
         },
         figures=(),
-        fails_on=_SHIPPED_FAILS if mpp is None else _FOLDER_FAILS,
-        date=_today(),
+        fails_on=_SHIPPED_FAILS if mpp is None else FOLDER_FAILS,
+        date=today(),
         details={
             "taxonomy": labels.name,
             "window_px": recipe.window_px,
@@ -262,7 +262,8 @@ def measure_confusion(
     report(f"confusion of {len(chosen)} images in {weights.with_suffix('.json')}")
 
 
-def _tensors(weights: Weights) -> dict[str, torch.Tensor]:
+def tensors_of(weights: Weights) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file whose SHA-256 is that of its card."""
     weights.verify()
     return load_file(weights.path)
 
@@ -331,7 +332,8 @@ def best_temperature(logits: npt.NDArray[np.float32], target: npt.NDArray[np.int
     return round(float(candidates[int(np.argmin(losses))]), 4)
 
 
-def _sources(cells: PackedCells, split: npt.NDArray[np.str_], *, shipped: bool) -> tuple[DataSource, ...]:
+def sources_of(cells: PackedCells, split: npt.NDArray[np.str_], *, shipped: bool) -> tuple[DataSource, ...]:
+    """Return the sets trained on with the number of cells of each, for the card."""
     counts = Counter(cells.sources[split == "train"].tolist())
     if shipped:
         return tuple(
@@ -344,11 +346,13 @@ def _sources(cells: PackedCells, split: npt.NDArray[np.str_], *, shipped: bool) 
     )
 
 
-def _plain_name(data: Path) -> str:
-    return re.sub(r"[^a-z0-9-]+", "-", data.resolve().name.lower()).strip("-") or "cells"
+def plain_name(data: Path) -> str:
+    """Return the name of a folder, or of a file without its suffix, in lower-case letters, digits and hyphens."""
+    stem = data.resolve().stem if data.is_file() else data.resolve().name
+    return re.sub(r"[^a-z0-9-]+", "-", stem.lower()).strip("-") or "cells"
 
 
-def _today() -> str:
+def today() -> str:
     """Return the date, which ``SOURCE_DATE_EPOCH`` fixes for reproducible files."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     moment = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC) if epoch else datetime.datetime.now(datetime.UTC)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from wsi_pipeline.atomic import atomic_path, write_text
-from wsi_pipeline.cells.classifier import TASK, CellClassifier, load_classifier
+from wsi_pipeline.cells.classifier import TASK, load_classifier
 from wsi_pipeline.errors import DataError, DeviceError
 from wsi_pipeline.evaluation.classification import calibration, evaluate_classification
 from wsi_pipeline.evaluation.tables import classification_metrics
@@ -28,16 +27,15 @@ from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.training.cards import Card, Figure, save_weights, write_card
 from wsi_pipeline.training.cell_confusion import card_confusion, confusion_tables
 from wsi_pipeline.training.cell_data import PackedCells
-from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of
+from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of, look_alike_groups
 from wsi_pipeline.training.cell_folds import folds_table, over_folds
 from wsi_pipeline.training.cell_groups import choose_grouping, deal_folds, fold_split, join, split_groups
 from wsi_pipeline.training.cell_listing import check_counts, resolve_labels, with_mpp, without_rare
 from wsi_pipeline.training.cell_outputs import one_versus_rest, write_outputs
 from wsi_pipeline.training.cell_pack import LabelledCells, pack_listing
-from wsi_pipeline.training.cell_report import Answers, answers_on, report_on
-from wsi_pipeline.training.cells import _FOLDER_FAILS, _sources, _today, best_temperature
+from wsi_pipeline.training.cell_report import Answers, answers_of, report_on, typed
+from wsi_pipeline.training.cells import FOLDER_FAILS, best_temperature, plain_name, sources_of, tensors_of, today
 from wsi_pipeline.training.own_cells_request import CellTraining, list_cells
-from wsi_pipeline.training.splits import near_duplicate_groups
 from wsi_pipeline.weights import find_weights, shipped_weights
 
 
@@ -86,7 +84,7 @@ def train_own_cells(
         listing,
         side=recipe.side_px,
         mpp=recipe.mpp,
-        source=_plain_name(request.data),
+        source=_own_name(request.data),
         cache=out / "cells.npz",
         skip_unreadable=request.skip_unreadable,
         drop_conflicts=request.drop_conflicts,
@@ -188,7 +186,7 @@ class _Run:
         extra: Mapping[str, Any] | None = None,
     ) -> Path:
         _write_split(out / "split.csv", self.packed, split, self.groups)
-        name = self.request.name or _plain_name(self.request.data)
+        name = self.request.name or _own_name(self.request.data)
         weights = out / f"{name}.safetensors"
         fitting = self._fit_classical if self.request.model.is_classical else self._fit_network
         described, temperature, history, chosen, started = fitting(split, out, weights)
@@ -197,9 +195,9 @@ class _Run:
         # The card without figures makes the weights loadable, so that what is measured is what will be used.
         write_card(card, weights)
         classifier = load_classifier(weights, self.device)
-        answers = answers_on(classifier, self.cells, test, self.groups)
-        p = _probabilities(classifier, self.cells, test)
-        summary, artefacts = self._measure(answers, p, split)
+        result = typed(classifier, self.cells, test)
+        answers = answers_of(result, self.classes, self.cells, test, self.groups)
+        summary, artefacts = self._measure(answers, result.p, split)
         across: list[Figure] = []
         if folds:
             summary["cross_validation"], across = over_folds(folds)
@@ -224,12 +222,6 @@ class _Run:
     def _fit_network(self, split: npt.NDArray[np.str_], out: Path, weights: Path) -> _Fit:
         request, recipe = self.request, self.recipe
         earlier = find_weights(request.start_from, TASK) if request.start_from is not None else None
-        start = None
-        if earlier is not None:
-            from safetensors.torch import load_file
-
-            earlier.verify()
-            start = load_file(earlier.path)
         fitted = fit(
             self.cells,
             split,
@@ -238,7 +230,7 @@ class _Run:
             recipe,
             device=self.device,
             resume=self.resume,
-            start_from=start,
+            start_from=None if earlier is None else tensors_of(earlier),
             build=request.model.builder(len(self.classes), recipe),
             mixing=request.mixing,
             patience=request.patience,
@@ -268,7 +260,7 @@ class _Run:
         if self.features is None:
             self.report(f"segmenting and measuring {len(self.cells)} cells")
             measure = CropFeatures(self.device)
-            self.features = measure.measure(_windows(self.cells, self.recipe.window_px), self.cells.background)
+            self.features = measure.measure(self.cells.windows(self.recipe.window_px), self.cells.background)
             self._features_sha256 = measure.sha256
             n_found = int(np.isfinite(self.features).any(axis=1).sum())
             self.report(f"a cell was found in the middle of {n_found} of {len(self.cells)} images")
@@ -324,7 +316,7 @@ class _Run:
             classes=self.classes,
             specimens=request.specimens,
             mpp=recipe.mpp,
-            data=_sources(self.cells, split, shipped=False),
+            data=sources_of(self.cells, split, shipped=False),
             licence=request.licence or "not stated",
             split={
                 "method": (
@@ -339,8 +331,8 @@ class _Run:
                 "chosen on val": f"{'round' if request.model.is_classical else 'epoch'} {chosen} of {epochs}",
             },
             figures=(),
-            fails_on=_FOLDER_FAILS,
-            date=_today(),
+            fails_on=FOLDER_FAILS,
+            date=today(),
             details={
                 "taxonomy": self.taxonomy.name,
                 "window_px": recipe.window_px,
@@ -365,18 +357,6 @@ class _Run:
 _Fit = tuple[dict[str, Any], float, list[dict[str, float]], int, str | None]
 
 
-def _windows(cells: PackedCells, window_px: int) -> npt.NDArray[np.uint8]:
-    edge = (cells.images.shape[1] - window_px) // 2
-    return cells.images[:, edge : edge + window_px, edge : edge + window_px]
-
-
-def _probabilities(
-    classifier: CellClassifier, cells: PackedCells, index: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    windows = _windows(cells, classifier.window_px)[index]
-    return classifier.predict(windows, cells.background[index]).p
-
-
 def _near_duplicates(cells: PackedCells, window_px: int, cache: Path) -> npt.NDArray[np.int64]:
     """Return the near-duplicate group of each cell, kept in ``cache`` for the same pixels."""
     key = f"{window_px}|{_digest(cells, cells.fields)}"
@@ -388,9 +368,7 @@ def _near_duplicates(cells: PackedCells, window_px: int, cache: Path) -> npt.NDA
                     return found
         except (OSError, ValueError, KeyError):
             pass  # A damaged cache is made anew.
-    groups = near_duplicate_groups(
-        cells.images, window_px=5 * window_px // 6, reach_px=3 * window_px // 16, together=cells.fields
-    )
+    groups = look_alike_groups(cells, window_px)
     with atomic_path(cache) as temporary, temporary.open("wb") as file:
         np.savez(file, key=np.array(key), groups=groups)
     return groups
@@ -422,7 +400,6 @@ def _write_split(path: Path, packed: LabelledCells, split: npt.NDArray[np.str_],
     write_text(path, text.getvalue())
 
 
-def _plain_name(data: Path) -> str:
-    stem = data.resolve().stem if data.is_file() else data.resolve().name
-    plain = re.sub(r"[^a-z0-9-]+", "-", stem.lower()).strip("-") or "cells"
+def _own_name(data: Path) -> str:
+    plain = plain_name(data)
     return f"{plain}-own" if plain in shipped_weights() else plain

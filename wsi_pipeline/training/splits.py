@@ -190,17 +190,22 @@ def split_by_group(
         raise DataError(f"{len(groups)} groups but {len(digests)} digests; one of each per image is needed")
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
         raise DataError(f"split fractions {fractions} must not be negative and must add up to 1")
-    smallest: dict[int, str] = {}
-    for group, digest in zip(groups.tolist(), digests, strict=True):
-        smallest[group] = min(digest, smallest.get(group, digest))
     bounds = np.cumsum(fractions)[:2]
     place = {
-        group: SPLITS[int(np.searchsorted(bounds, _unit(f"{salt}:{digest}"), side="right"))]
-        for group, digest in smallest.items()
+        group: SPLITS[int(np.searchsorted(bounds, key, side="right"))]
+        for group, key in group_keys(groups, digests, salt).items()
     }
     if held_out is not None:
         place |= {group: "test" for group in groups[held_out].tolist()}
     return np.array([place[group] for group in groups.tolist()], dtype="<U5")
+
+
+def group_keys(groups: npt.NDArray[np.int64], digests: Sequence[str], salt: str) -> dict[int, float]:
+    """Return a number in [0, 1) per group that depends only on the salt and the smallest digest in the group."""
+    smallest: dict[int, str] = {}
+    for group, digest in zip(groups.tolist(), digests, strict=True):
+        smallest[group] = min(digest, smallest.get(group, digest))
+    return {group: _unit(f"{salt}:{digest}") for group, digest in smallest.items()}
 
 
 def _unit(text: str) -> float:
