@@ -20,8 +20,8 @@ from _harness import Contender, compare, parser, report, start
 from _inputs import dense_labels
 
 COMMON = (
-    "shape_area_um2", "shape_perimeter_um", "cell_glcm_contrast", "cell_glcm_homogeneity", "cell_glcm_energy",
-    "cell_glcm_correlation", "nucleus_part_area_um2", "nucleus_glcm_contrast", "nucleus_glcm_energy",
+    "area_um2", "perimeter_um", "cell_glcm_contrast", "cell_glcm_homogeneity", "cell_glcm_energy",
+    "cell_glcm_correlation", "nucleus_area_um2", "nucleus_glcm_contrast", "nucleus_glcm_energy",
 )  # fmt: skip
 _REGION = (
     "label", "area", "perimeter_crofton", "axis_major_length", "axis_minor_length", "eccentricity",

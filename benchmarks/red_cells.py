@@ -28,7 +28,7 @@ CLASSES = (
 )  # fmt: skip
 LEFT_OUT = ("uncategorised",)
 OWN_FIELDS = "elliptocyte"
-SHAPE_ONLY = ("shape_", "pallor_")
+SHAPE_ONLY = ("area_", "perimeter_", "circularity", "solidity", "eccentricity", "shape_", "pallor_")
 
 
 def segment(rgb: Any) -> Any:
@@ -108,7 +108,7 @@ def main() -> None:
     names = [c for c in CLASSES if c in set(classes)]
     order = {field: i for i, field in enumerate(dict.fromkeys(fields))}
     splits = {"field": fields, "block of 6 fields": [str(order[f] // 6) for f in fields]}
-    every = [i for i, n in enumerate(NAMES) if not n.startswith("nucleus_")]
+    every = [i for i, n in enumerate(NAMES) if not n.startswith(("nucleus_", "nc_"))]
     shape = [i for i in every if NAMES[i].startswith(SHAPE_ONLY)]
     svm = make_pipeline(SimpleImputer(), StandardScaler(), SVC(C=10, class_weight="balanced"))
     models = {

@@ -290,6 +290,7 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
         "cell classifier": about["classifier"],
         "cell classifier SHA-256": about["classifier_sha256"],
         "working resolution, um/px": config.segmentation.mpp,
+        "empty glass, RGB": ", ".join(str(v) for v in about["background"]),
         "device asked": config.runtime.device,
         "device used": about["device"],
         "threads": config.runtime.threads,

@@ -343,6 +343,7 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
             slide_size=plan.size,
             region_px0=region_px0,
             fingerprint=slide.fingerprint,
+            background=plan.background,
         )
     with atomic_path(part) as temporary:
         pq.write_table(table, temporary, **CELLS_FILE)

@@ -9,7 +9,7 @@ from skimage import measure
 from skimage.morphology import local_maxima, reconstruction
 
 from tests.cells.shapes import CASES, disc, lobes, ring
-from wsi_pipeline.cells.interior import count_peaks, distance, pallor
+from wsi_pipeline.cells.interior import count_peaks, distance, pale_part, pallor, ring_densities
 
 masks = pytest.mark.parametrize("name", list(CASES))
 
@@ -59,3 +59,35 @@ def test_no_pallor_of_even_dark_centred_or_empty_cells():
     assert pallor(np.zeros(depth.shape, np.float32), depth) == (0, 0)
     noise = np.random.default_rng(0).normal(0.3, 0.02, depth.shape).astype(np.float32)
     assert pallor(noise, depth)[1] <= 0.1
+
+
+def test_rings_run_from_the_rim_to_the_middle():
+    depth = distance(disc(30))
+    even = ring_densities(np.full(depth.shape, 0.3, np.float32), depth)
+    np.testing.assert_allclose(even, 1, rtol=1e-5)
+    target = np.where((depth > 0.75 * depth.max()) | (depth < 0.5 * depth.max()), 0.4, 0.1).astype(np.float32)
+    found = ring_densities(target, depth)
+    assert found[7] == found[6] == pytest.approx(found[0])
+    assert found[5] == found[4] == pytest.approx(found[0] / 4)
+    inside = depth > 0
+    assert found[0] == pytest.approx(0.4 / target[inside].mean(), rel=1e-5)
+    assert np.isnan(ring_densities(np.zeros(depth.shape, np.float32), depth)).all()
+    assert np.isnan(ring_densities(np.full((5, 5), 0.3, np.float32), distance(disc(1, margin=1)))).any()
+
+
+def test_the_pale_part_is_a_slit_in_a_stomatocyte_and_off_the_middle_in_a_blister():
+    mask = disc(30)
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]] - np.array(mask.shape)[:, None, None] // 2
+    depth = distance(mask)
+
+    def pale(where):
+        return pale_part(np.where(where, 0.1, 0.4 + 1e-3 * np.hypot(y, x)).astype(np.float32), depth)
+
+    slit, offset = pale((abs(y) <= 3) & (abs(x) <= 14))
+    assert slit < 0.5
+    assert offset < 0.02
+    round_, centred = pale(np.hypot(y, x) <= 7.5)
+    assert round_ > 0.95
+    assert centred < 0.02
+    assert pale(np.hypot(y, x - 7) <= 7.5)[1] == pytest.approx(7 / 30, abs=0.02)
+    assert np.isnan(pale_part(np.full((3, 3), 0.3, np.float32), distance(np.ones((3, 3), bool)))).all()

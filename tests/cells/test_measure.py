@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 import shapely
 
+from wsi_pipeline.cells.features import FEATURES, NAMES
 from wsi_pipeline.cells.measure import cell_id, measure_block
+from wsi_pipeline.cells.morphology import measure_morphology
 from wsi_pipeline.cells.schema import MEASURED
 from wsi_pipeline.segmentation.diffusion import labels_to_flows
 from wsi_pipeline.segmentation.dynamics import Seeds
@@ -22,12 +24,20 @@ from wsi_pipeline.units import Box, FrameTransform
 MPP = 0.25
 SIZE = (1000, 800)
 FRAME = FrameTransform(scale_x=2.0, scale_y=2.02)
+GLASS = np.array([235, 240, 238], np.uint8)
 WHOLE_PX0 = shapely.box(0, 0, 2000, 1616)
 Labels = npt.NDArray[np.int32]
 
 
 def segmented(
-    labels: Labels, *, x: int = 100, y: int = 200, kinds: str = "white", nuclear: Any = None, diameter_px: int = 400
+    labels: Labels,
+    *,
+    x: int = 100,
+    y: int = 200,
+    kinds: str = "white",
+    nuclear: Any = None,
+    rgb: Any = None,
+    diameter_px: int = 400,
 ) -> SegmentedBlock:
     """Return what segmentation would, for cells drawn in a window at a place of the slide."""
     height, width = labels.shape
@@ -58,11 +68,20 @@ def segmented(
         cell_probability=np.full(n, 0.5),
         mean_rgb=np.tile([10.0, 20.0, 30.0], (n, 1)),
         nuclear=np.zeros((height, width), bool) if nuclear is None else nuclear,
+        rgb=np.full((height, width, 3), [10, 20, 30], np.uint8) if rgb is None else rgb,
     )
 
 
 def measure(block: SegmentedBlock, region: shapely.Geometry = WHOLE_PX0) -> pd.DataFrame:
-    table = measure_block(block, frame=FRAME, mpp=MPP, slide_size=SIZE, region_px0=region, fingerprint="fingerprint")
+    table = measure_block(
+        block,
+        frame=FRAME,
+        mpp=MPP,
+        slide_size=SIZE,
+        region_px0=region,
+        fingerprint="fingerprint",
+        background=GLASS,
+    )
     assert table.schema.equals(MEASURED)
     return table.to_pandas()
 
@@ -118,6 +137,7 @@ def test_a_crescent_is_not_solid() -> None:
 
 def test_shape_measures_agree_with_scikit_image() -> None:
     from skimage.measure import regionprops
+    from skimage.morphology import convex_hull_image
 
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -126,7 +146,8 @@ def test_shape_measures_agree_with_scikit_image() -> None:
         (cell,) = measure(segmented(labels)).to_dict("records")
         assert cell["area_um2"] == pytest.approx(theirs.area * MPP**2)
         assert cell["eccentricity"] == pytest.approx(theirs.eccentricity, abs=2e-3)
-        assert cell["solidity"] == pytest.approx(theirs.solidity, abs=0.04)
+        hull = convex_hull_image(labels, offset_coordinates=False)  # of pixel centres; theirs is half a pixel wider
+        assert cell["solidity"] == pytest.approx(theirs.area / hull.sum(), abs=0.005)
         assert cell["x_um"] / MPP - 100.5 == pytest.approx(theirs.centroid[1])
 
 
@@ -226,10 +247,56 @@ def test_measures_do_not_depend_on_the_block() -> None:
     pd.testing.assert_frame_equal(here, there, check_exact=True)
 
 
+def half(labels: Labels) -> npt.NDArray[np.bool_]:
+    """Return the left half of each cell."""
+    nuclear = np.zeros(labels.shape, bool)
+    for k in range(1, labels.max() + 1):
+        middle = np.argwhere(labels == k)[:, 1].mean()
+        nuclear |= (labels == k) & (np.arange(labels.shape[1]) < middle)
+    return nuclear
+
+
+def test_every_feature_is_measured_on_the_pixels_of_the_block_wherever_it_lies() -> None:
+    labels = two_cells()
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(60, 230, (*labels.shape, 3), np.uint8)
+    nuclear = half(labels)
+    here = measure(segmented(labels, rgb=rgb, nuclear=nuclear))
+    pad = ((13, 5), (40, 7))
+    there = measure(
+        segmented(
+            np.pad(labels, pad), x=60, y=187, rgb=np.pad(rgb, (*pad, (0, 0)), mode="wrap"), nuclear=np.pad(nuclear, pad)
+        )
+    )
+    pd.testing.assert_frame_equal(here, there, check_exact=True)
+    block = segmented(labels, rgb=rgb, nuclear=nuclear)
+    plain = measure_morphology(block.instances.labels, rgb, mpp=MPP, background=GLASS)
+    for name in ("cell_od_green", "cell_glcm_contrast", "shape_fourier_2", "area_um2", "perimeter_um", "eccentricity"):
+        np.testing.assert_array_equal(here[name], plain[:, NAMES.index(name)], err_msg=name)
+    assert here[["nucleus_lobes", "nucleus_od", "cytoplasm_granularity"]].notna().all(axis=None)
+
+
+@pytest.mark.parametrize("kind", ["white", "red", "platelet", "nucleus"])
+def test_what_does_not_apply_to_a_kind_is_null(kind: str) -> None:
+    labels = two_cells()
+    block = segmented(labels, kinds=kind, nuclear=half(labels))
+    table = measure_block(
+        block, frame=FRAME, mpp=MPP, slide_size=SIZE, region_px0=WHOLE_PX0, fingerprint="f", background=GLASS
+    )
+    for feature in FEATURES:
+        nulls = table.column(feature.name).null_count
+        # White cells keep the pallor until the whole slide has told which of them are red.
+        if feature.applies_to(kind) or (kind == "white" and feature.kinds == ("red",)):
+            assert nulls == 0, feature.name
+        else:
+            assert nulls == len(table), feature.name
+
+
 def test_no_cells() -> None:
     table = measure_block(
         segmented(two_cells()),
         frame=FRAME, mpp=MPP, slide_size=SIZE, region_px0=shapely.Polygon(), fingerprint="f",
+        background=GLASS,
     )  # fmt: skip
     assert table.num_rows == 0
     assert table.schema.equals(MEASURED)

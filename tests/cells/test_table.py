@@ -169,6 +169,11 @@ def test_doubtful_white_cells_of_the_red_cells_dye_become_red_whatever_the_block
         if name in turned:
             assert (row["class_name"], row["nucleus"], row["nc_ratio"]) == ("red_cell", None, None)
             assert row["class_probability"] == pytest.approx(0.3)
+            assert row["nucleus_od"] is None
+            assert row["pallor_depth"] is not None
+        elif before == "white":
+            assert row["nucleus_od"] is not None
+            assert row["pallor_depth"] is None
 
 
 def test_no_blocks_and_no_cells(tmp_path: Path) -> None:

@@ -197,6 +197,7 @@ def test_a_cell_beyond_the_largest_diameter_is_kept_truncated_and_counted(engine
     table = measure_block(
         found, frame=FrameTransform(scale_x=1.0, scale_y=1.0), mpp=0.25, slide_size=(260, 220),
         region_px0=shapely.box(0, 0, 260, 220), fingerprint="f",
+        background=np.full(3, 240, np.uint8),
     )  # fmt: skip
     assert sorted(table.column("truncated").to_pylist()) == [False, True]
     assert table.schema.metadata[b"too_large"] == b"1"

@@ -14,7 +14,7 @@ from wsi_pipeline.taxonomies import TaxonomyMap, load_taxonomy, map_taxonomy, ta
 from wsi_pipeline.taxonomies.maps import IS_A, map_classes
 from wsi_pipeline.taxonomies.model import parse_taxonomy
 
-SMEARS = tuple(name for name in taxonomy_names() if name != "section")
+SMEARS = tuple(name for name in taxonomy_names() if name not in {"section", "red-cells"})
 PAIRS = tuple(itertools.product(SMEARS, repeat=2))
 # A group that a cell may not enter or leave on the way. Blasts are not here: a set with myeloblasts counts as blasts
 # only those of undetermined lineage.

@@ -42,15 +42,26 @@ class Feature:
         How it is computed.
     source
         Where the formula is from.
+    kinds
+        Kinds of cells that the cell table gives it of; empty for all.
     """
 
     name: str
     unit: str
     formula: str
     source: str
+    kinds: tuple[str, ...] = ()
+
+    def applies_to(self, kind: str) -> bool:
+        """Return whether cells of a kind have it in the cell table."""
+        return not self.kinds or kind in self.kinds
 
 
-def _texture(part: str, where: str) -> tuple[Feature, ...]:
+_WHITE, _RED, _BODY = ("white",), ("red",), ("white", "red", "platelet")
+"""Cells with a nucleus to see, cells with a pallor, and cells of a smear, whose cytoplasm is all but the nucleus."""
+
+
+def _texture(part: str, where: str, kinds: tuple[str, ...] = ()) -> tuple[Feature, ...]:
     formulas = {
         "contrast": ("1", "sum of p(i, j) (i - j)^2"),
         "homogeneity": ("1", "sum of p(i, j) / (1 + (i - j)^2)"),
@@ -59,26 +70,28 @@ def _texture(part: str, where: str) -> tuple[Feature, ...]:
         "entropy": ("bit", "-sum of p(i, j) log2 p(i, j)"),
     }
     return tuple(
-        Feature(name=f"{part}_glcm_{name}", unit=unit, formula=f"{formula}; {where}", source=HARALICK)
+        Feature(name=f"{part}_glcm_{name}", unit=unit, formula=f"{formula}; {where}", source=HARALICK, kinds=kinds)
         for name, (unit, formula) in formulas.items()
     )
 
 
 def _feature(name: str, unit: str, formula: str, source: str) -> Feature:
-    return Feature(name=name, unit=unit, formula=formula, source=source)
+    part = name.partition("_")[0]
+    kinds = {"nucleus": _WHITE, "nc": _WHITE, "cytoplasm": _BODY, "pallor": _RED}.get(part, ())
+    return Feature(name=name, unit=unit, formula=formula, source=source, kinds=kinds)
 
 
 FEATURES: tuple[Feature, ...] = (
-    _feature("shape_area_um2", "um2", "pixels of the mask times mpp^2", "count"),
-    _feature("shape_perimeter_um", "um", "P, length of all boundaries, of holes too", _CROFTON),
+    _feature("area_um2", "um2", "pixels of the mask times mpp^2", "count"),
+    _feature("perimeter_um", "um", "P, length of all boundaries, of holes too", _CROFTON),
     _feature("shape_equivalent_diameter_um", "um", "2 sqrt(A / pi)", "diameter of the disc of equal area"),
     _feature("shape_axis_ratio", "1", "minor over major axis of the ellipse of equal moments", _HU),
-    _feature("shape_eccentricity", "1", "sqrt(1 - (minor / major)^2)", _HU),
+    _feature("eccentricity", "1", "sqrt(1 - (minor / major)^2)", _HU),
     _feature(
-        "shape_form_factor", "1", "4 pi A / P^2, at most 1",
+        "circularity", "1", "4 pi A / P^2, at most 1",
         "Cox, J. Paleontol. 1:179, 1927",
     ),
-    _feature("shape_solidity", "1", f"A over {_DIGITAL}", "Pick's theorem; Andrew, Inf. Process. Lett. 9:216, 1979"),
+    _feature("solidity", "1", f"A over {_DIGITAL}", "Pick's theorem; Andrew, Inf. Process. Lett. 9:216, 1979"),
     _feature(
         "shape_convexity", "1", "perimeter of that hull, widened by half a pixel (+ pi px), over P, at most 1",
         "Steiner's formula",
@@ -100,17 +113,17 @@ FEATURES: tuple[Feature, ...] = (
         )
         for k in range(2, 9)
     ),
-    _feature("nucleus_part_area_um2", "um2", "pixels of the nucleus inside the cell times mpp^2", "count"),
-    _feature("nucleus_share", "1", "nucleus over cell area (N:C ratio)", "count"),
+    _feature("nucleus_area_um2", "um2", "pixels of the nucleus inside the cell times mpp^2", "count"),
+    _feature("nc_ratio", "1", "nucleus over cell area (N:C ratio)", "count"),
     _feature(
         "nucleus_lobes", "count",
         f"maxima of the distance from the nuclear outline that rise {LOBE_UM} um (and 0.75 px) above the pass to a "
         "higher one; the ground counts as 0, so separate parts are lobes",
         "h-maxima: Soille, Morphological Image Analysis, 2003, ch. 6",
     ),
-    _feature("nucleus_eccentricity", "1", "as shape_eccentricity, of all parts together", _HU),
-    _feature("nucleus_solidity", "1", f"nucleus area over {_DIGITAL}", "as shape_solidity"),
-    _feature("nucleus_form_factor", "1", "as shape_form_factor, of all parts together", "as shape_form_factor"),
+    _feature("nucleus_eccentricity", "1", "as eccentricity, of all parts together", _HU),
+    _feature("nucleus_solidity", "1", f"nucleus area over {_DIGITAL}", "as solidity"),
+    _feature("nucleus_form_factor", "1", "as circularity, of all parts together", "as circularity"),
     _feature("nucleus_od", "OD", "mean over nucleus of D, the mean density of the three channels", _OD),
     _feature("nucleus_od_sd", "OD", "standard deviation of D over the nucleus", _OD),
     _feature(
@@ -119,7 +132,7 @@ FEATURES: tuple[Feature, ...] = (
         f"less its outer {EDGE_UM} um",
         _DOG,
     ),
-    *_texture("nucleus", "within the nucleus"),
+    *_texture("nucleus", "within the nucleus", _WHITE),
     _feature("cytoplasm_azure", "OD", "mean over the cytoplasm of the methylene-blue share of the densities", _STAINS),
     _feature("cytoplasm_eosin", "OD", "mean over the cytoplasm of the eosin share of the densities", _STAINS),
     _feature("cytoplasm_od_sd", "OD", "standard deviation of D over the cytoplasm", _OD),
@@ -139,6 +152,24 @@ FEATURES: tuple[Feature, ...] = (
         "rim and centre: wsi_pipeline.cells.interior.pallor",
     ),
     _feature("pallor_depth", "1", "1 - centre / rim density (green); 0 where below 0.05", "as above"),
+    *(
+        _feature(
+            f"pallor_ring_{k}", "1",
+            f"mean density (green) of ring {k} of eight of equal depth, 1 the outermost, over that of the cell",
+            "wsi_pipeline.cells.interior.ring_densities",
+        )
+        for k in range(1, 9)
+    ),
+    _feature(
+        "pallor_axis_ratio", "1",
+        "minor over major axis of the palest quarter (green) of the pixels deeper than half of the largest depth",
+        "wsi_pipeline.cells.interior.pale_part",
+    ),
+    _feature(
+        "pallor_offset", "1",
+        "distance of that quarter's centre of mass from the cell's, over the radius of the disc of equal area",
+        "as above",
+    ),
 )  # fmt: skip
 """All features; :func:`~wsi_pipeline.cells.morphology.measure_morphology` returns its columns in this order."""
 
@@ -147,8 +178,8 @@ NAMES: tuple[str, ...] = tuple(f.name for f in FEATURES)
 
 def features_table() -> str:
     """Return ``docs/morphology.md``'s table, one row a feature, as Markdown."""
-    rows = ["| feature | unit | formula | source |", "|---|---|---|---|"]
-    rows += [f"| `{f.name}` | {f.unit} | {f.formula} | {f.source} |" for f in FEATURES]
+    rows = ["| feature | unit | of | formula | source |", "|---|---|---|---|---|"]
+    rows += [f"| `{f.name}` | {f.unit} | {', '.join(f.kinds) or 'all'} | {f.formula} | {f.source} |" for f in FEATURES]
     return "\n".join(rows) + "\n"
 
 

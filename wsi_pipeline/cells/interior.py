@@ -151,3 +151,80 @@ def pallor(density: np.ndarray, depth: np.ndarray) -> tuple[float, float]:
             ):
                 pale += 1
     return pale / counts.sum(), paler
+
+
+@numba.njit(cache=True, nogil=True)
+def ring_densities(density: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Return the mean density of the eight rings of equal depth, outermost first, over that of the cell.
+
+    NaN for a ring without a pixel, and where the cell absorbs nothing.
+
+    Parameters
+    ----------
+    density, depth
+        As :func:`pallor`.
+    """
+    top = depth.max()
+    sums = np.zeros(PALLOR_BINS)
+    counts = np.zeros(PALLOR_BINS)
+    for y in range(depth.shape[0]):
+        for x in range(depth.shape[1]):
+            if depth[y, x] > 0:
+                ring = min(int(depth[y, x] / top * PALLOR_BINS), PALLOR_BINS - 1)
+                sums[ring] += density[y, x]
+                counts[ring] += 1
+    mean = sums.sum() / counts.sum()
+    out = np.full(PALLOR_BINS, np.nan)
+    for ring in range(PALLOR_BINS):
+        if counts[ring] > 0 and mean > 0:
+            out[ring] = sums[ring] / counts[ring] / mean
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def pale_part(density: np.ndarray, depth: np.ndarray) -> tuple[float, float]:
+    """Return the axis ratio of the palest quarter of a cell's inner half, and how far from the cell's middle it lies.
+
+    The inner half are the pixels deeper than half of the largest depth. The distance is that of the two centres of
+    mass, over the radius of the disc of the cell's area. Both are NaN where the quarter has fewer than three pixels.
+
+    Parameters
+    ----------
+    density, depth
+        As :func:`pallor`.
+    """
+    height, width = depth.shape
+    top = depth.max()
+    values = np.empty(height * width, np.float32)
+    n = total = 0
+    cy = cx = 0.0
+    for y in range(height):
+        for x in range(width):
+            if depth[y, x] > 0:
+                total += 1
+                cy += y
+                cx += x
+                if depth[y, x] > top / 2:
+                    values[n] = density[y, x]
+                    n += 1
+    cy /= total
+    cx /= total
+    if n < 12:
+        return np.nan, np.nan
+    limit = np.sort(values[:n])[n // 4]
+    m = 0
+    sy = sx = syy = sxx = sxy = 0.0
+    for y in range(height):
+        for x in range(width):
+            if depth[y, x] > top / 2 and density[y, x] <= limit:
+                m += 1
+                sy += y
+                sx += x
+                syy += y * y
+                sxx += x * x
+                sxy += x * y
+    my, mx = sy / m, sx / m
+    cyy, cxx, cxy = syy / m - my * my + 1 / 12, sxx / m - mx * mx + 1 / 12, sxy / m - mx * my
+    spread = math.sqrt((cyy - cxx) ** 2 + 4 * cxy * cxy)
+    ratio = math.sqrt(max(cyy + cxx - spread, 0.0) / (cyy + cxx + spread))
+    return ratio, math.sqrt((my - cy) ** 2 + (mx - cx) ** 2) / math.sqrt(total / math.pi)

@@ -1,7 +1,7 @@
-"""Measure the cells of a block: outline, size, shape, colour and nucleus.
+"""Measure the cells of a block: outline, place, colour, and all of :mod:`wsi_pipeline.cells.morphology`.
 
-Shape measures are the usual ones: circularity ``4 pi A / P^2`` and solidity (area over convex area) of the
-outline, eccentricity of the ellipse with the same second moments. Sizes are of the mask.
+Optical densities are relative to the empty glass of the slide, never of the block, and a cell's sums run over its own
+pixels in raster order, so no measure depends on the cut.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import pyarrow as pa
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from wsi_pipeline.cells.features import FEATURES
+from wsi_pipeline.cells.morphology import measure_morphology
 from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, TOO_LARGE_SEEDS
 from wsi_pipeline.segmentation.instances import Instances, flood
 from wsi_pipeline.segmentation.outlines import Geometries, gather, mask_polygons, region_polygons
@@ -42,6 +44,7 @@ def measure_block(
     slide_size: tuple[int, int],
     region_px0: BaseGeometry,
     fingerprint: str,
+    background: npt.NDArray[np.uint8],
 ) -> pa.Table:
     """Return the rows of a block's cells whose seed lies in the region, in the schema ``MEASURED``.
 
@@ -58,6 +61,8 @@ def measure_block(
         Width and height of the slide, working pixels.
     region_px0
         Where cells are wanted, level-0 pixels.
+    background
+        ``(3,)`` uint8 colour of empty glass on the slide, to which optical densities are relative.
     """
     cells = segmented.instances
     window = segmented.block.window
@@ -74,6 +79,15 @@ def measure_block(
         cells.labels, cells.boxes, segmented.nuclear, segmented.kind == "white", _MIN_NUCLEUS_PART_UM2 / mpp**2
     )
     nucleus_px = nucleus_px[rows].astype(np.float64)
+    kind = segmented.kind[rows]
+    morphology = measure_morphology(
+        cells.labels,
+        segmented.rgb,
+        mpp=mpp,
+        background=np.maximum(background, 1),
+        nucleus=nucleus_labels > 0,
+        boxes=cells.boxes.astype(np.int64),
+    )[rows]
     nuclei = _inside(
         shapely.transform(mask_polygons(nucleus_labels, cells.boxes, corner)[rows], frame.to_px0), polygons
     )
@@ -81,8 +95,6 @@ def measure_block(
     moments = cells.moments[rows].astype(np.float64)
     centre = np.stack([moments[:, 1] / area_px + seed_x[rows], moments[:, 0] / area_px + seed_y[rows]], axis=1) + 0.5
     centre_px0 = frame.to_px0(centre)
-    perimeter_px = shapely.length(outlines)
-    kind = segmented.kind[rows]
     columns: dict[str, Any] = {
         "cell_id": [cell_id(fingerprint, x, y) for x, y in zip(seed_x[rows], seed_y[rows], strict=True)],
         "geometry": shapely.to_wkb(polygons),
@@ -90,17 +102,14 @@ def measure_block(
         "y_px0": centre_px0[:, 1],
         "x_um": centre[:, 0] * mpp,
         "y_um": centre[:, 1] * mpp,
-        "area_um2": area_px * mpp**2,
-        "perimeter_um": perimeter_px * mpp,
         "kind": kind,
         "class_name": [KIND_CLASS[k] for k in kind],
         "class_probability": segmented.kind_support[rows],
-        "circularity": np.minimum(1.0, 4 * np.pi * shapely.area(outlines) / perimeter_px**2),
-        "solidity": shapely.area(outlines) / shapely.area(shapely.convex_hull(outlines)),
-        "eccentricity": _eccentricity(moments, area_px),
         "mean_red": segmented.mean_rgb[rows, 0],
         "mean_green": segmented.mean_rgb[rows, 1],
         "mean_blue": segmented.mean_rgb[rows, 2],
+        **morphology_columns(morphology, kind),
+        # A white cell in which no nucleus was seen has none of zero size.
         "nucleus_area_um2": pa.array(nucleus_px * mpp**2, mask=kind != "white", type=pa.float32()),
         "nc_ratio": pa.array(nucleus_px / area_px, mask=kind != "white", type=pa.float32()),
         "cell_probability": segmented.cell_probability[rows],
@@ -121,6 +130,29 @@ def measure_block(
     seeds = np.stack([seed_x[large], seed_y[large]], axis=1).tolist()
     metadata = {TOO_LARGE: str(len(large)), TOO_LARGE_SEEDS: json.dumps(seeds)}
     return pa.Table.from_arrays(arrays, schema=MEASURED.with_metadata(metadata))
+
+
+def morphology_columns(values: npt.NDArray[np.float32], kind: npt.NDArray[np.object_]) -> dict[str, pa.Array]:
+    """Return the features as columns, null where one has no value or does not apply to the kind.
+
+    The pallor is kept of white cells too, until the whole slide has told which of them are red
+    (:func:`~wsi_pipeline.cells.table.merge_blocks`).
+
+    Parameters
+    ----------
+    values
+        ``(n, len(FEATURES))`` from :func:`~wsi_pipeline.cells.morphology.measure_morphology`.
+    kind
+        ``(n,)`` kind of each cell.
+    """
+    columns = {}
+    for feature, column in zip(FEATURES, values.T, strict=True):
+        kinds = (*feature.kinds, "white") if "red" in feature.kinds else feature.kinds
+        absent = ~np.isfinite(column)
+        if kinds:
+            absent |= ~np.isin(kind.astype(str), kinds)
+        columns[feature.name] = pa.array(np.ascontiguousarray(column), mask=absent, type=pa.float32())
+    return columns
 
 
 def _numpy_type(arrow: pa.DataType) -> Any:
@@ -169,16 +201,6 @@ def _inside(nuclei: Geometries, cells: Geometries) -> Geometries:
     inside = nuclei.copy()
     inside[out] = gather(parts[areas], of[areas], len(out))
     return inside
-
-
-def _eccentricity(moments: npt.NDArray[np.float64], area: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    mean_y, mean_x = moments[:, 0] / area, moments[:, 1] / area
-    # 1/12 is the second moment of a pixel about its own centre.
-    yy = moments[:, 2] / area - mean_y**2 + 1 / 12
-    xx = moments[:, 3] / area - mean_x**2 + 1 / 12
-    xy = moments[:, 4] / area - mean_y * mean_x
-    spread = np.sqrt((yy - xx) ** 2 + 4 * xy**2)
-    return np.sqrt(np.clip(2 * spread / (yy + xx + spread), 0, 1))
 
 
 def _truncated(

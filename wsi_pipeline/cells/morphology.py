@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.cells.features import CHROMATIN_UM, DEFECT_UM, EDGE_UM, GRANULE_UM, LOBE_UM, NAMES, PAIR_UM
-from wsi_pipeline.cells.interior import count_peaks, distance, pallor
+from wsi_pipeline.cells.interior import PALLOR_BINS, count_peaks, distance, pale_part, pallor, ring_densities
 from wsi_pipeline.cells.shape import CROFTON_WEIGHTS, HARMONICS, fourier_descriptors, hull_defects, mask_shape
 from wsi_pipeline.cells.texture import GREY_LEVELS, cooccurrence, gaussian_kernel, pair_offsets, spot_energy
 from wsi_pipeline.errors import DataError
@@ -23,7 +23,7 @@ STAINS = np.array([[0.834750233, 0.513556283, 0.196330403], [0.092789, 0.954111,
 """Relative densities in red, green and blue of methylene blue (for the azures) and of eosin."""
 
 _UNMIX = np.linalg.pinv(STAINS)
-_SHAPE, _NUCLEUS = NAMES.index("shape_area_um2"), NAMES.index("nucleus_part_area_um2")
+_SHAPE, _NUCLEUS = NAMES.index("area_um2"), NAMES.index("nucleus_area_um2")
 _NUCLEUS_GLCM, _CYTOPLASM = NAMES.index("nucleus_glcm_contrast"), NAMES.index("cytoplasm_azure")
 _CELL, _CELL_GLCM = NAMES.index("cell_od_red"), NAMES.index("cell_glcm_contrast")
 _PALLOR = NAMES.index("pallor_area_share")
@@ -41,9 +41,9 @@ def measure_morphology(
     """Return the features of labels 1..n, a row a label and a column a feature, in the order of ``FEATURES``.
 
     Nuclear features are NaN for cells without a nuclear pixel, cytoplasmic ones for cells without any other pixel,
-    the pallor for cells with a nucleus, the co-occurrence where no two pixels lie at its distance, spots where
-    no pixel is deeper than the edge, and all for
-    labels without a pixel. A mask at the image's edge is measured as it is.
+    the co-occurrence where no two pixels lie at its distance, spots where no pixel is deeper than the edge, and all
+    for labels without a pixel. The pallor means nothing where there is a nucleus. A mask at the image's edge is
+    measured as it is.
 
     Parameters
     ----------
@@ -229,8 +229,10 @@ def _measure_masks(
             row[_NUCLEUS + 6], row[_NUCLEUS + 7] = _moments(mean, inner)
             row[_NUCLEUS + 8] = _spots(mean, depth, edge, kernels[2], kernels[3])
             row[_NUCLEUS_GLCM : _NUCLEUS_GLCM + 5] = cooccurrence(levels, inner, offsets)
-        else:
-            row[_PALLOR], row[_PALLOR + 1] = pallor(green, distance(cell))
+        depth = distance(cell)
+        row[_PALLOR], row[_PALLOR + 1] = pallor(green, depth)
+        row[_PALLOR + 2 : _PALLOR + 2 + PALLOR_BINS] = ring_densities(green, depth)
+        row[_PALLOR + 2 + PALLOR_BINS], row[_PALLOR + 3 + PALLOR_BINS] = pale_part(green, depth)
         if n_inner < n:
             for c in range(2):
                 row[_CYTOPLASM + c] = (around[0] * unmix[0, c] + around[1] * unmix[1, c] + around[2] * unmix[2, c]) / (

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from wsi_pipeline.cells.features import FEATURES
+
 KIND_CLASS = {
     "white": "white_cell",
     "red": "red_cell",
@@ -16,6 +18,11 @@ KIND_CLASS = {
     "other": "other",
 }
 """``class_name`` of cells that no classifier has seen."""
+
+_NAMED = (
+    "area_um2", "perimeter_um", "circularity", "solidity", "eccentricity", "nucleus_area_um2", "nc_ratio",
+)  # fmt: skip
+"""Morphology that stands at a place of its own."""
 
 MEASURED = pa.schema(
     [
@@ -38,6 +45,7 @@ MEASURED = pa.schema(
         ("mean_blue", pa.float32()),
         ("nucleus_area_um2", pa.float32()),
         ("nc_ratio", pa.float32()),
+        *((feature.name, pa.float32()) for feature in FEATURES if feature.name not in _NAMED),
         ("cell_probability", pa.float32()),
         ("flow_error", pa.float32()),
         ("nucleus", pa.binary()),
@@ -48,7 +56,7 @@ MEASURED = pa.schema(
     ]
 )
 """Columns known after segmentation. Coordinates are level-0 pixels (``_px0``) or microns from the level-0 origin;
-``seed_x`` and ``seed_y`` are working pixels; ``nc_ratio`` is nucleus area over cell area."""
+``seed_x`` and ``seed_y`` are working pixels. All of :data:`~wsi_pipeline.cells.features.FEATURES` are here."""
 
 
 TOO_LARGE = b"too_large"

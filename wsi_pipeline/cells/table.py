@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.cells.features import FEATURES
 from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, TOO_LARGE_SEEDS, table_schema
 from wsi_pipeline.segmentation.dye import NO_RED_CELLS, RedDye, red_dye, white_in_name_only
 from wsi_pipeline.tiling import ORDER_CELL_PX, Block
@@ -142,20 +143,31 @@ def _count(column: pa.ChunkedArray) -> dict[str, int]:
 
 
 def _settled(band: pa.Table, background: npt.NDArray[np.uint8], dye: RedDye) -> pa.Table:
-    """Return a band whose white cells that are red cells by their dye are called so."""
+    """Return a band whose white cells that are red cells by their dye are called so, and measured as such."""
     kind, support, colour = _votes(band)
     red = white_in_name_only(kind, support, colour, background, dye)
-    if not red.any():
-        return band
+    white = (kind == "white") & ~red
     columns = {name: band.column(name) for name in band.column_names}
-    names = _strings(columns["class_name"])
-    columns["kind"] = pa.array(np.where(red, "red", kind), pa.string())
-    columns["class_name"] = pa.array(np.where(red, KIND_CLASS["red"], names), pa.string())
-    # What the votes left for anything but a white cell.
-    columns["class_probability"] = pa.array(np.where(red, 1 - support, support), pa.float32())
-    for name in ("nucleus_area_um2", "nc_ratio", "nucleus"):
-        columns[name] = pa.compute.if_else(pa.array(red), pa.scalar(None, MEASURED.field(name).type), columns[name])
+
+    def clear(where: npt.NDArray[np.bool_], names: Iterable[str]) -> None:
+        for name in names if where.any() else ():
+            none = pa.scalar(None, MEASURED.field(name).type)
+            columns[name] = pa.compute.if_else(pa.array(where), none, columns[name])
+
+    clear(white, _of_kind("red"))
+    if red.any():
+        names = _strings(columns["class_name"])
+        columns["kind"] = pa.array(np.where(red, "red", kind), pa.string())
+        columns["class_name"] = pa.array(np.where(red, KIND_CLASS["red"], names), pa.string())
+        # What the votes left for anything but a white cell.
+        columns["class_probability"] = pa.array(np.where(red, 1 - support, support), pa.float32())
+        clear(red, (*_of_kind("white"), "nucleus"))
     return pa.table(columns, schema=MEASURED)
+
+
+def _of_kind(kind: str) -> tuple[str, ...]:
+    """Return the features that only cells of a kind have."""
+    return tuple(feature.name for feature in FEATURES if feature.kinds == (kind,))
 
 
 def merge_blocks(

@@ -43,6 +43,8 @@ class SegmentedBlock:
         ``(n, 3)`` mean grey levels.
     nuclear
         ``(h, w)`` bool nuclear pixels of the window.
+    rgb
+        ``(h, w, 3)`` uint8 pixels of the window.
     """
 
     block: Block
@@ -52,6 +54,7 @@ class SegmentedBlock:
     cell_probability: npt.NDArray[np.float64]
     mean_rgb: npt.NDArray[np.float64]
     nuclear: npt.NDArray[np.bool_]
+    rgb: npt.NDArray[np.uint8]
 
 
 def segment_block(
@@ -117,9 +120,13 @@ def segment_block(
         )
 
     if (engine or engine_for(model.device)) == "torch":
-        instances, nuclear = find_on_device(predicted(predict_window_on_device), **finding)
+        on_device = predicted(predict_window_on_device)
+        rgb = on_device.rgb
+        instances, nuclear = find_on_device(on_device, **finding)
     else:
-        instances, nuclear = find_on_host(predicted(predict_window), **finding)
+        on_host = predicted(predict_window)
+        rgb = on_host.rgb
+        instances, nuclear = find_on_host(on_host, **finding)
     area = np.maximum(instances.area_px, 1)
     kind, support = decide_kinds(
         instances.sums[:, len(LAYERS) :],
@@ -137,4 +144,5 @@ def segment_block(
         cell_probability=instances.sums[:, 0] / (255 * area),
         mean_rgb=instances.sums[:, 1:4] / area[:, None],
         nuclear=nuclear,
+        rgb=rgb,
     )

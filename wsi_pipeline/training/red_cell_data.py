@@ -1,0 +1,176 @@
+"""Red cells of labelled fields, found and measured as in a run: what the red-cell classifier learns from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import shapely
+
+from wsi_pipeline.cells.measure import measure_block
+from wsi_pipeline.cells.red_cells import RedReference, red_features
+from wsi_pipeline.cells.windows import estimate_background
+from wsi_pipeline.config import load_config
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.evaluation.datasets import pair_folders, read_points
+from wsi_pipeline.segmentation.dye import red_dye, white_in_name_only
+from wsi_pipeline.segmentation.models import FlowModel, load_model
+from wsi_pipeline.segmentation.normalise import colour_histogram, normalisation_from_histogram
+from wsi_pipeline.segmentation.segment import segment_block
+from wsi_pipeline.slides import Slide, open_slide
+from wsi_pipeline.taxonomies import load_taxonomy
+from wsi_pipeline.tiling import TileLattice, halo_px, plan_blocks
+from wsi_pipeline.units import Box
+
+TAXONOMY = "red-cells"
+SEGMENTED_BY = "compact-smear"
+CHULA_MPP = 0.18
+"""Of the fields of Chula RBC-12, estimated from the width of their red cells, um per pixel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledRedCells:
+    """Labelled points and the red cells they lie in.
+
+    Attributes
+    ----------
+    features
+        ``(n, len(FEATURE_NAMES))`` float32; a row of NaN where the point has no red cell of its own.
+    classes
+        Code of each point in the taxonomy ``red-cells``.
+    fields
+        Name of the field of each point.
+    fate
+        What became of the points: ``measured``, or why not.
+    n_cells
+        Red cells found in each field.
+    """
+
+    features: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.object_]
+    fields: npt.NDArray[np.object_]
+    fate: dict[str, int]
+    n_cells: dict[str, int]
+
+    @property
+    def measured(self) -> npt.NDArray[np.bool_]:
+        """``(n,)`` whether the point has a row."""
+        return np.asarray(np.isfinite(self.features[:, 0]))
+
+    @property
+    def batch(self) -> npt.NDArray[np.int64]:
+        """``(n,)`` number of the field among all."""
+        return np.unique(self.fields.astype(str), return_inverse=True)[1]
+
+
+def read_red_cells(
+    data: Path, *, mpp: float = CHULA_MPP, device: str = "cpu", report: Callable[[str], None] = lambda _: None
+) -> LabelledRedCells:
+    """Find and measure the red cells of ``data/images``, and give each labelled point of ``data/points`` its cell.
+
+    Parameters
+    ----------
+    data
+        Folder of ``images`` and ``points``; a point is x, y (pixels of its image) and the code or an
+        alias of its class.
+    mpp
+        Microns per pixel of the images.
+
+    Raises
+    ------
+    DataError
+        Folders or files are missing or do not pair, a point has no class, or its class is unknown.
+    """
+    for name in ("images", "points"):
+        if not (data / name).is_dir():
+            raise DataError(f"{data / name} does not exist; red cells are learnt from fields and labelled points")
+    model = load_model(SEGMENTED_BY, specimen="blood_smear", device=device)
+    taxonomy = load_taxonomy(TAXONOMY)
+    pairs = pair_folders(data / "images", data / "points", truth="points").pairs
+    rows: list[npt.NDArray[np.float32]] = []
+    classes: list[str] = []
+    fields: list[str] = []
+    fate: Counter[str] = Counter()
+    n_cells: dict[str, int] = {}
+    for number, pair in enumerate(pairs):
+        points = read_points(pair.truth)
+        if not len(points.xy):
+            fate["field without points"] += 1
+            continue
+        if points.classes is None:
+            raise DataError(f"{pair.truth}: points without a class; a line is x y class")
+        with open_slide(pair.image, mpp=mpp, force_mpp=True) as slide:
+            table, labels = red_cells_of(slide, model)
+            frame = slide.frame(load_config("blood_smear").segmentation.mpp)
+        features = red_features(table, RedReference.of([table]))
+        n_cells[pair.name] = len(table)
+        x, y = np.floor(frame.from_px0(points.xy + 0.5)).astype(int).T
+        of = labels[np.clip(y, 0, labels.shape[0] - 1), np.clip(x, 0, labels.shape[1] - 1)]
+        shared = np.bincount(of, minlength=len(table) + 1)[of] > 1
+        truncated = np.append(False, table.column("truncated").to_numpy())[of]
+        for cell, several, cut, name in zip(of, shared, truncated, points.classes, strict=True):
+            usable = cell > 0 and not several and not cut
+            why = "no red cell" if cell == 0 else "several points in one cell" if several else "cut by the edge"
+            fate["measured" if usable else why] += 1
+            rows.append(features[cell - 1] if usable else np.full(features.shape[1], np.nan, np.float32))
+            classes.append(taxonomy.resolve(name))
+            fields.append(pair.name)
+        if number % 20 == 19:
+            report(f"measured {number + 1} of {len(pairs)} fields")
+    return LabelledRedCells(
+        features=np.array(rows, np.float32),
+        classes=np.array(classes, object),
+        fields=np.array(fields, object),
+        fate=dict(fate),
+        n_cells=n_cells,
+    )
+
+
+def red_cells_of(slide: Slide, model: FlowModel) -> tuple[pa.Table, npt.NDArray[np.int32]]:
+    """Return the red cells of an open field as rows of the cell table, and their numbers (1..n) as a label image.
+
+    The image is ``(h, w)`` int32 at the working resolution.
+    """
+    config = load_config("blood_smear", {"segmentation.model": SEGMENTED_BY}).segmentation
+    width, height = slide.size_at(config.mpp)
+    whole = shapely.box(0, 0, width, height)
+    pixels = slide.read(Box(x0=0, y0=0, x1=width, y1=height), config.mpp)
+    background = estimate_background(pixels)
+    (block,) = plan_blocks(
+        (width, height), whole, core_px=max(width, height), halo=halo_px(config.max_cell_diameter_um, config.mpp)
+    )
+    found = segment_block(
+        lambda box: slide.read(box, config.mpp),
+        block,
+        lattice=TileLattice(tile_px=model.tile_px, overlap_px=model.overlap_px, width=width, height=height),
+        dilated_region=whole,
+        normalisation=normalisation_from_histogram(colour_histogram(pixels)),
+        model=model,
+        config=config,
+        specimen="blood_smear",
+    )
+    votes = (found.kind, found.kind_support, found.mean_rgb)
+    dye = red_dye(*votes, found.instances.area_px * config.mpp**2, background)
+    red = (found.kind == "red") | white_in_name_only(*votes, background, dye)
+    table = measure_block(
+        found,
+        frame=slide.frame(config.mpp),
+        mpp=config.mpp,
+        slide_size=(width, height),
+        region_px0=shapely.box(0, 0, *slide.dimensions),
+        fingerprint="field",
+        background=background,
+    )
+    number = np.zeros(len(red) + 1, np.int32)
+    number[1:][red] = np.arange(1, red.sum() + 1)
+    window, labels = block.window, np.zeros((height, width), np.int32)
+    inside = found.instances.labels
+    y0, x0 = max(0, -window.y0), max(0, -window.x0)
+    part = inside[y0 : y0 + height, x0 : x0 + width]
+    labels[: part.shape[0], : part.shape[1]] = number[part]
+    return table.filter(pa.array(red)), labels
