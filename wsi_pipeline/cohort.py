@@ -139,6 +139,8 @@ def _check_models(config: PipelineConfig, allow_simulated: bool) -> None:
         cards.append(find_segmentation_weights(name).card)
     if config.cells.classifier is not None:
         cards.append(find_weights(config.cells.classifier, "cells").card)
+    if config.cells.red_classifier is not None:
+        cards.append(find_weights(config.cells.red_classifier, "red_cells").card)
     for card in cards:
         if config.specimen not in card["specimens"]:
             made_for = ", ".join(card["specimens"])

@@ -145,6 +145,7 @@ class CellsConfig(_Section):
     """From instances to a typed, measured table."""
 
     classifier: str | None = Field("pbc-blast", description="None leaves cells at their kind.")
+    red_classifier: str | None = Field(None, description="Names the shapes of red cells; None leaves them red cells.")
     batch_size: int = Field(64, ge=1, le=1024)
     chunk_cells: int = Field(2048, ge=64, description="Cells classified by one task, in table order.")
     embedding: bool = Field(False, description="Write the classifier's embedding of each cell.")
@@ -155,6 +156,7 @@ class PredictionsConfig(_Section):
 
     min_cells: int = Field(100, ge=1, description="Below this many countable cells every answer abstains.")
     target_cells: int = Field(200, ge=1, description="Below this many the answer is marked as based on few cells.")
+    min_red_cells: int = Field(1000, ge=1, description="Below this many red cells their shapes are not interpreted.")
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
     @model_validator(mode="after")
@@ -202,6 +204,11 @@ class PipelineConfig(_Section):
             raise ValueError(
                 f"cells.classifier is {self.cells.classifier!r}, a smear classifier; "
                 "on specimen trephine it must be null"
+            )
+        if self.specimen != "blood_smear" and self.cells.red_classifier is not None:
+            raise ValueError(
+                f"cells.red_classifier is {self.cells.red_classifier!r}; shapes of red cells are read on blood smears "
+                f"alone, so on specimen {self.specimen} it must be null"
             )
         return self
 

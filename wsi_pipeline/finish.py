@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.atomic import write_json
+from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.cells.combine import combine_cells
+from wsi_pipeline.cells.red_cells import RedCellPass
 from wsi_pipeline.cells.seams import SeamStatistic, seam_statistic
 from wsi_pipeline.cells.table import MergedTable, TableSummary, write_cells
 from wsi_pipeline.config import PipelineConfig
@@ -18,6 +19,7 @@ from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
+from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
 from wsi_pipeline.regions import area_mm2, write_regions
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import exclusive, slide_of, use_threads
@@ -60,14 +62,16 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     use_threads(config.runtime.threads)
     slide = slide_of(job.spec)
     taxonomy = taxonomy_of(config)
-    table = _write_table(job, prepared, merged)
+    table, red = _write_table(job, prepared, merged)
+    shapes = red_shapes(red, config)
     cells = job.folder / "cells.parquet"
     regions = final_regions(job, prepared)
     lost_mm2 = sum(area_mm2(part.geometry, slide) for part in regions.excluded if part.reason == "corrupt-tile")
     if lost_mm2 > 0:
         write_regions(regions, job.folder / "regions.geojson", slide)
+    by_class = without_shapes(table.classes, red)
     counts = differential(
-        table.classes,
+        by_class,
         specimen=config.specimen,
         taxonomy=taxonomy,
         confidence=config.predictions.confidence,
@@ -107,6 +111,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
             job.folder / "qupath.geojson.gz",
             offset_px0=(bounds.x0, bounds.y0),
             taxonomy=taxonomy,
+            also=red_taxonomy(red),
             specimen=config.specimen,
         )
     if config.exports.labels:
@@ -129,7 +134,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "area_mm2": regions.area_mm2,
         "n_cells": merged.n_cells,
         "taxonomy": taxonomy.name,
-        "counts": {"kind": table.kinds, "class": table.classes},
+        "counts": {"kind": table.kinds, "class": by_class},
         "differential": [
             {
                 "class": row.code,
@@ -142,6 +147,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
             for row in counts.rows
         ],
         "differential_corrected": corrected.to_dict(),
+        "red_cells": None if shapes is None or red is None else {**shapes.to_dict(), "size": red_sizes(red)},
         "denominator": {"n": counts.n, "wording": counts.denominator},
         "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
@@ -151,9 +157,12 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "timings": {**timings, "answers": exporting - started, "exports": ended - exporting},
         "warnings": [*_warnings(job, prepared, merged, dropped, halved, lost_mm2), *counts.notes],
     }
+    if shapes is not None:
+        write_text(job.folder / "red_cells.csv", shapes.to_csv(job.slide_id))
     write_json(job.folder / "summary.json", summary)
     if config.exports.report:
-        write_slide_report(job.folder, slide=slide, taxonomy=taxonomy, specimen=config.specimen)
+        also = red_taxonomy(red)
+        write_slide_report(job.folder, slide=slide, taxonomy=taxonomy, specimen=config.specimen, also=also)
     return summary
 
 
@@ -174,6 +183,7 @@ def expected_files(job: SlideJob) -> list[Path]:
         "regions.geojson": True,
         "qupath.geojson.gz": exports.qupath,
         "labels.ome.zarr": exports.labels,
+        "red_cells.csv": job.config.cells.red_classifier is not None,
         "summary.json": True,
         "report.html": exports.report,
     }
@@ -204,13 +214,19 @@ def _classifier(job: SlideJob) -> tuple[tuple[str, ...], int | None]:
     return tuple(card["classes"]), int(card["network"]["embedding_dim"]) if config.embedding else None
 
 
-def _write_table(job: SlideJob, prepared: Prepared, merged: MergedTable) -> TableSummary:
+def _write_table(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[TableSummary, RedCellPass | None]:
+    """Write ``cells.parquet``; with a classifier of red cells, return also what it found."""
     out = job.folder / "cells.parquet"
+    name = job.config.cells.red_classifier
     if prepared.cut is None:
-        return _type(job, prepared.key, merged, "", out)
+        red = red_pass(name, [ledger_of(job, prepared.key).part("merged", "table")])
+        return _type(job, prepared.key, merged, "", out, red), red
     waves = [wave_table(job, prepared.key, number) for number in range(prepared.cut.n_waves)]
+    keep = prepared.cut.fields.owns
+    red = red_pass(name, waves, keep)
     classes, dimension = _classifier(job)
-    return combine_cells(waves, out, keep=prepared.cut.fields.owns, classes=classes, embedding_dim=dimension)
+    table = combine_cells(waves, out, keep=keep, classes=classes, embedding_dim=dimension, name_red=red)
+    return table, red
 
 
 def wave_table(job: SlideJob, key: str, number: int) -> Path:
@@ -225,12 +241,15 @@ def write_wave(job: SlideJob, key: str, number: int, merged: MergedTable) -> Pat
     return path
 
 
-def _type(job: SlideJob, key: str, merged: MergedTable, of: str, out: Path) -> TableSummary:
+def _type(
+    job: SlideJob, key: str, merged: MergedTable, of: str, out: Path, name_red: RedCellPass | None = None
+) -> TableSummary:
     """Write a merged table with the answers of its chunks; ``of`` is its stage in the ledger."""
     ledger = ledger_of(job, key)
     classes, dimension = _classifier(job)
     chunks = [ledger.part(f"{of}classes", chunk_name(i)) for i in range(merged.n_chunks)] if classes else []
-    return write_cells(ledger.part(f"{of}merged", "table"), chunks, out, classes=classes, embedding_dim=dimension)
+    table = ledger.part(f"{of}merged", "table")
+    return write_cells(table, chunks, out, classes=classes, embedding_dim=dimension, name_red=name_red)
 
 
 def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str, str | None]:
@@ -289,6 +308,8 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
         "tiles a batch used": about["batch_size"],
         "cell classifier": about["classifier"],
         "cell classifier SHA-256": about["classifier_sha256"],
+        "red-cell classifier": about["red_classifier"],
+        "red-cell classifier SHA-256": about["red_classifier_sha256"],
         "working resolution, um/px": config.segmentation.mpp,
         "empty glass, RGB": ", ".join(str(v) for v in about["background"]),
         "device asked": config.runtime.device,

@@ -81,7 +81,14 @@ def ledger_of(job: SlideJob, key: str) -> Ledger:
 
 
 def results_key(
-    job: SlideJob, slide: Slide, *, model_sha256: str, precision: str, classifier_sha256: str | None, device: str
+    job: SlideJob,
+    slide: Slide,
+    *,
+    model_sha256: str,
+    precision: str,
+    classifier_sha256: str | None,
+    device: str,
+    red_classifier_sha256: str | None = None,
 ) -> str:
     """Return the hash of everything that the slide's results depend on."""
     config = job.config
@@ -95,6 +102,7 @@ def results_key(
         model=model_sha256,
         precision=precision,
         classifier=classifier_sha256,
+        red_classifier=red_classifier_sha256,
         # Parts computed on another device or with other threads may differ in the last bits; they are not mixed.
         device=device,
         engine=engine_for(device),

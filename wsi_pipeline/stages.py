@@ -57,6 +57,7 @@ from wsi_pipeline.segmentation.segment import segment_block
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.tiling import Block, TileLattice, halo_px, plan_blocks
 from wsi_pipeline.units import Box
+from wsi_pipeline.weights import find_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +143,15 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
     slide = slide_of(job.spec)
     model = segmentation_model(config, device)
     classifier = classifier_model(config.cells.classifier, device) if config.cells.classifier else None
+    red_name = config.cells.red_classifier
+    red_weights = find_weights(red_name, "red_cells") if red_name else None
     key = results_key(
         job,
         slide,
         model_sha256=model.sha256,
         precision=model.precision,
         classifier_sha256=classifier.sha256 if classifier else None,
+        red_classifier_sha256=red_weights.sha256 if red_weights else None,
         device=device,
     )
     ledger = ledger_of(job, key)
@@ -181,6 +185,8 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
             "segmentation_engine": engine_for(device),
             "classifier": classifier.name if classifier else None,
             "classifier_sha256": classifier.sha256 if classifier else None,
+            "red_classifier": red_weights.name if red_weights else None,
+            "red_classifier_sha256": red_weights.sha256 if red_weights else None,
             "masked_px0": _corners(slide.masked()),
         }
         ledger.write("plan", "slide", about)

@@ -10,12 +10,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsi_pipeline.cells.schema import table_schema
-from wsi_pipeline.cells.table import Keep, TableSummary, kept_rows, write_typed
+from wsi_pipeline.cells.table import Keep, Naming, TableSummary, kept_rows, named, write_typed
 from wsi_pipeline.tiling import ORDER_CELL_PX
 
 
 def combine_cells(
-    tables: Sequence[Path], out: Path, *, keep: Keep, classes: Sequence[str], embedding_dim: int | None
+    tables: Sequence[Path],
+    out: Path,
+    *,
+    keep: Keep,
+    classes: Sequence[str],
+    embedding_dim: int | None,
+    name_red: Naming | None = None,
 ) -> TableSummary:
     """Write ``cells.parquet`` from typed tables, and count.
 
@@ -25,11 +31,11 @@ def combine_cells(
         As :func:`~wsi_pipeline.cells.table.write_cells` wrote them; no cell is in two.
     keep
         Which cells are taken.
-    classes, embedding_dim
+    classes, embedding_dim, name_red
         As in :func:`~wsi_pipeline.cells.table.write_cells`.
     """
     schema = table_schema(classes, embedding_dim)
-    return write_typed(_interleaved(tables, keep), out, schema, answered=bool(classes))
+    return write_typed(named(_interleaved(tables, keep), name_red), out, schema, answered=bool(classes))
 
 
 def _interleaved(tables: Sequence[Path], keep: Keep) -> Iterator[pa.Table]:

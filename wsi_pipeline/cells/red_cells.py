@@ -1,19 +1,24 @@
-"""What the red-cell classifier sees: the morphology of a cell beside that of the slide's usual red cell.
+"""Shapes of red cells: what their classifier sees, and the pass over the cell table that names them.
 
-Absolute size and density depend on the calibration of a scanner and on the stain; a cell that is pale or small for its
-slide is so on any. So sizes and densities are also given relative to the medians of the slide's red cells.
+It sees the morphology of a cell beside that of the slide's usual red cell. Absolute size and density depend on the
+calibration of a scanner and on the stain; a cell that is pale or small for its slide is so on any. So sizes and
+densities are also given relative to the medians of the slide's red cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from wsi_pipeline.cells.features import FEATURES
+from wsi_pipeline.cells.red_cell_model import RedCellClassifier
 
 PLAIN = tuple(f.name for f in FEATURES if f.applies_to("red"))
 """Morphology as it stands in the cell table."""
@@ -21,6 +26,13 @@ PLAIN = tuple(f.name for f in FEATURES if f.applies_to("red"))
 _RELATIVE = ("area_um2", "cell_od_red", "cell_od_green", "cell_od_blue")
 _STEPS = {"area_um2": 0.1, "cell_od_red": 1e-3, "cell_od_green": 1e-3, "cell_od_blue": 1e-3}
 _BINS = 4096
+
+LARGEST_OVER_MEDIAN = 2.5
+"""A red cell of more than this many usual areas is taken for several that overlap."""
+JOINED_OVER_MEDIAN, JOINED_SOLIDITY = 1.4, 0.93
+"""So is one of more than this many whose outline is less solid than this: two cells side by side have a waist."""
+DIAMETER_STEP_UM, DIAMETER_BINS = 0.25, 64
+"""Bins of the histogram of diameters; the last takes all above."""
 
 FEATURE_NAMES = (*PLAIN, *(f"{name}_over_median" for name in _RELATIVE), "green_over_blue")
 
@@ -45,9 +57,8 @@ class RedReference:
         """Return the medians of the red cells in some tables that no edge cuts; counts, so their order is nothing."""
         counts = np.zeros((len(_RELATIVE), _BINS), np.int64)
         for table in tables:
-            kept = (table.column("kind").to_numpy(zero_copy_only=False) == "red") & ~table.column(
-                "truncated"
-            ).to_numpy()
+            red = pa.compute.equal(table.column("kind"), "red").to_numpy()
+            kept = red & ~table.column("truncated").to_numpy()
             for i, name in enumerate(_RELATIVE):
                 values = table.column(name).to_numpy()[kept]
                 places = np.floor(values.astype(np.float64) / _STEPS[name])
@@ -68,3 +79,95 @@ def red_features(table: pa.Table, reference: RedReference) -> npt.NDArray[np.flo
     relative = own / np.maximum(reference.median, 1e-6)
     ratio = own[:, 2:3] / np.maximum(own[:, 3:4], 1e-3)
     return np.concatenate([plain, relative, ratio], axis=1).astype(np.float32)
+
+
+NEEDED = ("kind", "truncated", *PLAIN)
+"""Columns of the cell table that naming needs."""
+
+
+def scan(tables: Sequence[Path], keep: Callable[..., npt.NDArray[np.bool_]] | None = None) -> Iterator[pa.Table]:
+    """Yield what the reference needs of the wanted rows of ordered tables, a row group at a time.
+
+    Parameters
+    ----------
+    keep
+        Says of seeds (x, y) whether their cells are wanted; all when None.
+    """
+    columns = ["kind", "truncated", "seed_x", "seed_y", *_RELATIVE]
+    for path in tables:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group, columns=columns)
+                if keep is not None:
+                    rows = rows.filter(
+                        pa.array(keep(rows.column("seed_x").to_numpy(), rows.column("seed_y").to_numpy()))
+                    )
+                yield rows
+
+
+@dataclass(kw_only=True)
+class RedCellPass:
+    """Names the red cells of the bands of a table, and counts them.
+
+    Judged are red cells that no edge cuts and that are not several overlapping ones; the others keep ``red_cell``.
+    Each cell is worked out by itself, so neither bands nor their order change a result.
+
+    Parameters
+    ----------
+    classifier
+        What names them.
+    reference
+        The slide's usual red cell.
+
+    Attributes
+    ----------
+    counts
+        Judged cells by class.
+    left_out
+        Red cells that were not judged: ``truncated``, ``overlapping``.
+    diameters
+        ``(DIAMETER_BINS,)`` judged cells by equivalent diameter.
+    sums
+        Number of judged cells, and sums of diameter (um), diameter^2, area (um2) and area^2, in table order.
+    """
+
+    classifier: RedCellClassifier
+    reference: RedReference
+    counts: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    diameters: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(DIAMETER_BINS, np.int64))
+    sums: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(5))
+
+    def __call__(self, band: pa.Table) -> pa.Table:
+        """Return a band with the classes and probabilities of its red cells."""
+        red = np.flatnonzero(pa.compute.equal(band.column("kind"), "red").to_numpy())
+        if not red.size:
+            return band
+        rows = band.select(NEEDED).take(pa.array(red))
+        cut = rows.column("truncated").to_numpy()
+        area = rows.column("area_um2").to_numpy().astype(np.float64)
+        over = area / self.reference.median[0]
+        joined = (over > JOINED_OVER_MEDIAN) & (rows.column("solidity").to_numpy() < JOINED_SOLIDITY)
+        several = ~cut & ((over > LARGEST_OVER_MEDIAN) | joined)
+        self.left_out.update(truncated=int(cut.sum()), overlapping=int(several.sum()))
+        judged = np.flatnonzero(~cut & ~several)
+        if not judged.size:
+            return band
+        names, probability = self.classifier.answer(red_features(rows.take(pa.array(judged)), self.reference))
+        self.counts.update(names.tolist())
+        self._measure(area[judged])
+        code = band.column("class_name").to_numpy(zero_copy_only=False).astype(object)
+        support = band.column("class_probability").to_numpy().copy()
+        code[red[judged]], support[red[judged]] = names, probability
+        for name, values in (
+            ("class_name", pa.array(code, pa.string())),
+            ("class_probability", pa.array(support, pa.float32())),
+        ):
+            band = band.set_column(band.schema.get_field_index(name), band.schema.field(name), values)
+        return band
+
+    def _measure(self, area: npt.NDArray[np.float64]) -> None:
+        diameter = 2 * np.sqrt(area / np.pi)
+        bins = np.minimum((diameter / DIAMETER_STEP_UM).astype(np.int64), DIAMETER_BINS - 1)
+        self.diameters += np.bincount(bins, minlength=DIAMETER_BINS)
+        self.sums += [len(area), diameter.sum(), (diameter**2).sum(), area.sum(), (area**2).sum()]

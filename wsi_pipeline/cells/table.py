@@ -61,6 +61,8 @@ class MergedTable:
 
 Keep = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], npt.NDArray[np.bool_]]
 """Says of seeds (x, y; working pixels) whether their cells are wanted."""
+Naming = Callable[[pa.Table], pa.Table]
+"""Gives the red cells of a band their class (:class:`~wsi_pipeline.cells.red_cells.RedCellPass`)."""
 
 
 def _bands(
@@ -317,6 +319,7 @@ def write_cells(
     *,
     classes: Sequence[str],
     embedding_dim: int | None,
+    name_red: Naming | None = None,
 ) -> TableSummary:
     """Write ``cells.parquet`` from the merged table and the classifier's chunks, and count.
 
@@ -330,14 +333,20 @@ def write_cells(
         Names of the classifier's classes; empty without a classifier.
     embedding_dim
         Length of the embedding when it is to be written.
+    name_red
+        Names the red cells of each band.
     """
     schema = table_schema(classes, embedding_dim)
     stream = _ClassStream(chunks)
     source = pq.ParquetFile(table)
     groups = (source.read_row_group(i) for i in range(source.num_row_groups))
-    return write_typed(
-        (_typed(group, stream, classes, embedding_dim, schema) for group in groups), out, schema, answered=bool(classes)
-    )
+    typed = (_typed(group, stream, classes, embedding_dim, schema) for group in groups)
+    return write_typed(named(typed, name_red), out, schema, answered=bool(classes))
+
+
+def named(bands: Iterator[pa.Table], name_red: Naming | None) -> Iterator[pa.Table]:
+    """Yield bands with their red cells named, or as they are."""
+    return bands if name_red is None else (name_red(band) for band in bands)
 
 
 def write_typed(bands: Iterator[pa.Table], out: Path, schema: pa.Schema, *, answered: bool) -> TableSummary:

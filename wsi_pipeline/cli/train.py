@@ -308,5 +308,39 @@ def cells(
     typer.echo(f"weights: {weights}\ncard: {weights.with_suffix('.md')}")
 
 
+@app.command("red-cells")
+def red_cells(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images/ and points/ (x y class a line); default rbc-morphology of the data sets."),
+    ] = None,
+    out: Out = Path("training_runs/red-cells"),
+    name: Annotated[str, typer.Option(help="Name of the weights.")] = "red-cells",
+    mpp: Annotated[
+        float | None, typer.Option(help="Microns per pixel of the images; needed with --data.", min=0.02, max=2)
+    ] = None,
+    folds: Annotated[int, typer.Option(help="Folds of the cross-validation, split by field.", min=2, max=20)] = 5,
+    device: Device = None,
+) -> None:
+    """Train a classifier of red-cell shapes on labelled fields: cross-validate by field, fit, write card."""
+    from wsi_pipeline.runtime.devices import resolve_device
+    from wsi_pipeline.training.red_cell_data import CHULA_MPP
+    from wsi_pipeline.training.red_cells import train_red_cells
+
+    if data is not None and mpp is None:
+        raise ConfigError(f"--data {data}: give the microns per pixel of its images with --mpp")
+    weights = train_red_cells(
+        data or _root(None) / "rbc-morphology",
+        out,
+        name=name,
+        mpp=mpp or CHULA_MPP,
+        folds=folds,
+        shipped=data is None,
+        device=resolve_device(_device(device)),
+        report=_say,
+    )
+    typer.echo(f"weights: {weights}\ncard: {weights.with_suffix('.md')}")
+
+
 def _say(line: str) -> None:
     typer.echo(line)

@@ -66,6 +66,7 @@ def write_qupath(
     offset_px0: tuple[float, float],
     taxonomy: Taxonomy,
     specimen: str,
+    also: Taxonomy | None = None,
 ) -> int:
     """Write a cell table as a gzipped GeoJSON FeatureCollection for QuPath.
 
@@ -84,6 +85,8 @@ def write_qupath(
         Names and colours of the classes. A class it does not list is written with its code, in grey.
     specimen
         ``blood_smear``, ``marrow_smear`` or ``trephine``; written to each file's ``specimen`` member.
+    also
+        Names and colours of further classes: the shapes of red cells.
 
     Returns
     -------
@@ -101,7 +104,7 @@ def write_qupath(
     A cell with a nucleus outline is a QuPath *cell*, others are *detections*. A ring that crosses itself,
     in the table or after rounding, is replaced by its largest valid part.
     """
-    classes = _ClassNames(taxonomy)
+    classes = _ClassNames(taxonomy, *(() if also is None else (also,)))
     written = dropped = 0
     head = f'{{"type":"FeatureCollection","specimen":{json.dumps(specimen)},"features":['
     with (
@@ -126,8 +129,9 @@ def write_qupath(
 class _ClassNames:
     """The ``classification`` member of each class, encoded once."""
 
-    def __init__(self, taxonomy: Taxonomy) -> None:
-        self._known = {cell.code: _classification(cell.name_en, cell.color) for cell in taxonomy.classes}
+    def __init__(self, *taxonomies: Taxonomy) -> None:
+        classes = (cell for taxonomy in taxonomies for cell in taxonomy.classes)
+        self._known = {cell.code: _classification(cell.name_en, cell.color) for cell in classes}
 
     def __getitem__(self, code: str) -> str:
         found = self._known.get(code)

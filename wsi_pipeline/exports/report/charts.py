@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wsi_pipeline.exports.report.summary import DifferentialRow
+from wsi_pipeline.exports.report.summary import DiameterHistogram, DifferentialRow
 from wsi_pipeline.exports.report.text import title
 
 if TYPE_CHECKING:
@@ -119,3 +119,31 @@ def stacked(percents: Sequence[tuple[str, float]], styles: Styles) -> tuple[Segm
             segments.append(Segment(style=styles[code], start=round(start, 3), length=round(length, 3), percent=value))
             start += length
     return tuple(segments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """Columns as (start, width, height) in percent of the chart, and ticks as (position, label)."""
+
+    columns: tuple[tuple[float, float, float], ...]
+    ticks: tuple[tuple[float, str], ...]
+
+
+def diameter_chart(found: DiameterHistogram) -> Histogram | None:
+    """Lay out the diameters of red cells, from the first to the last bin that holds any; None without cells."""
+    held = [i for i, n in enumerate(found.counts) if n]
+    if not held:
+        return None
+    first, last = found.from_um + held[0] * found.step_um, found.from_um + (held[-1] + 1) * found.step_um
+    low, high = math.floor(first), max(math.ceil(last), math.floor(first) + 1)
+    most = max(found.counts)
+
+    def at(um: float) -> float:
+        return round(100 * (um - low) / (high - low), 3)
+
+    columns = tuple(
+        (at(found.from_um + i * found.step_um), round(100 * found.step_um / (high - low), 3), round(100 * n / most, 2))
+        for i, n in enumerate(found.counts)
+        if n
+    )
+    return Histogram(columns=columns, ticks=tuple((at(um), f"{um}") for um in range(low, high + 1)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.exports.region_map import OverviewFrame, Region, read_region_features, region_legend
-from wsi_pipeline.exports.report.charts import Styles, differential_chart
+from wsi_pipeline.exports.report.charts import Styles, diameter_chart, differential_chart
 from wsi_pipeline.exports.report.pictures import Picture, overview, picture_of
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.select import (
@@ -85,7 +85,9 @@ class RegionRow:
     area_mm2: float
 
 
-def write_slide_report(slide_dir: Path, *, slide: Slide, taxonomy: Taxonomy, specimen: str) -> None:
+def write_slide_report(
+    slide_dir: Path, *, slide: Slide, taxonomy: Taxonomy, specimen: str, also: Taxonomy | None = None
+) -> None:
     """Write ``report.html`` of a slide: answers, counts, pictures, quality and provenance in one file.
 
     Parameters
@@ -100,6 +102,8 @@ def write_slide_report(slide_dir: Path, *, slide: Slide, taxonomy: Taxonomy, spe
         Names and colours of the classes.
     specimen
         ``blood_smear``, ``marrow_smear`` or ``trephine``.
+    also
+        Names and colours of further classes: the shapes of red cells.
 
     Raises
     ------
@@ -112,7 +116,7 @@ def write_slide_report(slide_dir: Path, *, slide: Slide, taxonomy: Taxonomy, spe
     left out and listed under what the run could not do.
     """
     summary = read_summary(slide_dir / "summary.json")
-    styles = Styles(taxonomy)
+    styles = Styles(taxonomy, *(() if also is None else (also,)))
     pages = _Pictures(slide, styles, specimen, summary.working_mpp)
     regions_path, cells = slide_dir / "regions.geojson", slide_dir / "cells.parquet"
     offset = (float(slide.bounds.x0), float(slide.bounds.y0))
@@ -127,6 +131,8 @@ def write_slide_report(slide_dir: Path, *, slide: Slide, taxonomy: Taxonomy, spe
         summary=summary,
         specimen_name=SPECIMENS.get(specimen, specimen),
         chart=differential_chart(summary.differential, styles),
+        red_names={} if summary.red_cells is None else {row.name: styles[row.name] for row in summary.red_cells.rows},
+        diameters=None if summary.red_cells is None else diameter_chart(summary.red_cells.size.histogram),
         kinds=[(KINDS.get(kind, kind), n) for kind, n in summary.counts.by_kind.items()],
         overview=pages.overview,
         legend=pages.legend,

@@ -93,6 +93,57 @@ class Corrected(_Part):
         return tuple(row for row in self.rows if row.level == "merged")
 
 
+class RedCellRow(_Part):
+    """A shape among the judged red cells; percentages 0 to 100."""
+
+    name: str = Field(alias="class")
+    count: int
+    percent: float
+    lower: float
+    upper: float
+    corrected: tuple[float, float, float] | None = None
+    false_positives: tuple[float, float] | None = None
+    above: bool | None = Field(None, alias="above_false_positives")
+
+
+class DiameterHistogram(_Part):
+    """Judged red cells by equivalent diameter, in bins of one width from ``from_um`` on."""
+
+    from_um: float = 0.0
+    step_um: float = Field(gt=0)
+    counts: tuple[int, ...] = ()
+
+
+class RedCellSize(_Part):
+    """How large the judged red cells lie on the glass."""
+
+    n: int = 0
+    diameter_um: dict[str, float] | None = None
+    area_um2: dict[str, float] | None = None
+    histogram: DiameterHistogram
+
+
+class Schistocytes(_Part):
+    """On which side of 1 % schistocytes lie, or why that is not said."""
+
+    answer: str | None = None
+    reason: str | None = None
+    wording: str = ""
+
+
+class RedCells(_Part):
+    """The red-cell differential."""
+
+    n: int = 0
+    left_out: dict[str, int] = {}
+    reason: str | None = None
+    wording: str = ""
+    calibration: str = ""
+    schistocytes: Schistocytes = Schistocytes()
+    rows: tuple[RedCellRow, ...] = ()
+    size: RedCellSize
+
+
 class Denominator(_Part):
     """What the percentages are of."""
 
@@ -206,6 +257,7 @@ class SlideSummary(_Part):
     counts: Counts = Field(default_factory=lambda: Counts.model_validate({}))
     differential: tuple[DifferentialRow, ...] = ()
     differential_corrected: Corrected = Corrected()
+    red_cells: RedCells | None = None
     denominator: Denominator = Denominator()
     indices: tuple[Index, ...] = ()
     predictions: tuple[Answer, ...] = ()

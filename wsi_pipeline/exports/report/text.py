@@ -34,6 +34,9 @@ CLASSES = {
 REASONS = {
     "too-few-cells": "too few cells",
     "few-cells": "few cells: read with caution",
+    "too-few-red-cells": "too few red cells",
+    "interval-spans-1-percent": "the interval spans 1 %",
+    "within-false-positives": "no more than the classifier's false positives",
     "not-classified": "cells were not classified",
     "interval-spans-20-percent": "the interval spans 20 %",
     "promyelocytes-may-be-blast-equivalents": "promyelocytes may be blast equivalents",

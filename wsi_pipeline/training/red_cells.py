@@ -1,0 +1,374 @@
+"""How the red-cell classifier is made: morphology measured as in a run, a support vector machine, folds by field.
+
+Cost and kernel width were chosen among those that the card lists by cross-validation on the same fields; weights for
+rare classes and copies at other scales did not help (``docs/red-cells.md``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pipeline.atomic import write_bytes, write_json
+from wsi_pipeline.cells.red_cell_model import TASK, UNCATEGORISED, RedCellClassifier, probabilities
+from wsi_pipeline.cells.red_cells import FEATURE_NAMES
+from wsi_pipeline.errors import ConfigError, DataError
+from wsi_pipeline.evaluation.baselines import majority_labels
+from wsi_pipeline.evaluation.classification import (
+    Calibration,
+    ClassificationMetrics,
+    calibration,
+    evaluate_classification,
+)
+from wsi_pipeline.evaluation.tables import classification_metrics, classification_table
+from wsi_pipeline.taxonomies import load_taxonomy
+from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of, write_card
+from wsi_pipeline.training.cells import _today, best_temperature
+from wsi_pipeline.training.red_cell_data import CHULA_MPP, SEGMENTED_BY, TAXONOMY, LabelledRedCells, read_red_cells
+from wsi_pipeline.weights import find_weights, shipped_weights
+
+COST = 10.0
+REPEATS = 4
+"""Arrangements of the folds: the figure differs between them."""
+KEEP = 0.95
+"""Share of labelled cells that keep an answer; the others, least sure, are uncategorised."""
+MIN_CELLS = 10
+"""Fewest measured cells of a class."""
+BLOCK_FIELDS = 6
+"""Fields in a row that make a block: neighbours in number resemble each other more."""
+NAMED = ("schistocyte", "teardrop", "spherocyte")
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossValidation:
+    """What models that saw no cell of its group say of each measured cell.
+
+    Attributes
+    ----------
+    scores
+        ``(n, classes)``; NaN for points without a cell of their own.
+    groups
+        Of each point.
+    """
+
+    scores: Scores
+    groups: tuple[str, ...]
+
+
+def train_red_cells(
+    data: Path,
+    out: Path,
+    *,
+    name: str = "red-cells",
+    mpp: float = CHULA_MPP,
+    folds: int = 5,
+    shipped: bool = False,
+    device: str = "cpu",
+    report: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Cross-validate, fit on all, and write ``<name>.safetensors``, its card and ``metrics.json``; return the weights.
+
+    Parameters
+    ----------
+    data
+        Folder of ``images`` and ``points``, see :func:`~wsi_pipeline.training.red_cell_data.read_red_cells`.
+    mpp
+        Microns per pixel of the images.
+    folds
+        Of the cross-validation, split by field.
+    shipped
+        Whether the data are Chula RBC-12, whose source and licence the card then states.
+
+    Raises
+    ------
+    ConfigError
+        The name is that of shipped weights of another task, or there are fewer than two folds.
+    DataError
+        The data cannot be used: see :func:`read_red_cells`, a class has too few cells, or there are too few fields.
+    """
+    if folds < 2:
+        raise ConfigError(f"--folds {folds}: cross-validation needs at least two")
+    if name in shipped_weights() and shipped_weights()[name].card["task"] != TASK:
+        raise ConfigError(f"--name {name!r} is that of shipped weights for another task")
+    cells = read_red_cells(data, mpp=mpp, device=device, report=report)
+    classes = load_taxonomy(TAXONOMY).classifier_classes
+    check_red_cells(cells, classes, folds)
+    fields = cells.fields.tolist()
+    by_field = cross_validate(cells, classes, folds, fields)
+    by_block = cross_validate(cells, classes, folds, blocks_of(fields))
+    again = [cross_validate(cells, classes, folds, fields, seed) for seed in range(1, REPEATS)]
+    repeated = [measure(cells, classes, one)[0].macro_f1.value or 0.0 for one in (by_field, *again)]
+    report(f"macro-F1 of {REPEATS} arrangements of folds: {', '.join(f'{v:.3f}' for v in repeated)}")
+    labelled = cells.classes != UNCATEGORISED
+    seen = labelled & cells.measured
+    target = np.array([classes.index(c) for c in cells.classes[seen]])
+    temperature = best_temperature(by_field.scores[seen].astype(np.float32), target)
+    p = probabilities(by_field.scores[seen], temperature)
+    least = round(float(np.quantile(p.max(axis=1), 1 - KEEP)), 3)
+    tensors, gamma = fit_svm(cells.features[seen], target, len(classes))
+    weights = out / f"{name}.safetensors"
+    out.mkdir(parents=True, exist_ok=True)
+    _save(tensors, weights)
+    found = {
+        "field": measure(cells, classes, by_field),
+        f"block of {BLOCK_FIELDS} fields": measure(cells, classes, by_block),
+    }
+    errors = error_rates(classes, cells.classes[seen], p, least)
+    trust = calibration(p.max(axis=1), p.argmax(axis=1) == target)
+    report(classification_table(found["field"][0], baseline=found["field"][1]))
+    card = _card(
+        name, cells, classes, found, errors, trust, mpp=mpp, folds=folds, shipped=shipped, gamma=gamma,
+        temperature=temperature, least=least, repeated=repeated, n_vectors=len(tensors["vectors"]),
+    )  # fmt: skip
+    write_card(card, weights)
+    write_json(
+        out / "metrics.json",
+        {
+            **classification_metrics(found["field"][0], baseline=found["field"][1], calibration=trust),
+            "by_block_of_fields": classification_metrics(*found[f"block of {BLOCK_FIELDS} fields"][:1]),
+            "points": cells.fate,
+            "errors": errors,
+        },
+    )
+    return weights
+
+
+def check_red_cells(cells: LabelledRedCells, classes: Sequence[str], folds: int) -> None:
+    """Raise :class:`DataError` unless every class has enough measured cells, in enough fields.
+
+    Raises
+    ------
+    DataError
+        With what is too few.
+    """
+    counts = Counter(cells.classes[cells.measured].tolist())
+    few = [f"{c} ({counts[c]})" for c in classes if counts[c] < MIN_CELLS]
+    if few:
+        raise DataError(
+            f"each of the {len(classes)} classes needs {MIN_CELLS} measured cells; too few: {', '.join(few)}"
+        )
+    n_fields = len(set(cells.fields.tolist()))
+    if n_fields < folds * BLOCK_FIELDS:
+        raise DataError(f"{folds} folds need {folds * BLOCK_FIELDS} labelled fields, found {n_fields}")
+
+
+def blocks_of(fields: Sequence[str]) -> list[str]:
+    """Return the block of each field: so many in the order of their names, numbers as numbers."""
+    order = sorted(set(fields), key=lambda f: (not f.isdigit(), int(f) if f.isdigit() else 0, f))
+    rank = {name: i for i, name in enumerate(order)}
+    return [str(rank[name] // BLOCK_FIELDS) for name in fields]
+
+
+def cross_validate(
+    cells: LabelledRedCells, classes: Sequence[str], folds: int, groups: Sequence[str], seed: int = 0
+) -> CrossValidation:
+    """Return the scores of each measured, labelled cell from a model that saw no cell of its group.
+
+    Cells that nobody could name get the scores of the model of their group's fold too.
+    """
+    scores = np.full((len(cells.classes), len(classes)), np.nan)
+    fold = deal(groups, folds, seed)
+    for number in range(folds):
+        train = np.flatnonzero((fold != number) & cells.measured & (cells.classes != UNCATEGORISED))
+        test = np.flatnonzero((fold == number) & cells.measured)
+        target = np.array([classes.index(c) for c in cells.classes[train]])
+        lost = sorted(set(range(len(classes))) - set(target.tolist()))
+        if lost:
+            raise DataError(f"all cells of {', '.join(classes[i] for i in lost)} lie in one fold; use fewer --folds")
+        tensors, gamma = fit_svm(cells.features[train], target, len(classes))
+        scores[test] = _classifier(classes, tensors, gamma).scores(cells.features[test])
+    return CrossValidation(scores=scores, groups=tuple(groups))
+
+
+def deal(groups: Sequence[str], folds: int, seed: int) -> npt.NDArray[np.int64]:
+    """Return the fold of each cell: groups in an order drawn by the seed, each to the fold with the fewest cells."""
+    names, of = np.unique(np.asarray(groups), return_inverse=True)
+    sizes = np.bincount(of)
+    held = np.zeros(folds, np.int64)
+    fold = np.zeros(len(names), np.int64)
+    for group in np.random.default_rng(seed).permutation(len(names)):
+        fold[group] = held.argmin()
+        held[fold[group]] += sizes[group]
+    return fold[of]
+
+
+def fit_svm(
+    features: npt.NDArray[np.float32], target: npt.NDArray[np.int64], n_classes: int
+) -> tuple[dict[str, npt.NDArray[Any]], float]:
+    """Fit scaler and machine; return the tensors of :class:`RedCellClassifier` and the kernel's gamma, 1 / features."""
+    from sklearn.svm import SVC
+
+    median = np.nanmedian(features, axis=0).astype(np.float32)
+    filled = np.where(np.isfinite(features), features, median).astype(np.float64)
+    mean, spread = filled.mean(axis=0), np.maximum(filled.std(axis=0), 1e-9)
+    gamma = 1 / features.shape[1]
+    machine = SVC(C=COST, gamma=gamma).fit((filled - mean) / spread, target)
+    if len(machine.classes_) != n_classes:
+        raise DataError(f"cells of {len(machine.classes_)} classes, not {n_classes}")
+    return {
+        "median": median,
+        "mean": mean,
+        "spread": spread,
+        "vectors": machine.support_vectors_.astype(np.float32),
+        "dual": machine.dual_coef_.astype(np.float32),
+        "bias": machine.intercept_.astype(np.float32),
+        "per_class": machine.n_support_.astype(np.int32),
+    }, gamma
+
+
+def measure(
+    cells: LabelledRedCells, classes: Sequence[str], found: CrossValidation
+) -> tuple[ClassificationMetrics, ClassificationMetrics]:
+    """Return the figures over all labelled points, those without a cell being wrong, and the majority's."""
+    labelled = np.flatnonzero(cells.classes != UNCATEGORISED)
+    truth = cells.classes[labelled].tolist()
+    groups = [found.groups[i] for i in labelled]
+    scores = found.scores[labelled]
+    answers = [classes[int(row.argmax())] if np.isfinite(row[0]) else None for row in scores]
+    mine = evaluate_classification(truth, answers, classes=classes, groups=groups)
+    return mine, evaluate_classification(truth, majority_labels(truth), classes=classes, groups=groups)
+
+
+def error_rates(
+    classes: Sequence[str], truth: npt.NDArray[np.object_], p: npt.NDArray[np.float64], least: float
+) -> dict[str, Any]:
+    """Return how cells of known class are answered: by class, and how often normal and other cells are taken for it.
+
+    Cells whose best probability is below ``least`` are counted as uncategorised.
+    """
+    best = np.asarray(classes, object)[p.argmax(axis=1)]
+    answer = np.where(p.max(axis=1) >= least, best, UNCATEGORISED)
+    named = answer != UNCATEGORISED
+    normal = truth == "red_cell_normal"
+    return {
+        "counts": [[int(((truth == a) & (answer == b)).sum()) for b in classes] for a in classes],
+        "uncategorised": {a: int(((truth == a) & ~named).sum()) for a in classes},
+        "false_positives": {
+            c: {
+                "normal": [int((normal & (answer == c)).sum()), int(normal.sum())],
+                "other": [int(((truth != c) & (answer == c)).sum()), int((truth != c).sum())],
+            }
+            for c in classes
+            if c != "red_cell_normal"
+        },
+    }
+
+
+def _classifier(classes: Sequence[str], tensors: dict[str, npt.NDArray[Any]], gamma: float) -> RedCellClassifier:
+    card = {
+        "name": "fold", "classes": classes, "features": FEATURE_NAMES, "taxonomy": TAXONOMY, "gamma": gamma,
+        "temperature": 1.0, "least_probability": 0.0,
+    }  # fmt: skip
+    return RedCellClassifier(card, tensors)
+
+
+def _save(tensors: dict[str, npt.NDArray[Any]], path: Path) -> None:
+    from safetensors.numpy import save
+
+    write_bytes(path, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
+
+
+def _card(
+    name: str,
+    cells: LabelledRedCells,
+    classes: tuple[str, ...],
+    found: dict[str, tuple[ClassificationMetrics, ClassificationMetrics]],
+    errors: dict[str, Any],
+    trust: Calibration,
+    *,
+    mpp: float,
+    folds: int,
+    shipped: bool,
+    gamma: float,
+    temperature: float,
+    least: float,
+    repeated: list[float],
+    n_vectors: int,
+) -> Card:
+    (mine, trivial), n = found["field"], found["field"][0].n
+    seen = cells.measured & (cells.classes != UNCATEGORISED)
+    unnamed = cells.measured & (cells.classes == UNCATEGORISED)
+    on = f"all labelled points, {folds} folds by field; points without a cell of their own count as wrong"
+    f1 = {score.name: score.f1 for score in mine.per_class}
+    support = {score.name: score.support for score in mine.per_class}
+    blocks = found[f"block of {BLOCK_FIELDS} fields"][0]
+    figures = [
+        figure_of("macro-F1", on, n, mine.macro_f1, trivial.macro_f1),
+        Figure(
+            name="macro-F1, mean and range", on=f"{REPEATS} arrangements of the folds", n=n,
+            value=float(np.mean(repeated)), lower=min(repeated), upper=max(repeated),
+        ),
+        figure_of("accuracy", on, n, mine.accuracy, trivial.accuracy),
+        *(figure_of(f"F1 of {c}", on, support[c], f1[c]) for c in classes),
+        figure_of("macro-F1", f"the same, folds by blocks of {BLOCK_FIELDS} consecutive fields", n, blocks.macro_f1),
+        Figure(
+            name="expected calibration error", on="measured cells, on which the temperature was fitted",
+            n=int(seen.sum()), value=trust.ece,
+        ),
+    ]  # fmt: skip
+    source = (
+        DataSource(
+            title="Chula RBC-12, 120 of its fields",
+            licence="MIT",
+            attribution="Naruenatthanaset et al., arXiv 2012.01321",
+            n_train=int(seen.sum()),
+        )
+        if shipped
+        else DataSource(title="fields of the user's own", licence="not stated", attribution="not stated",
+                        n_train=int(seen.sum()))
+    )  # fmt: skip
+    fails = (
+        "No patient numbers exist, so cells of one patient may lie on both sides of a fold; the segmentation network "
+        "was trained on these fields, too. On other laboratories' slides expect less.",
+        "Elliptocytes come from fields of their own: telling them may be telling the batch.",
+        f"Cells that the annotators could not name ({int(unnamed.sum())} measured) are not recognised as such: only "
+        f"the {100 - 100 * KEEP:.0f} % of cells it is least sure of become {UNCATEGORISED}.",
+        "A share of a rare class below its false-positive rate says nothing; red_cells.csv gives both.",
+        "Teardrop, microcyte and burr cell rest on few cells.",
+    )
+    sure = f"red cells of {source.title}, answered by {folds} models that saw no cell of their field, p >= {least:g}"
+    return Card(
+        name=name,
+        task=TASK,
+        description="Shapes of red cells of blood smears, by morphology: scaler and support vector machine (RBF).",
+        classes=classes,
+        specimens=("blood_smear",),
+        mpp=0.25,
+        data=(source,),
+        licence="Apache-2.0",
+        split={"folds": folds, "by": "field", "fields": len(set(cells.fields.tolist())), **cells.fate},
+        figures=tuple(figures),
+        fails_on=fails,
+        date=_today(),
+        details={
+            "taxonomy": TAXONOMY,
+            "features": list(FEATURE_NAMES),
+            "gamma": gamma,
+            "cost": COST,
+            "temperature": temperature,
+            "least_probability": least,
+            "n_vectors": n_vectors,
+            "images_mpp": mpp,
+            "segmented_by": SEGMENTED_BY,
+            "segmented_by_sha256": find_weights(SEGMENTED_BY, "segmentation").sha256,
+            "confusion": {
+                "specimens": {"blood_smear": {"classes": list(classes), "counts": errors["counts"], "images": sure}}
+            },
+            "errors": {key: errors[key] for key in ("uncategorised", "false_positives")},
+        },
+        tables={
+            "By class, and confusion": classification_table(mine, baseline=trivial),
+            "False positives (answered / cells of other classes, folds by field)": json.dumps(
+                errors["false_positives"], indent=1
+            ),
+        },
+    )
