@@ -56,6 +56,7 @@ def red_shapes(red: RedCellPass | None, config: PipelineConfig) -> RedCellDiffer
         dict(red.left_out),
         card=red.classifier.card,
         uncategorised=UNCATEGORISED,
+        outside=red.outside(),
         specimen=config.specimen,
         config=config.predictions,
     )

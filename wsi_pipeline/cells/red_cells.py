@@ -137,6 +137,7 @@ class RedCellPass:
     left_out: Counter[str] = field(default_factory=Counter)
     diameters: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(DIAMETER_BINS, np.int64))
     sums: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(5))
+    _features: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, len(FEATURE_NAMES))))
 
     def __call__(self, band: pa.Table) -> pa.Table:
         """Return a band with the classes and probabilities of its red cells."""
@@ -153,7 +154,10 @@ class RedCellPass:
         judged = np.flatnonzero(~cut & ~several)
         if not judged.size:
             return band
-        names, probability = self.classifier.answer(red_features(rows.take(pa.array(judged)), self.reference))
+        features = red_features(rows.take(pa.array(judged)), self.reference)
+        names, probability = self.classifier.answer(features)
+        there = np.isfinite(features)
+        self._features += [np.where(there, features.astype(np.float64), 0).sum(axis=0), there.sum(axis=0)]
         self.counts.update(names.tolist())
         self._measure(area[judged])
         code = band.column("class_name").to_numpy(zero_copy_only=False).astype(object)
@@ -165,6 +169,16 @@ class RedCellPass:
         ):
             band = band.set_column(band.schema.get_field_index(name), band.schema.field(name), values)
         return band
+
+    def outside(self) -> tuple[str, ...]:
+        """Return the features in which the slide's mean red cell lies outside what the classifier has learnt from."""
+        domain = self.classifier.card.get("domain")
+        total, n = self._features
+        if domain is None or not n.any():
+            return ()
+        mean = total / np.maximum(n, 1)
+        out = (n > 0) & ((mean < domain["lower"]) | (mean > domain["upper"]))
+        return tuple(np.asarray(FEATURE_NAMES, object)[out])
 
     def _measure(self, area: npt.NDArray[np.float64]) -> None:
         diameter = 2 * np.sqrt(area / np.pi)

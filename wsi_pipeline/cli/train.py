@@ -335,7 +335,7 @@ def red_cells(
         name=name,
         mpp=mpp or CHULA_MPP,
         folds=folds,
-        shipped=data is None,
+        elsewhere=_root(None) / "bccd" / "fields" if data is None else None,
         device=resolve_device(_device(device)),
         report=_say,
     )

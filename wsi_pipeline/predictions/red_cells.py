@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +36,9 @@ class RedCellRow:
         Percent, lower and upper after the classifier's errors; its interval carries counting and classification. None
         where nothing can be corrected.
     false_positives
-        Percent of normal red cells that the classifier takes for this shape in cross-validation, and the upper end of
-        its Wilson interval; None for normal cells and for those without a name.
+        Percent of red cells that the classifier wrongly takes for this shape, and the upper end of its Wilson interval:
+        of normal cells in cross-validation, or of another laboratory's cells, whichever is more. None for normal cells
+        and for those without a name.
     above
         Whether the answered share lies above that upper end, and the corrected one above zero; None where that is
         not known.
@@ -127,6 +127,7 @@ def red_cell_differential(
     *,
     card: Mapping[str, Any],
     uncategorised: str,
+    outside: Sequence[str] = (),
     specimen: Specimen,
     config: PredictionsConfig,
 ) -> RedCellDifferential:
@@ -138,6 +139,8 @@ def red_cell_differential(
         Judged red cells by class, those without a name under ``uncategorised``.
     left_out
         Red cells that were not judged, by reason.
+    outside
+        Features in which the slide is unlike all that the classifier has seen.
 
     Raises
     ------
@@ -155,6 +158,12 @@ def red_cell_differential(
     if n < config.min_red_cells:
         reason = "too-few-red-cells"
         wording = f"{n} red cells could be judged; shares are interpreted from {config.min_red_cells} on."
+    elif outside:
+        reason = "unlike-training"
+        wording = (
+            f"The slide's red cells lie outside what the classifier has seen ({', '.join(outside)}): do not rely on "
+            "its shapes here."
+        )
     solved = correct_proportions(named, table) if not reason and any(named.values()) else None
     rows = []
     for name in (*classes, uncategorised) if n else ():
@@ -164,8 +173,7 @@ def red_cell_differential(
         false: tuple[float, float] | None = None
         above: bool | None = None
         if name in positives:
-            wrong, of = positives[name]["normal"]
-            false = (100 * wrong / of if of else math.nan, 100 * wilson(wrong, of, config.confidence)[1])
+            false = _false_positives(positives[name], config.confidence)
         if solved is not None and name in classes:
             value, lower, upper = (100 * v for v in solved.share((name,), classes, config.confidence))
             corrected = (value, lower, upper)
@@ -188,6 +196,13 @@ def red_cell_differential(
     )
 
 
+def _false_positives(entry: Mapping[str, Any], confidence: float) -> tuple[float, float] | None:
+    """Return share and upper end (percent) of the source with the most false positives; None without any cell."""
+    rates = [entry[source] for source in ("normal", "elsewhere") if source in entry and entry[source][1]]
+    found = [(100 * k / n, 100 * wilson(k, n, confidence)[1]) for k, n in rates]
+    return max(found, key=lambda pair: pair[1], default=None)
+
+
 def _schistocytes(rows: list[RedCellRow], reason: str, wording: str) -> dict[str, Any]:
     """Say on which side of 1 % schistocytes lie, or why that cannot be said."""
     row = next((row for row in rows if row.name == SCHISTOCYTE), None)
@@ -199,7 +214,9 @@ def _schistocytes(rows: list[RedCellRow], reason: str, wording: str) -> dict[str
         f"{row.false_positives[0]:.2f} % of normal red cells (up to {row.false_positives[1]:.2f} %) are taken for one"
     )
     if upper < SCHISTOCYTE_PERCENT:
-        return {"answer": "below-1-percent", "reason": None, "wording": f"Schistocytes below 1 %: {share}; {errors}."}
+        presumes = "It presumes that no more are missed than on the classifier's own images."
+        wording = f"Schistocytes below 1 %: {share}; {errors}. {presumes}"
+        return {"answer": "below-1-percent", "reason": None, "wording": wording}
     if row.above and lower >= SCHISTOCYTE_PERCENT:
         return {
             "answer": "at-least-1-percent",

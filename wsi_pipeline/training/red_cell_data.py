@@ -13,11 +13,12 @@ import pyarrow as pa
 import shapely
 
 from wsi_pipeline.cells.measure import measure_block
-from wsi_pipeline.cells.red_cells import RedReference, red_features
+from wsi_pipeline.cells.red_cells import FEATURE_NAMES, RedReference, red_features
 from wsi_pipeline.cells.windows import estimate_background
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.datasets import pair_folders, read_points
+from wsi_pipeline.evaluation.images import IMAGE_SUFFIXES
 from wsi_pipeline.segmentation.dye import red_dye, white_in_name_only
 from wsi_pipeline.segmentation.models import FlowModel, load_model
 from wsi_pipeline.segmentation.normalise import colour_histogram, normalisation_from_histogram
@@ -31,6 +32,8 @@ TAXONOMY = "red-cells"
 SEGMENTED_BY = "compact-smear"
 CHULA_MPP = 0.18
 """Of the fields of Chula RBC-12, estimated from the width of their red cells, um per pixel."""
+BCCD_MPP = 0.073
+"""Of the fields of BCCD, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +132,54 @@ def read_red_cells(
         fate=dict(fate),
         n_cells=n_cells,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherLaboratory:
+    """Red cells of another laboratory's smears without labels of shape; by eye most are normal.
+
+    Attributes
+    ----------
+    normal
+        ``(n, len(FEATURE_NAMES))`` cells of half of the fields that a rule takes for normal, to learn from.
+    held_out
+        ``(m, len(FEATURE_NAMES))`` all complete cells of the other fields, to count false alarms on.
+    """
+
+    normal: npt.NDArray[np.float32]
+    held_out: npt.NDArray[np.float32]
+
+
+def read_other_laboratory(
+    folder: Path, *, mpp: float = BCCD_MPP, every: int = 3, device: str = "cpu"
+) -> OtherLaboratory:
+    """Measure the red cells of every third field of a folder; even ones to learn from, odd ones held out.
+
+    Taken for normal are cells of 0.7 to 1.4 usual areas, a solidity above 0.96 and an axis ratio above 0.8.
+
+    Raises
+    ------
+    DataError
+        The folder does not exist or holds fewer than two fields.
+    """
+    paths = (
+        sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)[::every] if folder.is_dir() else []
+    )
+    if len(paths) < 2:
+        raise DataError(f"{folder}: needs at least {1 + every} fields of another laboratory, found {len(paths)} to use")
+    model = load_model(SEGMENTED_BY, specimen="blood_smear", device=device)
+    tables = []
+    for path in paths:
+        with open_slide(path, mpp=mpp, force_mpp=True) as slide:
+            table, _ = red_cells_of(slide, model)
+            tables.append(table.filter(pa.compute.invert(table.column("truncated"))))
+    reference = RedReference.of(tables)
+    learn, held = (np.concatenate([red_features(t, reference) for t in tables[i::2]]) for i in (0, 1))
+    area, solid, round_ = (
+        learn[:, FEATURE_NAMES.index(name)] for name in ("area_um2_over_median", "solidity", "shape_axis_ratio")
+    )
+    like = (area > 0.7) & (area < 1.4) & (solid > 0.96) & (round_ > 0.8)
+    return OtherLaboratory(normal=learn[like], held_out=held)
 
 
 def red_cells_of(slide: Slide, model: FlowModel) -> tuple[pa.Table, npt.NDArray[np.int32]]:

@@ -31,7 +31,15 @@ from wsi_pipeline.evaluation.tables import classification_metrics, classificatio
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of, write_card
 from wsi_pipeline.training.cells import _today, best_temperature
-from wsi_pipeline.training.red_cell_data import CHULA_MPP, SEGMENTED_BY, TAXONOMY, LabelledRedCells, read_red_cells
+from wsi_pipeline.training.red_cell_data import (
+    CHULA_MPP,
+    SEGMENTED_BY,
+    TAXONOMY,
+    LabelledRedCells,
+    OtherLaboratory,
+    read_other_laboratory,
+    read_red_cells,
+)
 from wsi_pipeline.weights import find_weights, shipped_weights
 
 COST = 10.0
@@ -71,7 +79,7 @@ def train_red_cells(
     name: str = "red-cells",
     mpp: float = CHULA_MPP,
     folds: int = 5,
-    shipped: bool = False,
+    elsewhere: Path | None = None,
     device: str = "cpu",
     report: Callable[[str], None] = lambda _: None,
 ) -> Path:
@@ -85,8 +93,9 @@ def train_red_cells(
         Microns per pixel of the images.
     folds
         Of the cross-validation, split by field.
-    shipped
-        Whether the data are Chula RBC-12, whose source and licence the card then states.
+    elsewhere
+        Of the shipped recipe, the fields of BCCD: cells that look normal are learnt from, others show how often the
+        classifier errs on another laboratory's slides. The card then states source and licence of both sets.
 
     Raises
     ------
@@ -102,10 +111,12 @@ def train_red_cells(
     cells = read_red_cells(data, mpp=mpp, device=device, report=report)
     classes = load_taxonomy(TAXONOMY).classifier_classes
     check_red_cells(cells, classes, folds)
+    other = None if elsewhere is None else read_other_laboratory(elsewhere, device=device)
+    normal = None if other is None else other.normal
     fields = cells.fields.tolist()
-    by_field = cross_validate(cells, classes, folds, fields)
-    by_block = cross_validate(cells, classes, folds, blocks_of(fields))
-    again = [cross_validate(cells, classes, folds, fields, seed) for seed in range(1, REPEATS)]
+    by_field = cross_validate(cells, classes, folds, fields, normal=normal)
+    by_block = cross_validate(cells, classes, folds, blocks_of(fields), normal=normal)
+    again = [cross_validate(cells, classes, folds, fields, seed, normal) for seed in range(1, REPEATS)]
     repeated = [measure(cells, classes, one)[0].macro_f1.value or 0.0 for one in (by_field, *again)]
     report(f"macro-F1 of {REPEATS} arrangements of folds: {', '.join(f'{v:.3f}' for v in repeated)}")
     labelled = cells.classes != UNCATEGORISED
@@ -114,7 +125,7 @@ def train_red_cells(
     temperature = best_temperature(by_field.scores[seen].astype(np.float32), target)
     p = probabilities(by_field.scores[seen], temperature)
     least = round(float(np.quantile(p.max(axis=1), 1 - KEEP)), 3)
-    tensors, gamma = fit_svm(cells.features[seen], target, len(classes))
+    tensors, gamma = fit_svm(*with_normal(cells.features[seen], target, normal, classes), len(classes))
     weights = out / f"{name}.safetensors"
     out.mkdir(parents=True, exist_ok=True)
     _save(tensors, weights)
@@ -123,10 +134,16 @@ def train_red_cells(
         f"block of {BLOCK_FIELDS} fields": measure(cells, classes, by_block),
     }
     errors = error_rates(classes, cells.classes[seen], p, least)
+    final = _classifier(classes, tensors, gamma, temperature, least)
+    if other is not None:
+        alarms = final.answer(other.held_out)[0].tolist()
+        for shape, entry in errors["false_positives"].items():
+            entry["elsewhere"] = [alarms.count(shape), len(alarms)]
+        report("elsewhere: " + ", ".join(f"{c} {alarms.count(c)}" for c in (*classes, UNCATEGORISED)))
     trust = calibration(p.max(axis=1), p.argmax(axis=1) == target)
     report(classification_table(found["field"][0], baseline=found["field"][1]))
     card = _card(
-        name, cells, classes, found, errors, trust, mpp=mpp, folds=folds, shipped=shipped, gamma=gamma,
+        name, cells, classes, found, errors, trust, mpp=mpp, folds=folds, other=other, gamma=gamma,
         temperature=temperature, least=least, repeated=repeated, n_vectors=len(tensors["vectors"]),
     )  # fmt: skip
     write_card(card, weights)
@@ -169,11 +186,17 @@ def blocks_of(fields: Sequence[str]) -> list[str]:
 
 
 def cross_validate(
-    cells: LabelledRedCells, classes: Sequence[str], folds: int, groups: Sequence[str], seed: int = 0
+    cells: LabelledRedCells,
+    classes: Sequence[str],
+    folds: int,
+    groups: Sequence[str],
+    seed: int = 0,
+    normal: npt.NDArray[np.float32] | None = None,
 ) -> CrossValidation:
     """Return the scores of each measured, labelled cell from a model that saw no cell of its group.
 
-    Cells that nobody could name get the scores of the model of their group's fold too.
+    Cells that nobody could name get the scores of the model of their group's fold too. Normal cells of another
+    laboratory (``normal``) are learnt from in every fold and tested in none.
     """
     scores = np.full((len(cells.classes), len(classes)), np.nan)
     fold = deal(groups, folds, seed)
@@ -181,12 +204,26 @@ def cross_validate(
         train = np.flatnonzero((fold != number) & cells.measured & (cells.classes != UNCATEGORISED))
         test = np.flatnonzero((fold == number) & cells.measured)
         target = np.array([classes.index(c) for c in cells.classes[train]])
+        features = cells.features[train]
         lost = sorted(set(range(len(classes))) - set(target.tolist()))
         if lost:
             raise DataError(f"all cells of {', '.join(classes[i] for i in lost)} lie in one fold; use fewer --folds")
-        tensors, gamma = fit_svm(cells.features[train], target, len(classes))
+        tensors, gamma = fit_svm(*with_normal(features, target, normal, classes), len(classes))
         scores[test] = _classifier(classes, tensors, gamma).scores(cells.features[test])
     return CrossValidation(scores=scores, groups=tuple(groups))
+
+
+def with_normal(
+    features: npt.NDArray[np.float32],
+    target: npt.NDArray[np.int64],
+    normal: npt.NDArray[np.float32] | None,
+    classes: Sequence[str],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return cells and classes with normal ones of another laboratory added."""
+    if normal is None:
+        return features, target
+    more = np.full(len(normal), classes.index("red_cell_normal"))
+    return np.concatenate([features, normal]), np.concatenate([target, more])
 
 
 def deal(groups: Sequence[str], folds: int, seed: int) -> npt.NDArray[np.int64]:
@@ -238,6 +275,16 @@ def measure(
     return mine, evaluate_classification(truth, majority_labels(truth), classes=classes, groups=groups)
 
 
+def domain_of(features: npt.NDArray[np.float32], other: OtherLaboratory | None) -> dict[str, list[float]]:
+    """Return the 1st and 99th percentile of each feature among the cells learnt from, 0 for one without values.
+
+    A slide whose mean cell lies outside is unlike all that the classifier has seen.
+    """
+    everything = features if other is None else np.concatenate([features, other.normal])
+    low, high = np.nan_to_num(np.nanquantile(everything.astype(np.float64), [0.01, 0.99], axis=0))
+    return {"lower": [round(v, 6) for v in low.tolist()], "upper": [round(v, 6) for v in high.tolist()]}
+
+
 def error_rates(
     classes: Sequence[str], truth: npt.NDArray[np.object_], p: npt.NDArray[np.float64], least: float
 ) -> dict[str, Any]:
@@ -263,10 +310,16 @@ def error_rates(
     }
 
 
-def _classifier(classes: Sequence[str], tensors: dict[str, npt.NDArray[Any]], gamma: float) -> RedCellClassifier:
+def _classifier(
+    classes: Sequence[str],
+    tensors: dict[str, npt.NDArray[Any]],
+    gamma: float,
+    temperature: float = 1.0,
+    least: float = 0.0,
+) -> RedCellClassifier:
     card = {
         "name": "fold", "classes": classes, "features": FEATURE_NAMES, "taxonomy": TAXONOMY, "gamma": gamma,
-        "temperature": 1.0, "least_probability": 0.0,
+        "temperature": temperature, "least_probability": least,
     }  # fmt: skip
     return RedCellClassifier(card, tensors)
 
@@ -287,7 +340,7 @@ def _card(
     *,
     mpp: float,
     folds: int,
-    shipped: bool,
+    other: OtherLaboratory | None,
     gamma: float,
     temperature: float,
     least: float,
@@ -309,22 +362,28 @@ def _card(
         ),
         figure_of("accuracy", on, n, mine.accuracy, trivial.accuracy),
         *(figure_of(f"F1 of {c}", on, support[c], f1[c]) for c in classes),
-        figure_of("macro-F1", f"the same, folds by blocks of {BLOCK_FIELDS} consecutive fields", n, blocks.macro_f1),
+        figure_of(
+            "macro-F1, blocks of fields", f"folds by blocks of {BLOCK_FIELDS} consecutive fields", n, blocks.macro_f1
+        ),
         Figure(
             name="expected calibration error", on="measured cells, on which the temperature was fitted",
             n=int(seen.sum()), value=trust.ece,
         ),
     ]  # fmt: skip
-    source = (
-        DataSource(
-            title="Chula RBC-12, 120 of its fields",
-            licence="MIT",
-            attribution="Naruenatthanaset et al., arXiv 2012.01321",
-            n_train=int(seen.sum()),
+    n_seen = int(seen.sum())
+    sources = (
+        (
+            DataSource(
+                title="Chula RBC-12, 120 of its fields", licence="MIT",
+                attribution="Naruenatthanaset et al., arXiv 2012.01321", n_train=n_seen,
+            ),
+            DataSource(
+                title="BCCD, normal red cells by a rule (no labels of shape)", licence="MIT",
+                attribution="BCCD_Dataset", n_train=len(other.normal),
+            ),
         )
-        if shipped
-        else DataSource(title="fields of the user's own", licence="not stated", attribution="not stated",
-                        n_train=int(seen.sum()))
+        if other is not None
+        else (DataSource(title="your own fields", licence="not stated", attribution="not stated", n_train=n_seen),)
     )  # fmt: skip
     fails = (
         "No patient numbers exist, so cells of one patient may lie on both sides of a fold; the segmentation network "
@@ -333,9 +392,14 @@ def _card(
         f"Cells that the annotators could not name ({int(unnamed.sum())} measured) are not recognised as such: only "
         f"the {100 - 100 * KEEP:.0f} % of cells it is least sure of become {UNCATEGORISED}.",
         "A share of a rare class below its false-positive rate says nothing; red_cells.csv gives both.",
+        "How well it finds abnormal cells on other laboratories' slides is not known: no other set has labels. How "
+        "often it takes their (mostly normal) cells for abnormal ones stands under elsewhere, and may be many times "
+        "the rate in cross-validation.",
         "Teardrop, microcyte and burr cell rest on few cells.",
     )
-    sure = f"red cells of {source.title}, answered by {folds} models that saw no cell of their field, p >= {least:g}"
+    sure = (
+        f"red cells of {sources[0].title}, answered by {folds} models that saw no cell of their field, p >= {least:g}"
+    )
     return Card(
         name=name,
         task=TASK,
@@ -343,7 +407,7 @@ def _card(
         classes=classes,
         specimens=("blood_smear",),
         mpp=0.25,
-        data=(source,),
+        data=sources,
         licence="Apache-2.0",
         split={"folds": folds, "by": "field", "fields": len(set(cells.fields.tolist())), **cells.fate},
         figures=tuple(figures),
@@ -363,6 +427,7 @@ def _card(
             "confusion": {
                 "specimens": {"blood_smear": {"classes": list(classes), "counts": errors["counts"], "images": sure}}
             },
+            "domain": domain_of(cells.features[seen], other),
             "errors": {key: errors[key] for key in ("uncategorised", "false_positives")},
         },
         tables={

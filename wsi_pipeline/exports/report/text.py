@@ -35,6 +35,7 @@ REASONS = {
     "too-few-cells": "too few cells",
     "few-cells": "few cells: read with caution",
     "too-few-red-cells": "too few red cells",
+    "unlike-training": "the slide is unlike what the classifier has seen",
     "interval-spans-1-percent": "the interval spans 1 %",
     "within-false-positives": "no more than the classifier's false positives",
     "not-classified": "cells were not classified",
