@@ -219,11 +219,12 @@ def _write_table(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tupl
     out = job.folder / "cells.parquet"
     name = job.config.cells.red_classifier
     if prepared.cut is None:
-        red = red_pass(name, [ledger_of(job, prepared.key).part("merged", "table")])
+        red = red_pass(name, ledger_of(job, prepared.key).part("merged", "table"))
         return _type(job, prepared.key, merged, "", out, red), red
     waves = [wave_table(job, prepared.key, number) for number in range(prepared.cut.n_waves)]
     keep = prepared.cut.fields.owns
-    red = red_pass(name, waves, keep)
+    # As the dye, the usual red cell is that of the first wave, so no cell depends on where the count stops.
+    red = red_pass(name, waves[0] if waves else None)
     classes, dimension = _classifier(job)
     table = combine_cells(waves, out, keep=keep, classes=classes, embedding_dim=dimension, name_red=red)
     return table, red

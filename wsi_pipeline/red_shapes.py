@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from wsi_pipeline.cells.red_cell_model import UNCATEGORISED, load_red_cell_classifier
 from wsi_pipeline.cells.red_cells import DIAMETER_STEP_UM, RedCellPass, RedReference, scan
@@ -18,19 +17,18 @@ from wsi_pipeline.predictions.red_cells import RedCellDifferential, red_cell_dif
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 
 
-def red_pass(
-    classifier: str | None, tables: Sequence[Path], keep: Callable[..., npt.NDArray[np.bool_]] | None = None
-) -> RedCellPass | None:
+def red_pass(classifier: str | None, table: Path | None) -> RedCellPass | None:
     """Return the pass that names the red cells of a slide, or None without a classifier.
 
     Parameters
     ----------
-    tables, keep
-        The slide's cells, and which of them count: its usual red cell is the median of theirs.
+    table
+        The cells whose medians are the slide's usual red cell; None for a slide without any.
     """
     if classifier is None:
         return None
-    return RedCellPass(classifier=load_red_cell_classifier(classifier), reference=RedReference.of(scan(tables, keep)))
+    reference = RedReference.of(() if table is None else scan(table))
+    return RedCellPass(classifier=load_red_cell_classifier(classifier), reference=reference)
 
 
 def red_taxonomy(red: RedCellPass | None) -> Taxonomy | None:

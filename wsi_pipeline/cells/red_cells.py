@@ -8,7 +8,7 @@ densities are also given relative to the medians of the slide's red cells.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,24 +85,11 @@ NEEDED = ("kind", "truncated", *PLAIN)
 """Columns of the cell table that naming needs."""
 
 
-def scan(tables: Sequence[Path], keep: Callable[..., npt.NDArray[np.bool_]] | None = None) -> Iterator[pa.Table]:
-    """Yield what the reference needs of the wanted rows of ordered tables, a row group at a time.
-
-    Parameters
-    ----------
-    keep
-        Says of seeds (x, y) whether their cells are wanted; all when None.
-    """
-    columns = ["kind", "truncated", "seed_x", "seed_y", *_RELATIVE]
-    for path in tables:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                rows = file.read_row_group(group, columns=columns)
-                if keep is not None:
-                    rows = rows.filter(
-                        pa.array(keep(rows.column("seed_x").to_numpy(), rows.column("seed_y").to_numpy()))
-                    )
-                yield rows
+def scan(table: Path) -> Iterator[pa.Table]:
+    """Yield what the reference needs of a table's rows, a row group at a time."""
+    with pq.ParquetFile(table) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=["kind", "truncated", *_RELATIVE])
 
 
 @dataclass(kw_only=True)
