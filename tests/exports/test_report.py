@@ -18,12 +18,16 @@ from fake_slide import FakeMpp, FakeSlide, summary, write_summary
 from make_cells import CLASSES, FakeTaxonomy, make_cells
 from PIL import Image
 
+from wsi_pipeline.config import PredictionsConfig
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports.report import write_cohort_report, write_slide_report
-from wsi_pipeline.exports.report.charts import Styles, differential_chart, stacked
+from wsi_pipeline.exports.report.charts import Styles, diameter_chart, differential_chart, stacked
 from wsi_pipeline.exports.report.select import select, shown
-from wsi_pipeline.exports.report.summary import DifferentialRow, SlideSummary
+from wsi_pipeline.exports.report.summary import DiameterHistogram, DifferentialRow, SlideSummary
 from wsi_pipeline.exports.report.text import interval, label, number, percent, reason, seconds
+from wsi_pipeline.predictions.red_cells import red_cell_differential
+from wsi_pipeline.taxonomies import load_taxonomy
+from wsi_pipeline.weights import shipped_weights
 
 COUNTS = {"segmented_neutrophil": 120, "lymphocyte": 60, "blast": 40, "monocyte": 0}
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}'
@@ -200,6 +204,49 @@ def test_corrected_percentages_stand_beside_the_counted_ones(
     page = _report(tmp_path, slide, fake_taxonomy)
     assert "Corrected %" not in page.text
     assert "Not corrected for classification error: the classifier's card does not say how it errs" in page.text
+
+
+def _red_cells(counts: dict[str, int], **how: Any) -> dict[str, Any]:
+    """Return what a run writes of red cells, counted by the shipped classifier's card."""
+    card = shipped_weights()["red-cells"].card
+    found = red_cell_differential(
+        counts, {"truncated": 12, "overlapping": 0}, card=card, uncategorised="red_cell_uncategorised",
+        specimen="blood_smear", config=PredictionsConfig(), **how,
+    )  # fmt: skip
+    histogram = {"from_um": 0.0, "step_um": 0.25, "counts": [0] * 26 + [40, 100, 60, 0, 5] + [0] * 33}
+    size = {
+        "n": 205, "diameter_um": {"mean": 6.9, "median": 6.875, "cv_percent": 7.3},
+        "area_um2": {"mean": 38.0, "cv_percent": 15.1}, "histogram": histogram,
+    }  # fmt: skip
+    return {**found.to_dict(), "size": size}
+
+
+def test_red_cells_stand_with_errors_and_sizes(tmp_path: Path, slide: FakeSlide, fake_taxonomy: FakeTaxonomy) -> None:
+    counts = {"red_cell_normal": 4000, "schistocyte": 500, "teardrop": 2, "red_cell_uncategorised": 100}
+    write_summary(tmp_path, summary(COUNTS, red_cells=_red_cells(counts)))
+    write_slide_report(
+        tmp_path, slide=slide, taxonomy=fake_taxonomy, specimen="blood_smear", also=load_taxonomy("red-cells")
+    )
+    page = _Page((tmp_path / "report.html").read_text())
+    for words in (
+        "4\u202f602 red cells were judged by shape; left out: 12 truncated", "Schistocytes 1 % or more",
+        "Teardrop cell",
+        "no: may all be errors", "median 6.88 µm", "neither MCV nor RDW", "one laboratory's labels",
+    ):  # fmt: skip
+        assert re.sub(r"\s+", " ", words) in page.text, words
+    write_summary(tmp_path, summary(COUNTS, red_cells=_red_cells(counts, outside=("cell_od_red",))))
+    page = _report(tmp_path, slide, fake_taxonomy)
+    assert "Not interpreted: the slide is unlike what the classifier has seen." in page.text
+    assert "Schistocytes 1 % or more" not in page.text
+
+
+def test_diameters_are_laid_out_on_whole_microns() -> None:
+    chart = diameter_chart(DiameterHistogram(step_um=0.25, counts=(0,) * 26 + (5, 10, 0, 1)))
+    assert chart is not None
+    assert [label for _, label in chart.ticks] == ["6", "7", "8"]
+    assert chart.columns[0] == (25, 12.5, 50)
+    assert [height for _, _, height in chart.columns] == [50, 100, 10]
+    assert diameter_chart(DiameterHistogram(step_um=0.25, counts=(0, 0))) is None
 
 
 def test_everything_from_outside_is_escaped(tmp_path: Path, slide: FakeSlide) -> None:
