@@ -30,7 +30,7 @@ from wsi_pipeline.evaluation.classification import (
 from wsi_pipeline.evaluation.tables import classification_metrics, classification_table
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of, write_card
-from wsi_pipeline.training.cells import _today, best_temperature
+from wsi_pipeline.training.cells import today, best_temperature
 from wsi_pipeline.training.red_cell_data import (
     CHULA_MPP,
     SEGMENTED_BY,
@@ -412,7 +412,7 @@ def _card(
         split={"folds": folds, "by": "field", "fields": len(set(cells.fields.tolist())), **cells.fate},
         figures=tuple(figures),
         fails_on=fails,
-        date=_today(),
+        date=today(),
         details={
             "taxonomy": TAXONOMY,
             "features": list(FEATURE_NAMES),
