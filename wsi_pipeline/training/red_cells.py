@@ -30,7 +30,7 @@ from wsi_pipeline.evaluation.classification import (
 from wsi_pipeline.evaluation.tables import classification_metrics, classification_table
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of, write_card
-from wsi_pipeline.training.cells import today, best_temperature
+from wsi_pipeline.training.cells import best_temperature, today
 from wsi_pipeline.training.red_cell_data import (
     CHULA_MPP,
     SEGMENTED_BY,
