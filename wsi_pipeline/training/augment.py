@@ -10,6 +10,7 @@ middle of a window and takes the rest from another one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,8 @@ class AugmentSpec:
 
     Parameters
     ----------
+    background_error
+        Standard deviation of the log of the estimated background, per colour channel.
     scale
         Largest relative change of size.
     shift_um
@@ -33,30 +36,105 @@ class AugmentSpec:
     warp_share, warp_um
         How often the picture is bent smoothly, and by how much.
     stain_density, stain_mix, stain_offset
-        Standard deviations of the log density (all channels, and half as much per channel), of the mixing
-        between channels, and of the offset of optical density.
-    stain_exchange, surroundings_exchange, mirror_surroundings
-        Shares of cells that get another cell's stain density, another window's surroundings, and their own
-        middle mirrored outwards (as cells near the edge of a file have).
+        Standard deviations of the log density of all channels, of the mixing between channels, and of the offset of
+        optical density.
+    stain_channel
+        Standard deviation of the log density per channel; None takes half of ``stain_density``.
+    stain_exchange, surroundings_exchange, surroundings_blank, mirror_surroundings
+        Shares of cells that get another cell's stain density, another window's surroundings, empty surroundings (as
+        smears of another thickness have), and their own middle mirrored outwards (as cells near the edge of a file
+        have).
     blur_share, coarse_share, sharpen_share, chroma_share, noise
         Defocus, loss of resolution, sharpening, JPEG-like loss of colour detail, and grain.
     """
 
+    background_error: float = 0.0
     scale: float = 0.12
     shift_um: float = 2.0
     warp_share: float = 0.3
     warp_um: float = 0.5
     stain_density: float = 0.18
+    stain_channel: float | None = None
     stain_mix: float = 0.05
     stain_offset: float = 0.02
     stain_exchange: float = 0.3
     surroundings_exchange: float = 0.25
+    surroundings_blank: float = 0.0
     mirror_surroundings: float = 0.4
     blur_share: float = 0.25
     coarse_share: float = 0.25
     sharpen_share: float = 0.2
     chroma_share: float = 0.3
     noise: float = 0.02
+
+
+NEAR = AugmentSpec(
+    background_error=0.02,
+    scale=0.06,
+    shift_um=1.0,
+    warp_share=0.2,
+    stain_density=0.04,
+    stain_channel=0.05,
+    stain_mix=0.02,
+    stain_offset=0.01,
+    stain_exchange=0.0,
+    surroundings_exchange=0.05,
+    surroundings_blank=0.05,
+    mirror_surroundings=0.2,
+    blur_share=0.08,
+    coarse_share=0.08,
+    sharpen_share=0.1,
+    chroma_share=0.15,
+    noise=0.01,
+)
+"""Changes as within one laboratory, once the stain is normalised."""
+
+FAR = AugmentSpec(
+    background_error=0.05,
+    scale=0.15,
+    shift_um=1.5,
+    stain_density=0.1,
+    stain_channel=0.15,
+    stain_mix=0.08,
+    stain_offset=0.03,
+    stain_exchange=0.0,
+    surroundings_blank=0.15,
+)
+"""Changes as between laboratories, beyond what normalising the stain takes away."""
+
+
+def augment_in_turn(
+    images: torch.Tensor,
+    background: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    window_px: int,
+    mpp: float,
+    specs: Sequence[AugmentSpec],
+    stain: Stain = "as-is",
+    smudge: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return changed windows; the batch is cut into as many equal parts as there are ``specs``, one for each.
+
+    Half near and half far changes keep the fine differences (band against segmented) that far changes alone wash
+    out, and most of what far changes gain on other laboratories. Parameters as of :func:`augment`.
+    """
+    parts = []
+    for spec, index in zip(specs, torch.arange(len(images)).tensor_split(len(specs)), strict=True):
+        if len(index):
+            parts.append(
+                augment(
+                    images[index],
+                    background[index],
+                    generator,
+                    window_px=window_px,
+                    mpp=mpp,
+                    spec=spec,
+                    stain=stain,
+                    smudge=None if smudge is None else smudge[index],
+                )
+            )
+    return torch.cat(parts)
 
 
 def augment(
@@ -90,6 +168,9 @@ def augment(
         bool ``(n,)``: cells to bend and blur beyond recognition, as smudge cells are.
     """
     n, side = images.shape[:2]
+    if spec.background_error:
+        error = torch.exp(torch.randn(n, 3, generator=generator) * spec.background_error)
+        background = background.float() * error
     rgb = balance(images, background)
     grid = _grid(n, side, generator, window_px=window_px, mpp=mpp, spec=spec, smudge=smudge)
     rgb = F.grid_sample(rgb, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
@@ -148,16 +229,21 @@ def _grid(
 def _exchange_surroundings(
     rgb: torch.Tensor, mpp: float, spec: AugmentSpec, generator: torch.Generator
 ) -> torch.Tensor:
-    """Keep a disc of 8.5 to 11 um radius; take the rest from another window of the batch."""
+    """Keep a disc of 8.5 to 11 um radius; take the rest from another window of the batch, or leave it empty."""
     n, _, side, _ = rgb.shape
-    chosen = _chance(n, spec.surroundings_exchange, generator)
-    other = torch.randperm(n, generator=generator)
+    toss = torch.rand(n, generator=generator)
+    chosen = toss < spec.surroundings_exchange + spec.surroundings_blank
+    other = rgb[torch.randperm(n, generator=generator)]
+    if spec.surroundings_blank:
+        blank = (toss >= spec.surroundings_exchange)[:, None, None, None]
+        empty = 1 + 0.02 * torch.randn(n, 3, 1, 1, generator=generator)
+        other = torch.where(blank, empty, other)
     radius = _uniform(n, 8.5, 11.0, generator)[:, None, None] / mpp
     axis = torch.arange(side, dtype=torch.float32) + 0.5 - side / 2
     distance = torch.sqrt(axis[None, :] ** 2 + axis[:, None] ** 2)[None]
     keep = torch.sigmoid((radius - distance) / 1.5)
     keep = torch.where(chosen[:, None, None], keep, torch.ones_like(keep))[:, None]
-    return rgb * keep + rgb[other] * (1 - keep)
+    return rgb * keep + other * (1 - keep)
 
 
 def _stain(rgb: torch.Tensor, spec: AugmentSpec, generator: torch.Generator) -> torch.Tensor:
@@ -170,7 +256,8 @@ def _stain(rgb: torch.Tensor, spec: AugmentSpec, generator: torch.Generator) -> 
     part = torch.rand(n, 1, generator=generator) * _chance(n, spec.stain_exchange, generator)[:, None]
     gain = ratio**part
     gain = gain * torch.exp(torch.randn(n, 1, generator=generator) * spec.stain_density)
-    gain = gain * torch.exp(torch.randn(n, 3, generator=generator) * spec.stain_density / 2)
+    channel = spec.stain_density / 2 if spec.stain_channel is None else spec.stain_channel
+    gain = gain * torch.exp(torch.randn(n, 3, generator=generator) * channel)
     mixing = torch.eye(3) + torch.randn(n, 3, 3, generator=generator) * spec.stain_mix
     offset = torch.randn(n, 3, generator=generator) * spec.stain_offset
     density = torch.einsum("nij,njhw->nihw", mixing * gain[:, None, :], density) + offset[:, :, None, None]

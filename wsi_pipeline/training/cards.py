@@ -112,12 +112,19 @@ class Card:
     tables: Mapping[str, str] = field(default_factory=dict)
 
 
-def save_weights(tensors: Mapping[str, Any], path: Path) -> None:
-    """Write torch tensors by name as safetensors, atomically."""
+def save_weights(tensors: Mapping[str, Any], path: Path, *, half: bool = False) -> None:
+    """Write torch tensors by name as safetensors, atomically; ``half`` stores matrices and kernels as float16."""
     from safetensors.torch import save
 
+    kept = {
+        key: (value.half() if half and value.is_floating_point() and value.ndim >= 2 else value)
+        .detach()
+        .cpu()
+        .contiguous()
+        for key, value in tensors.items()
+    }
     # Not save_file, whose files only their owner may read.
-    write_bytes(path, save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
+    write_bytes(path, save(kept))
 
 
 def write_card(card: Card, weights: Path) -> Path:

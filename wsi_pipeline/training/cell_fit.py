@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from wsi_pipeline.cells.network import CellNetwork, NetworkSpec, initialise
 from wsi_pipeline.cells.preparation import Preparation, Stain
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.simulation.split import is_reserved
-from wsi_pipeline.training.augment import AugmentSpec, augment
+from wsi_pipeline.training.augment import FAR, NEAR, AugmentSpec, augment_in_turn
 from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.cell_data import PackedCells
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
@@ -36,6 +36,9 @@ ARTEFACT = "artefact"
 _NEVER_SMUDGED = frozenset({"platelet", ARTEFACT})
 _FINE_TUNING = 0.5
 """Share of the learning rate when the training starts from an earlier network."""
+
+AUGMENTATIONS: dict[Stain, tuple[AugmentSpec, ...]] = {"as-is": (AugmentSpec(),), "nuclear-density": (NEAR, FAR)}
+"""Changes that training takes by default, by how the stain is prepared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,7 @@ class CellRecipe:
     widths: tuple[int, ...] = (32, 48, 96, 160)
     depths: tuple[int, ...] = (0, 2, 2, 2)
     embedding_dim: int = 128
-    epochs: int = 20
+    epochs: int = 24
     draws: int = 0
     batch: int = 64
     learning_rate: float = 2e-3
@@ -75,8 +78,8 @@ class CellRecipe:
     ema: float = 0.998
     smudge_share: float = 0.015
     seed: int = 0
-    stain: Stain = "as-is"
-    views: int = 1
+    stain: Stain = "nuclear-density"
+    views: int = 4
 
     @property
     def preparation(self) -> Preparation:
@@ -149,7 +152,7 @@ def fit(
     *,
     device: str = "cpu",
     resume: bool = True,
-    augmentation: AugmentSpec | None = None,
+    augmentations: Sequence[AugmentSpec] | None = None,
     start_from: Mapping[str, torch.Tensor] | None = None,
     build: Callable[[], Network] | None = None,
     mixing: Mixing | None = None,
@@ -168,8 +171,9 @@ def fit(
         Folder of the checkpoint. A run killed at any moment continues after its last whole epoch.
     resume
         False starts again.
-    augmentation
-        Strength of the random changes; None takes the defaults.
+    augmentations
+        Strengths of the random changes, each for an equal part of every batch; None takes those that fit the
+        recipe's stain.
     start_from
         Tensors of an earlier network. Those of equal name and shape are taken over, the rest starts afresh (a new
         residual block as the identity); the learning rate is then halved.
@@ -188,7 +192,7 @@ def fit(
     DataError
         A class has no training cells, or the checkpoint belongs to another recipe.
     """
-    augmentation = augmentation or AugmentSpec()
+    augmentations = augmentations or AUGMENTATIONS[recipe.stain]
     rank = {name: i for i, name in enumerate(classes)}
     labels = np.array([rank[name] for name in cells.class_names.tolist()], dtype=np.int64)
     train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
@@ -216,7 +220,7 @@ def fit(
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average, best = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(_parameter_groups(network, recipe), lr=peak)
-    identity: dict[str, Any] = {"recipe": plain_recipe(recipe), "augmentation": asdict(augmentation)}
+    identity: dict[str, Any] = {"recipe": plain_recipe(recipe), "augmentations": [asdict(a) for a in augmentations]}
     identity |= {"classes": list(classes), "n_train": len(train), "fine_tuned": start_from is not None}
     if build is not None:
         identity["network"] = network.spec.to_dict()
@@ -254,13 +258,13 @@ def fit(
             target = torch.from_numpy(labels[index])
             if has_artefact:
                 target = torch.where(smudge, rank[ARTEFACT], target)
-            window = augment(
+            window = augment_in_turn(
                 torch.from_numpy(cells.images[index]),
                 torch.from_numpy(cells.background[index]),
                 generator,
                 window_px=recipe.window_px,
                 mpp=recipe.mpp,
-                spec=augmentation,
+                specs=augmentations,
                 stain=recipe.stain,
                 smudge=smudge,
             ).to(device)

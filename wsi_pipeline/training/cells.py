@@ -156,7 +156,7 @@ def train_cells(
         report=report,
     )
     weights = out / f"{name or (SHIPPED_NAME if mpp is None else plain_name(data))}.safetensors"
-    save_weights(fitted.network.state_dict(), weights)
+    save_weights(fitted.network.state_dict(), weights, half=mpp is None)
     temperature = _temperature(fitted, cells, np.flatnonzero(split == "val"), recipe, device)
     card = Card(
         name=weights.stem,
