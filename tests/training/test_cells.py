@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.evaluation.cells import evaluate_classifier_on_folder, mapped_answers
 from wsi_pipeline.simulation.split import is_reserved
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.augment import AugmentSpec, augment
+from wsi_pipeline.training.augment import FAR, NEAR, AugmentSpec, augment, augment_in_turn
 from wsi_pipeline.training.cell_confusion import calibration_cells, card_confusion, write_confusion
 from wsi_pipeline.training.cell_data import PackedCells, pack, pack_cached, read_class_folders, shipped_recipe
 from wsi_pipeline.training.cell_fit import CellRecipe, sampling_weights
@@ -223,6 +224,40 @@ def test_five_part_sums_what_becomes_one_class() -> None:
     answers, sure = mapped_answers(p, classes, table)
     assert answers == ["neutrophil", None]
     np.testing.assert_allclose(sure, [0.6, 0.5], atol=1e-6)
+    answers, sure = mapped_answers(p, classes, table, among={"neutrophil", "lymphocyte"})
+    assert answers == ["neutrophil", "lymphocyte"]
+    np.testing.assert_allclose(sure, [0.6, 0.6], atol=1e-6)
+    with pytest.raises(ConfigError, match="monocyte"):
+        mapped_answers(p, classes, table, among={"monocyte"})
+
+
+def test_a_batch_is_dealt_among_the_strengths_of_change() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(40, 255, (5, 48, 48, 3), dtype=np.uint8))
+    background = torch.full((5, 3), 250, dtype=torch.uint8)
+    options: dict[str, Any] = {"window_px": 32, "mpp": 0.25, "stain": "nuclear-density"}
+
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(3)
+
+    both = augment_in_turn(images, background, generator(), specs=(NEAR, FAR), **options)
+    near = augment(images[:3], background[:3], generator(), spec=NEAR, **options)
+    assert both.shape == (5, 3, 32, 32)
+    torch.testing.assert_close(both[:3], near)
+    one = augment_in_turn(images[:1], background[:1], generator(), specs=(NEAR, FAR), **options)
+    torch.testing.assert_close(one, augment(images[:1], background[:1], generator(), spec=NEAR, **options))
+
+
+def test_blank_surroundings_leave_the_cell() -> None:
+    images = torch.full((1, 96, 96, 3), 120, dtype=torch.uint8)
+    background = torch.full((1, 3), 240, dtype=torch.uint8)
+    spec = AugmentSpec(
+        scale=0, shift_um=0, warp_share=0, stain_density=0, stain_mix=0, stain_offset=0, stain_exchange=0, noise=0,
+        surroundings_exchange=0, surroundings_blank=1, mirror_surroundings=0, blur_share=0, coarse_share=0,
+        sharpen_share=0, chroma_share=0,
+    )  # fmt: skip
+    window = augment(images, background, torch.Generator().manual_seed(0), window_px=96, mpp=0.25, spec=spec)
+    assert abs(float(window[0, :, 48, 48].mean()) - 0.5) < 0.02
+    assert float(window[0, :, 0, 0].mean()) > 0.9
 
 
 def test_the_cache_follows_its_list(folders: Path, tmp_path: Path) -> None:

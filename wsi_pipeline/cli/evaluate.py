@@ -105,6 +105,7 @@ def cells(
     mpp: Annotated[float | None, typer.Option(help="Microns per pixel of the images.")] = None,
     map_to: Annotated[str | None, typer.Option("--map", help="Taxonomy of the folders, for example five-part.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Folder to leave out; may be repeated.")] = None,
+    closed: Annotated[bool, typer.Option("--closed", help="Answer with classes of the folders alone.")] = False,
     out: Out = Path("evaluation"),
     device: Device = None,
 ) -> None:
@@ -124,11 +125,12 @@ def cells(
         mpp=ASSUMED_CELL_MPP if mpp is None else mpp,
         map_to=map_to,
         skip=tuple(skip or ()),
+        closed=closed,
         device=resolve_device(_device(device)),
     )
     typer.echo(result.table())
     source = "assumed" if mpp is None else "option"
-    write_json(out / "metrics.json", {**result.to_dict(), "mpp_source": source, "data": str(data)})
+    write_json(out / "metrics.json", {**result.to_dict(), "mpp_source": source, "closed": closed, "data": str(data)})
     typer.echo(f"metrics: {out / 'metrics.json'}")
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from wsi_pipeline.cells.classifier import CellClassifier, load_classifier
 from wsi_pipeline.cells.windows import estimate_background, resample
-from wsi_pipeline.errors import DataError
+from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.evaluation.baselines import majority_labels
 from wsi_pipeline.evaluation.classification import (
     Calibration,
@@ -72,6 +72,7 @@ def evaluate_classifier_on_folder(
     mpp: float | None,
     map_to: str | None = None,
     skip: Collection[str] = (),
+    closed: bool = False,
     device: str = "cpu",
     batch_size: int = 64,
 ) -> CellsEvaluation:
@@ -92,6 +93,9 @@ def evaluate_classifier_on_folder(
         wrong one.
     skip
         Folders to leave out.
+    closed
+        Answer with classes of the folders alone: what the classifier reaches where it is known which classes there
+        are. The probabilities are those of the classifier among them.
 
     Raises
     ------
@@ -115,8 +119,8 @@ def evaluate_classifier_on_folder(
             for k in range(0, len(images), _IMAGES_AT_ONCE)
         ]
     )
-    answers, sure = mapped_answers(p, classifier.classes, table)
     truth = [image.label for image in images]
+    answers, sure = mapped_answers(p, classifier.classes, table, among=set(truth) if closed else None)
     present = [code for code in taxonomy.classifier_classes if code in set(truth)]
     right = np.array([a == t for a, t in zip(answers, truth, strict=True)])
     return CellsEvaluation(
@@ -131,7 +135,11 @@ def evaluate_classifier_on_folder(
 
 
 def mapped_answers(
-    p: npt.NDArray[np.float32], classes: Sequence[str], table: dict[str, str | None]
+    p: npt.NDArray[np.float32],
+    classes: Sequence[str],
+    table: dict[str, str | None],
+    *,
+    among: Collection[str] | None = None,
 ) -> tuple[list[str | None], npt.NDArray[np.float64]]:
     """Return the most probable target class of each cell and its probability.
 
@@ -143,6 +151,13 @@ def mapped_answers(
         Their classes.
     table
         What each class becomes; None keeps it as an answer that is none of the targets.
+    among
+        Targets that are answers; None takes all, and the classes without a target.
+
+    Raises
+    ------
+    ConfigError
+        No class becomes one of ``among``.
     """
     targets: list[str | None] = []
     columns: list[npt.NDArray[np.float64]] = []
@@ -155,6 +170,12 @@ def mapped_answers(
             targets.append(None)
             columns.append(p[:, i].astype(np.float64))
     merged = np.stack(columns, axis=1)
+    if among is not None:
+        kept = [i for i, target in enumerate(targets) if target in among]
+        if not kept:
+            raise ConfigError(f"no class of the classifier becomes one of {', '.join(sorted(among))}")
+        targets, merged = [targets[i] for i in kept], merged[:, kept]
+        merged = merged / np.maximum(merged.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
     best = merged.argmax(axis=1)
     return [targets[i] for i in best], np.clip(merged[np.arange(len(best)), best], 0, 1)
 
