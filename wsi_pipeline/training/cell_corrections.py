@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import shapely
 
 from wsi_pipeline.csv_rows import read_rows
-from wsi_pipeline.errors import DataError
-from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp, some
+from wsi_pipeline.errors import DataError, some
+from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp
 
 MIN_IOU = 0.5
 
