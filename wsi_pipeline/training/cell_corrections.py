@@ -111,6 +111,11 @@ def _slides(data: Path) -> list[_RunSlide]:
         parquet = out / "slides" / row["slide_id"] / "cells.parquet"
         try:
             names = pq.read_schema(parquet).names
+            if "image" in names:
+                raise DataError(
+                    f"{parquet} is of a gallery, whose cells have no place on a slide; train on the folders instead: "
+                    f"--data {path.parent}"
+                )
             missing = [c for c in _COLUMNS if c not in names]
             if missing:
                 raise DataError(f"{parquet} has no column {', '.join(missing)}")
