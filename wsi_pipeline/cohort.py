@@ -19,6 +19,10 @@ from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import ConfigError, ModelError, OutputError, WsiPipelineError
 from wsi_pipeline.exports.report import write_cohort_report
 from wsi_pipeline.finish import expected_files, failed_summary
+from wsi_pipeline.galleries import GalleryJob, run_patient, write_comparison
+from wsi_pipeline.galleries import expected_files as expected_of_patient
+from wsi_pipeline.galleries.job import SKIPPABLE
+from wsi_pipeline.galleries.plan import plan_patients
 from wsi_pipeline.job import SlideJob, attempt_key
 from wsi_pipeline.manifest import SlideEntry, list_slides
 from wsi_pipeline.pipeline import run_job
@@ -105,6 +109,60 @@ def plan_cohort(
         _check_models(one, allow_simulated)
         resolve_device(one.runtime.device)
     return CohortPlan(jobs=tuple(jobs), config=base, out=folder, allow_simulated=allow_simulated)
+
+
+def plan_gallery(
+    gallery: str | Path,
+    out: str | Path,
+    config: str | Path | PipelineConfig | None = None,
+    *,
+    mpp: float | None,
+    overrides: Mapping[str, Any] | None = None,
+    label_taxonomy: str | None = None,
+    keep_unknown_labels: bool = False,
+    skip_unreadable: bool = False,
+    allow_simulated: bool = False,
+) -> CohortPlan:
+    """Resolve patients, class folders, configuration and models of a gallery; nothing is written.
+
+    Parameters
+    ----------
+    gallery
+        Folder of ``PATIENT/CLASS/images`` or ``PATIENT/images``.
+    out
+        The run's folder.
+    config, overrides
+        As :func:`wsi_pipeline.load_config` takes them, or a resolved configuration.
+    mpp
+        Microns per pixel of all images.
+    label_taxonomy
+        Taxonomy of the class folders; None: the classifier's, then all others.
+    keep_unknown_labels
+        Keep class folders that no taxonomy knows as labels that are not compared.
+    skip_unreadable
+        Leave out images that cannot be used, and list them.
+    allow_simulated
+        Allow models that were trained on simulated data.
+
+    Raises
+    ------
+    ConfigError, ModelError, DeviceError
+        The run cannot start.
+    """
+    folder = Path(out).absolute()
+    base, jobs = plan_patients(
+        Path(gallery).absolute(),
+        folder,
+        config,
+        mpp=mpp,
+        overrides=overrides,
+        label_taxonomy=label_taxonomy,
+        keep_unknown_labels=keep_unknown_labels,
+        skip_unreadable=skip_unreadable,
+    )
+    _check_models(base, allow_simulated)
+    resolve_device(base.runtime.device)
+    return CohortPlan(jobs=jobs, config=base, out=folder, allow_simulated=allow_simulated)
 
 
 def _job(entry: SlideEntry, config: PipelineConfig, out: Path, mpp: float | None, force_mpp: bool) -> SlideJob:
@@ -273,6 +331,7 @@ def execute(
             threads.shutdown(wait=False, cancel_futures=True)
         n_workers = executor.n_workers
     write_tables(plan.out, plan.jobs, summaries)
+    write_comparison(plan.out, summaries)
     write_json(
         plan.out / "run.json",
         {
@@ -314,7 +373,7 @@ class _Runner:
             return before
         _remove_leftovers(job)
         try:
-            summary = run_job(job, self._executor, self._progress)
+            summary = self._run(job)
         except Exception as error:  # a slide's failure is a row, never the end of the run
             if self.stopping:
                 raise
@@ -326,6 +385,12 @@ class _Runner:
         write_json(job.folder / "summary.json", summary)
         self._progress.finished(job.slide_id, _outcome(summary))
         return summary
+
+    def _run(self, job: SlideJob) -> dict[str, Any]:
+        if isinstance(job, GalleryJob):
+            self._progress.stage(job.slide_id, "images", 1)
+            return self._executor.call(run_patient, job)
+        return run_job(job, self._executor, self._progress)
 
 
 def _remove_leftovers(job: SlideJob) -> None:
@@ -357,8 +422,11 @@ def _is_settled(job: SlideJob, summary: dict[str, Any], attempt: str, retry_fail
     if "seconds" not in summary:
         return False  # the run was killed before the slide's last step
     if summary.get("status") == "failed":
+        if isinstance(job, GalleryJob) and job.skip_unreadable and summary.get("reason") in SKIPPABLE:
+            return False  # what failed it may now be left out
         return summary.get("key") == attempt and not retry_failed
-    return summary.get("attempt") == attempt and all(path.exists() for path in expected_files(job))
+    wanted = expected_of_patient(job) if isinstance(job, GalleryJob) else expected_files(job)
+    return summary.get("attempt") == attempt and all(path.exists() for path in wanted)
 
 
 def _open_folder(plan: CohortPlan, restart: bool) -> None:
@@ -396,6 +464,13 @@ def describe_plan(plan: CohortPlan, say: Callable[[str], None]) -> None:
     say(f"{len(plan.jobs)} slide(s) to {plan.out}, {runtime.workers or default_workers(runtime)} local worker(s)")
     for job in plan.jobs:
         config = job.config
+        if isinstance(job, GalleryJob):
+            problem = f", will fail: {job.problem}" if job.problem else ""
+            say(
+                f"  {job.slide_id}: {config.specimen}, {len(job.images)} images at {job.mpp:g} um/px, classifier "
+                f"{config.cells.classifier}, {job.patient_folder}{problem}"
+            )
+            continue
         say(
             f"  {job.slide_id}: {config.specimen}, {config.segmentation.model} at {config.segmentation.mpp} um/px, "
             f"classifier {config.cells.classifier or 'none'}, {job.spec.path}"

@@ -7,6 +7,17 @@ matching builtin, so either can be caught.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+_SHOWN = 5
+
+
+def some(names: Iterable[str]) -> str:
+    """Return up to five names for a message, and how many more there are."""
+    found = list(names)
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ", ".join(found[:_SHOWN]) + more
+
 
 class WsiPipelineError(Exception):
     """Base of all errors raised on purpose."""
@@ -97,6 +108,12 @@ class RegionError(SlideError, ValueError):
     """A regions file that cannot be used for its slide."""
 
     reason = "bad-regions"
+
+
+class PatientFolderError(SlideError, ValueError):
+    """A patient's folder of a gallery that cannot be used: no image, mixed forms, images too small."""
+
+    reason = "bad-folder"
 
 
 class ModelError(WsiPipelineError, ValueError):

@@ -56,19 +56,22 @@ class SlideJob:
     def work(self) -> Path:
         return self.out / "work" / self.slide_id
 
+    def source(self) -> str:
+        """Return the fingerprint of what is to be read, as far as it can be known before opening; empty if not."""
+        try:
+            return slide_fingerprint(self.spec.path)
+        except (OSError, SlideError):
+            return ""
+
 
 def attempt_key(job: SlideJob) -> str:
     """Return the hash of all that could be known before opening the slide."""
-    try:
-        file = slide_fingerprint(job.spec.path)
-    except (OSError, SlideError):
-        file = ""
     regions = job.regions_file
     spec, config = job.spec, job.config.model_dump(mode="json")
     kept = {name: value for name, value in config.items() if name not in _FREE_SECTIONS}
     return key_of(
         path=str(spec.path),
-        file=file,
+        file=job.source(),
         mpp=[spec.mpp, spec.force_mpp, spec.manifest_mpp],
         regions=file_sha256(regions) if regions is not None and regions.is_file() else None,
         subject=job.subject_id,

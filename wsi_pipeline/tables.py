@@ -78,7 +78,8 @@ def _patient_rows(jobs: Sequence[SlideJob], summaries: Sequence[dict[str, Any]])
             specimen=config.specimen,
             taxonomy=taxonomy,
             confidence=config.predictions.confidence,
-            area_mm2=sum(summary["area_mm2"] for _, summary in members),
+            # A gallery has no area.
+            area_mm2=sum(summary.get("area_mm2", 0.0) for _, summary in members) or None,
         )
         answers = criteria_predictions(
             counts,

@@ -83,6 +83,24 @@ def test_bad_usage_of_run_is_one_sentence(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ([], "give slides, or --gallery DIR"),
+        (["a.svs", "--gallery", "G", "--mpp", "0.2"], "not both"),
+        (["--gallery", "G", "--mpp", "0.2", "--force-mpp"], "--force-mpp"),
+        (["a.svs", "--skip-unreadable"], "go with --gallery"),
+        (["--gallery", "G"], "needs --mpp"),
+        (["--gallery", "no-such-folder", "--mpp", "0.2"], "no-such-folder is not a folder"),
+    ],
+)
+def test_a_gallery_or_slides(command: Command, tmp_path: Path, words: list[str], said: str) -> None:
+    status, _, err = command("run", "--out", tmp_path / "out", *words)
+    assert status == 2
+    assert said in one_sentence(err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         (["--core", "512,wide"], "--core"),
         (["--core", "0"], "--core"),
         (["--core", "7"], "256"),

@@ -14,6 +14,7 @@ from wsi_pipeline.errors import DataError
 
 if TYPE_CHECKING:
     from wsi_pipeline.segmentation.models import FlowModel
+    from wsi_pipeline.segmentation.segment import SegmentedBlock
 
 MPP = 0.25
 """Resolution the crops must have, um per pixel: that of the network."""
@@ -60,15 +61,20 @@ class CropFeatures:
             raise DataError(f"crops must be uint8 (n, side, side, 3), found {crops.dtype} {crops.shape}")
         rows = np.full((len(crops), len(NAMES)), np.nan, np.float32)
         for i, (crop, light) in enumerate(zip(crops, background, strict=True)):
-            labels, nuclear = self._segment(crop)
-            if (cell := _middle(labels)) is not None:
+            found = self.segment(crop)
+            labels = found.instances.labels
+            if (cell := middle_cell(labels)) is not None:
                 alone = (labels == cell).astype(np.int32)
-                rows[i] = measure_morphology(alone, crop, mpp=MPP, background=np.maximum(light, 1), nucleus=nuclear)[0]
+                rows[i] = measure_morphology(
+                    alone, crop, mpp=MPP, background=np.maximum(light, 1), nucleus=found.nuclear
+                )[0]
         return rows
 
-    def _segment(self, crop: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
+    def segment(self, crop: npt.NDArray[np.uint8]) -> SegmentedBlock:
+        """Return the cells of one crop, uint8 ``(side, side, 3)`` at 0.25 um per pixel."""
         import shapely
 
+        from wsi_pipeline.segmentation.batching import Batch
         from wsi_pipeline.segmentation.normalise import colour_histogram, normalisation_from_histogram
         from wsi_pipeline.segmentation.segment import segment_block
         from wsi_pipeline.tiling import TileLattice, plan_blocks
@@ -76,7 +82,7 @@ class CropFeatures:
         side = crop.shape[0]
         whole = shapely.box(0, 0, side, side)
         (block,) = plan_blocks((side, side), whole, core_px=side, halo=side)
-        found = segment_block(
+        return segment_block(
             lambda box: _read(crop, box),
             block,
             lattice=TileLattice(
@@ -87,8 +93,8 @@ class CropFeatures:
             model=self._model,
             config=self._config.segmentation,
             specimen=self._config.specimen,
+            batch=Batch.of(1),
         )
-        return found.instances.labels, found.nuclear
 
 
 def _read(crop: npt.NDArray[np.uint8], box: object) -> npt.NDArray[np.uint8]:
@@ -102,7 +108,7 @@ def _read(crop: npt.NDArray[np.uint8], box: object) -> npt.NDArray[np.uint8]:
     return out
 
 
-def _middle(labels: npt.NDArray[np.int32]) -> int | None:
+def middle_cell(labels: npt.NDArray[np.int32]) -> int | None:
     """Return the label in the middle, or the nearest one within reach."""
     side = labels.shape[0]
     axis = np.arange(side) + 0.5 - side / 2

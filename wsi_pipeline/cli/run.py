@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from wsi_pipeline.config import parse_overrides
+from wsi_pipeline.errors import ConfigError
 
 _INTERRUPTED = 130
 
-Slides = Annotated[list[str], typer.Argument(help="Slide files, URLs, folders of slides, or CSV manifests.")]
+Slides = Annotated[list[str] | None, typer.Argument(help="Slide files, URLs, folders of slides, or CSV manifests.")]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or specimen name; default blood_smear.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command there resumes.")]
 Cluster = Annotated[str, typer.Option("--cluster", help="local, or the address of a Dask scheduler.")]
@@ -28,12 +29,14 @@ def overrides_of(assignments: list[str] | None, device: str | None) -> dict[str,
 
 
 def run(
-    slides: Slides,
+    slides: Slides = None,
     config: Config = None,
     out: Out = Path("wsi-pipeline-out"),
     cluster: Cluster = "local",
     device: Device = None,
-    mpp: Annotated[float | None, typer.Option(help="Microns per pixel of slides that state none.")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Microns per pixel of slides that state none, or of a gallery.")
+    ] = None,
     force_mpp: Annotated[bool, typer.Option("--force-mpp", help="Let --mpp win over what slides say.")] = False,
     assignments: Assignments = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
@@ -42,23 +45,60 @@ def run(
     allow_simulated: Annotated[
         bool, typer.Option("--allow-simulated", help="Allow models that were trained on simulated data.")
     ] = False,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="Instead of slides: PATIENT/CLASS/images or PATIENT/images of single cells; needs --mpp."),
+    ] = None,
+    label_taxonomy: Annotated[
+        str | None, typer.Option(help="Taxonomy of a gallery's class folders; default the classifier's, then others.")
+    ] = None,
+    keep_unknown_labels: Annotated[
+        bool, typer.Option("--keep-unknown-labels", help="Keep class folders that no taxonomy knows, not compared.")
+    ] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out a gallery's images that cannot be used; list them.")
+    ] = False,
 ) -> None:
     """Find, measure and classify every cell; count; answer; export."""
-    from wsi_pipeline.cohort import describe_plan, plan_cohort
+    from wsi_pipeline.cohort import describe_plan, plan_cohort, plan_gallery
 
-    plan = plan_cohort(
-        slides,
-        out,
-        config,
-        overrides=overrides_of(assignments, device),
-        mpp=mpp,
-        force_mpp=force_mpp,
-        allow_simulated=allow_simulated,
-    )
+    _check_sources(slides, gallery, force_mpp, label_taxonomy is not None or keep_unknown_labels or skip_unreadable)
+    if gallery is not None:
+        plan = plan_gallery(
+            gallery,
+            out,
+            config,
+            mpp=mpp,
+            overrides=overrides_of(assignments, device),
+            label_taxonomy=label_taxonomy,
+            keep_unknown_labels=keep_unknown_labels,
+            skip_unreadable=skip_unreadable,
+            allow_simulated=allow_simulated,
+        )
+    else:
+        plan = plan_cohort(
+            slides or [],
+            out,
+            config,
+            overrides=overrides_of(assignments, device),
+            mpp=mpp,
+            force_mpp=force_mpp,
+            allow_simulated=allow_simulated,
+        )
     if dry_run:
         describe_plan(plan, typer.echo)
         return
     _execute(plan, cluster=cluster, restart=restart, retry_failed=retry_failed)
+
+
+def _check_sources(slides: list[str] | None, gallery: Path | None, force_mpp: bool, of_galleries: bool) -> None:
+    """Refuse neither or both of slides and a gallery, and options that would do nothing."""
+    if bool(slides) == (gallery is not None):
+        raise ConfigError("give slides, or --gallery DIR" + (", not both: they are two runs" if slides else ""))
+    if gallery is not None and force_mpp:
+        raise ConfigError("--force-mpp is for slides that state microns per pixel; images of a gallery state none")
+    if gallery is None and of_galleries:
+        raise ConfigError("--label-taxonomy, --keep-unknown-labels and --skip-unreadable go with --gallery")
 
 
 def demo(

@@ -25,8 +25,18 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".jpg", ".jpeg")
 MAX_PIXELS = 400_000_000
 MIN_COMPONENT_PX = 10
 
+MIN_SIDE_UM = 4.0
+"""Shorter side of a single cell's image: less holds no white cell (a small lymphocyte measures 7 um), scarcely a
+platelet."""
+MIN_SIDE_PX = 12
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
+
+def is_too_small(width: int, height: int, mpp: float) -> bool:
+    """Return whether an image of a single cell is too small to hold one at its resolution (um per pixel)."""
+    return min(height, width) < max(MIN_SIDE_PX, MIN_SIDE_UM / mpp)
+
+
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """Return an image as ``(h, w, 3)`` uint8; alpha is laid over white.
 
     Raises
@@ -37,10 +47,10 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 
     if path.suffix.lower() in (".tif", ".tiff"):
-        return _as_rgb(_read_tiff(path), path)
+        return _as_rgb(_read_tiff(path, max_pixels), path)
     try:
         with Image.open(path) as image:
-            _bounded(path, image.width, image.height)
+            _bounded(path, image.width, image.height, max_pixels)
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 layer = image.convert("RGBA")
                 white = Image.new("RGBA", layer.size, "white")
@@ -117,13 +127,13 @@ def _read_values(path: Path) -> npt.NDArray[np.generic]:
         raise DataError(f"{path} cannot be read as an image: {error}") from None
 
 
-def _read_tiff(path: Path) -> npt.NDArray[np.generic]:
+def _read_tiff(path: Path, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.generic]:
     import tifffile
 
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
-            _bounded(path, page.imagewidth, page.imagelength)
+            _bounded(path, page.imagewidth, page.imagelength, max_pixels)
             return np.asarray(page.asarray())
     except (OSError, ValueError, RuntimeError, tifffile.TiffFileError) as error:
         if isinstance(error, DataError):
@@ -145,9 +155,9 @@ def _as_rgb(values: npt.NDArray[np.generic], path: Path) -> npt.NDArray[np.uint8
     return image
 
 
-def _bounded(path: Path, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{path} is {width} x {height} pixels; fields of up to {MAX_PIXELS:,} pixels are read")
+def _bounded(path: Path, width: int, height: int, most: int = MAX_PIXELS) -> None:
+    if width * height > most:
+        raise DataError(f"{path} is {width} x {height} pixels; up to {most:,} pixels are read")
 
 
 def _foreground(values: npt.NDArray[np.generic], part: Literal["cell", "nucleus"]) -> npt.NDArray[np.bool_] | None:

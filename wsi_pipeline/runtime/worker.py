@@ -14,6 +14,7 @@ from wsi_pipeline.config import PipelineConfig
 
 if TYPE_CHECKING:
     from wsi_pipeline.cells.classifier import CellClassifier
+    from wsi_pipeline.cells.crop_features import CropFeatures
     from wsi_pipeline.segmentation.batching import Batch
     from wsi_pipeline.segmentation.models import FlowModel
     from wsi_pipeline.segmentation.precision import RequestedPrecision
@@ -124,3 +125,11 @@ def classifier_model(name: str, device: str) -> CellClassifier:
 
     model: CellClassifier = _once(("cells", name, device), lambda: load_classifier(name, device=device))
     return model
+
+
+def crop_features(device: str) -> CropFeatures:
+    """Return what finds the cell in the middle of a crop, loaded once a process."""
+    from wsi_pipeline.cells.crop_features import CropFeatures
+
+    found: CropFeatures = _once(("crops", device), lambda: CropFeatures(device))
+    return found

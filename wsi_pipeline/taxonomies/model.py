@@ -147,6 +147,18 @@ class Taxonomy(_Model):
                 return cell_class.code
         raise DataError(f"{label!r} is no class of taxonomy {self.name}; it has {', '.join(self.codes)}")
 
+    def find(self, label: str) -> str | None:
+        """Return the code for a code, an alias, or an English or French name; None where nothing, or several, fit.
+
+        Upper and lower case are alike, and so are blank, dash and underscore.
+        """
+        wanted = _folded(label)
+        for of in (lambda c: (c.code, *c.aliases), lambda c: (c.name_en, c.name_fr)):
+            named = [c.code for c in self.classes if wanted in {_folded(name) for name in of(c)}]
+            if named:
+                return named[0] if len(named) == 1 else None
+        return None
+
     def countable(self, specimen: Specimen) -> tuple[str, ...]:
         """Return the codes in the denominator of a specimen; empty where the specimen has no differential."""
         return tuple(c.code for c in self.classes if c.countable.get(specimen, False))
@@ -163,6 +175,10 @@ class Taxonomy(_Model):
             return self.roll_ups[name]
         why = self.refused_roll_ups.get(name, f"it has {', '.join(sorted(self.roll_ups))}")
         raise ConfigError(f"taxonomy {self.name} has no roll-up {name!r}: {why}")
+
+
+def _folded(label: str) -> str:
+    return " ".join(label.replace("_", " ").replace("-", " ").casefold().split())
 
 
 def taxonomy_names() -> tuple[str, ...]:

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 import shapely
 
 from wsi_pipeline.csv_rows import read_rows
-from wsi_pipeline.errors import DataError
-from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp, some
+from wsi_pipeline.errors import DataError, some
+from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp
 
 MIN_IOU = 0.5
 
@@ -111,6 +111,11 @@ def _slides(data: Path) -> list[_RunSlide]:
         parquet = out / "slides" / row["slide_id"] / "cells.parquet"
         try:
             names = pq.read_schema(parquet).names
+            if "image" in names:
+                raise DataError(
+                    f"{parquet} is of a gallery, whose cells have no place on a slide; train on the folders instead: "
+                    f"--data {path.parent}"
+                )
             missing = [c for c in _COLUMNS if c not in names]
             if missing:
                 raise DataError(f"{parquet} has no column {', '.join(missing)}")

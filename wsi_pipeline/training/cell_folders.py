@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsi_pipeline.errors import DataError
+from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.evaluation.images import IMAGE_SUFFIXES
-from wsi_pipeline.training.cell_listing import Example, Listing, some
+from wsi_pipeline.training.cell_listing import Example, Listing
 
 
 def read_folders(folder: Path) -> Listing:

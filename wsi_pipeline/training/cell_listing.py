@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from wsi_pipeline.errors import DataError
+from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.taxonomies import Taxonomy
 
-SHOWN = 5
-"""Names an error lists at most."""
 MIN_MPP, MAX_MPP = 0.05, 5.0
 MIN_IMAGES = 3
 """Images a class needs: one each for train, validation and test."""
@@ -65,13 +63,6 @@ class Listing:
     door: Literal["class folders", "patient folders", "boxes", "table", "corrected run"]
     examples: tuple[Example, ...]
     notes: tuple[str, ...] = ()
-
-
-def some(names: Iterable[str]) -> str:
-    """Return up to five names, and how many more there are."""
-    found = list(names)
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return ", ".join(found[:SHOWN]) + more
 
 
 def checked_mpp(value: float, where: str) -> float:
@@ -123,13 +114,13 @@ def resolve_labels(listing: Listing, taxonomy: Taxonomy, where: Path, *, ignore_
     """
     codes: dict[str, str | None] = {}
     for label in dict.fromkeys(e.label for e in listing.examples):
-        code = _code_of(label.strip(), taxonomy)
+        code = taxonomy.find(label)
         codes[label] = code if code in taxonomy.classifier_classes else None
     unknown = Counter(e.label for e in listing.examples if codes[e.label] is None)
     notes = listing.notes
     if listing.door == "corrected run":
         # A run's file lists red cells and what was not classified; they are known, only not for a classifier.
-        other = Counter({k: n for k, n in unknown.items() if _code_of(k.strip(), taxonomy) is not None})
+        other = Counter({k: n for k, n in unknown.items() if taxonomy.find(k) is not None})
         if other:
             counted = ", ".join(f"{label} ({n})" for label, n in sorted(other.items()))
             notes = (*notes, f"left out {other.total()} cells of classes that no classifier answers with: {counted}")
@@ -150,16 +141,6 @@ def resolve_labels(listing: Listing, taxonomy: Taxonomy, where: Path, *, ignore_
     if not kept:
         raise DataError(f"{where}: no cell has a label of taxonomy {taxonomy.name}")
     return replace(listing, examples=kept, notes=notes)
-
-
-def _code_of(label: str, taxonomy: Taxonomy) -> str | None:
-    """Return the class of a code, an alias, or an English or French name, upper and lower case alike."""
-    try:
-        return taxonomy.resolve(label)
-    except DataError:
-        pass
-    named = [c.code for c in taxonomy.classes if label.casefold() in (c.name_en.casefold(), c.name_fr.casefold())]
-    return named[0] if len(named) == 1 else None
 
 
 def without_rare(listing: Listing) -> Listing:

@@ -17,14 +17,10 @@ import numpy.typing as npt
 
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cells.windows import estimate_background, resample
-from wsi_pipeline.errors import DataError, SlideError
-from wsi_pipeline.evaluation.images import read_image
+from wsi_pipeline.errors import DataError, SlideError, some
+from wsi_pipeline.evaluation.images import MIN_SIDE_PX, MIN_SIDE_UM, is_too_small, read_image
 from wsi_pipeline.training.cell_data import PackedCells
-from wsi_pipeline.training.cell_listing import Example, Listing, some
-
-MIN_SIDE_UM = 4.0
-"""Shorter side of an image: less holds no white cell (a small lymphocyte measures 7 um), scarcely a platelet."""
-MIN_SIDE_PX = 12
+from wsi_pipeline.training.cell_listing import Example, Listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +138,7 @@ def _image_windows(examples: list[Example], side: int, mpp: float, small: list[s
     background = estimate_background(pixels)
     for example in examples:
         own = example.mpp or mpp
-        if min(height, width) < max(MIN_SIDE_PX, MIN_SIDE_UM / own):
+        if is_too_small(width, height, own):
             small.append(f"{example.name} ({width} x {height} px, {width * own:.3g} x {height * own:.3g} um)")
             continue
         x, y = example.centre or (width / 2, height / 2)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from wsi_pipeline.csv_rows import number, read_rows
-from wsi_pipeline.errors import DataError
+from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.evaluation.images import IMAGE_SUFFIXES
-from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp, some
+from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp
 
 BOX_COLUMNS = ("name", "x1", "y1", "x2", "y2", "class")
 TABLE_COLUMNS = ("path", "class")

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports.report.charts import Segment, Styles, stacked
 from wsi_pipeline.exports.report.render import render
-from wsi_pipeline.exports.report.summary import Answer, read_summary
+from wsi_pipeline.exports.report.summary import Agreement, Answer, read_summary
 from wsi_pipeline.exports.report.text import SPECIMENS
 from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
@@ -84,13 +84,46 @@ def write_cohort_report(out: Path) -> None:
         rows=rows,
         totals={status: sum(row.status == status for row in rows) for status in ("ok", "empty", "failed")},
         n_cells=sum(row.n_cells or 0 for row in rows),
-        area_mm2=sum(row.area_mm2 or 0.0 for row in rows),
+        area_mm2=sum(row.area_mm2 or 0.0 for row in rows) if any(row.area_mm2 is not None for row in rows) else None,
+        agreement=_agreement(out),
         tasks=tasks,
         patients=[(subject, a) for _, subject, a in answers if a.level == "patient"],
         simulated=any("simul" in (a.trained_on or "").lower() for _, _, a in answers),
         legend=sorted(legend.values(), key=lambda style: styles.position(style.code)),
         warnings=warnings,
         run=list(_flatten(_run_json(out / "run.json"))),
+    )
+
+
+def _agreement(out: Path) -> Agreement | None:
+    """Return the labels given and the answers of the whole run, of which galleries alone have a table."""
+    rows = [r for r in _csv(out / "agreement.csv", ("level", "class", "n"), optional=True) if r["level"] == "run"]
+    if not rows:
+        return None
+    confusion: dict[tuple[str, str], dict[str, int]] = {}
+    for row in _csv(out / "confusion.csv", ("level", "class", "taxonomy", "answer", "count")):
+        if row["level"] == "run":
+            answers = confusion.setdefault((row["class"], row["taxonomy"]), {})
+            answers[row["answer"]] = int(_number(row["count"]) or 0)
+    agrees = {(r["class"], r["taxonomy"]): tuple(filter(None, r["agrees"].split(" "))) for r in rows}
+    return Agreement.model_validate(
+        {
+            "confidence": _number(rows[0]["confidence"]) or 0.95,
+            "rows": [
+                {
+                    "class": r["class"],
+                    "compared": r["compared"] == "true",
+                    "n": int(_number(r["n"]) or 0),
+                    **{name: _number(r[name]) for name in ("agree", "percent", "lower", "upper")},
+                    "note": r["note"],
+                }
+                for r in rows
+            ],
+            "confusion": [
+                {"class": name, "agrees": agrees.get((name, taxonomy), ()), "answers": answers}
+                for (name, taxonomy), answers in confusion.items()
+            ],
+        }
     )
 
 

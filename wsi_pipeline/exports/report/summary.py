@@ -144,6 +144,47 @@ class RedCells(_Part):
     size: RedCellSize
 
 
+class AgreementRow(_Part):
+    """Cells of one given class, and how many answers say the same; percentages 0 to 100."""
+
+    name: str = Field(alias="class")
+    compared: bool
+    n: int
+    agree: int | None = None
+    percent: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    note: str = ""
+
+
+class ConfusionRow(_Part):
+    """Answers to the cells of one given class, and which of them say the same."""
+
+    name: str = Field(alias="class")
+    agrees: tuple[str, ...] = ()
+    answers: dict[str, int] = {}
+
+
+class Agreement(_Part):
+    """Labels that class folders give, against the classifier."""
+
+    confidence: float = 0.95
+    rows: tuple[AgreementRow, ...] = ()
+    confusion: tuple[ConfusionRow, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Return the classes that were answered, in the order of their names."""
+        return tuple(sorted({answer for row in self.confusion for answer in row.answers}))
+
+
+class GalleryFacts(_Part):
+    """What a gallery's patient folder held."""
+
+    images: int = 0
+    used: int = 0
+
+
 class Denominator(_Part):
     """What the percentages are of."""
 
@@ -258,6 +299,8 @@ class SlideSummary(_Part):
     differential: tuple[DifferentialRow, ...] = ()
     differential_corrected: Corrected = Corrected()
     red_cells: RedCells | None = None
+    agreement: Agreement | None = None
+    gallery: GalleryFacts | None = None
     denominator: Denominator = Denominator()
     indices: tuple[Index, ...] = ()
     predictions: tuple[Answer, ...] = ()

@@ -79,6 +79,9 @@ REASONS = {
     "stain-precipitate": "precipitated stain",
     "scanner-stripe": "stripes left by the scanner",
     "bad-regions": "the regions file cannot be used",
+    "no-images": "the patient's folder holds no image",
+    "bad-folder": "the patient's folder cannot be used",
+    "image-too-small": "images are too small for their resolution",
     "missing-weights": "model weights are missing",
     "missing-device": "the device asked for is not there",
 }

@@ -1,0 +1,134 @@
+"""The report of a patient of a gallery: a slide's report without what needs positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from wsi_pipeline.cells.windows import resample
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.exports.report.charts import Styles, differential_chart
+from wsi_pipeline.exports.report.pictures import Picture, data_uri
+from wsi_pipeline.exports.report.render import render
+from wsi_pipeline.exports.report.select import HALF_GALLERY
+from wsi_pipeline.exports.report.slide import CellPicture, GalleryView
+from wsi_pipeline.exports.report.summary import read_summary
+from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, count
+
+if TYPE_CHECKING:
+    from wsi_pipeline.taxonomies import Taxonomy
+
+_SIDE_UM = 28.0
+_SIDE_PX = 112
+
+Read = Callable[[str], npt.NDArray[np.uint8]]
+
+
+def write_gallery_report(slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, read: Read) -> None:
+    """Write ``report.html`` of a patient from ``summary.json`` and ``cells.parquet`` in its folder.
+
+    Parameters
+    ----------
+    slide_dir
+        Folder of the patient's results.
+    taxonomy
+        Names and colours of the classes.
+    specimen
+        ``blood_smear`` or ``marrow_smear``.
+    read
+        Returns the uint8 ``(h, w, 3)`` pixels of an image by its name.
+
+    Raises
+    ------
+    DataError
+        A result file is damaged, or ``summary.json`` lacks what the report needs.
+    """
+    summary = read_summary(slide_dir / "summary.json")
+    if summary.mpp is None:
+        raise DataError(f"{slide_dir / 'summary.json'} has no microns per pixel; run the patient again")
+    styles = Styles(taxonomy)
+    problems: list[str] = []
+    galleries = _galleries(slide_dir / "cells.parquet", styles, read, summary.mpp.x, problems)
+    truncated = summary.quality.get("truncated")
+    if isinstance(truncated, int) and truncated:
+        problems.append(f"{count(truncated)} cells are cut by the edge of their image; their size is a lower limit.")
+    render(
+        "slide.html.j2",
+        slide_dir / "report.html",
+        summary=summary,
+        specimen_name=SPECIMENS.get(specimen, specimen),
+        chart=differential_chart(summary.differential, styles),
+        red_names={},
+        diameters=None,
+        kinds=[(KINDS.get(kind, kind), n) for kind, n in summary.counts.by_kind.items()],
+        overview=None,
+        legend=[],
+        regions=[],
+        fields=[],
+        galleries=galleries,
+        cellularity=None,
+        seams=None,
+        could_not=[*summary.warnings, *problems],
+    )
+
+
+def _galleries(cells: Path, styles: Styles, read: Read, mpp: float, problems: list[str]) -> list[GalleryView]:
+    """Return the most and the least confident images of each class."""
+    table = pq.read_table(cells, columns=["class_name", "class_probability", "image", "label_given", "truncated"])
+    columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    by_class: dict[str, list[int]] = {}
+    for row, code in enumerate(columns["class_name"]):
+        by_class.setdefault(code, []).append(row)
+    views = []
+    for code in sorted(by_class, key=styles.position):
+        rows = sorted(by_class[code], key=lambda row: (-columns["class_probability"][row], row))
+        high = rows[:HALF_GALLERY]
+        low = [row for row in reversed(rows) if row not in high][:HALF_GALLERY]
+
+        def shown(wanted: list[int]) -> tuple[CellPicture, ...]:
+            pictures = []
+            for row in wanted:
+                given, name = columns["label_given"][row], columns["image"][row]
+                try:
+                    picture = _picture(read(name), mpp)
+                except DataError as error:
+                    problems.append(f"{name} could not be shown: {error}")
+                    continue
+                caption = f"{columns['class_probability'][row]:.2f}" + (f" · {given}" if given else "")
+                cut = columns["truncated"][row] is True
+                pictures.append(CellPicture(picture=picture, caption=caption, where=name, truncated=cut))
+            return tuple(pictures)
+
+        views.append(
+            GalleryView(
+                code=code,
+                name=styles[code].name,
+                colour=styles[code].colour,
+                n=len(rows),
+                kind="white",
+                classified=True,
+                side_um=_SIDE_UM,
+                high=shown(high),
+                low=shown(low),
+            )
+        )
+    return views
+
+
+def _picture(pixels: npt.NDArray[np.uint8], mpp: float) -> Picture:
+    """Return the middle of an image at one scale, white where the image ends."""
+    height, width = pixels.shape[:2]
+    scale = _SIDE_UM / _SIDE_PX / mpp
+    window = resample(pixels, width / 2, height / 2, side=_SIDE_PX, scale=scale).copy()
+    for axis, size in ((0, height), (1, width)):
+        edge = max(0, math.floor((_SIDE_PX - size / scale) / 2))
+        if edge:
+            for part in (slice(0, edge), slice(_SIDE_PX - edge, None)):
+                window[(part, slice(None)) if axis == 0 else (slice(None), part)] = 255
+    return Picture(uri=data_uri(window, "jpeg", 80), width=_SIDE_PX, height=_SIDE_PX)

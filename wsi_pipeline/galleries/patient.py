@@ -1,0 +1,252 @@
+"""One patient of a gallery, from images to an answer: the story of ``pipeline.py`` without regions and positions."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.cells.classifier import CellClassifier, Probabilities
+from wsi_pipeline.cells.crop_features import MPP, SEGMENTED_BY
+from wsi_pipeline.cells.windows import resample
+from wsi_pipeline.errors import PatientFolderError, UnreadableSlideError
+from wsi_pipeline.evaluation.images import read_image
+from wsi_pipeline.exports.report import write_gallery_report
+from wsi_pipeline.finish import taxonomy_of
+from wsi_pipeline.galleries.comparison import Comparison
+from wsi_pipeline.galleries.job import GalleryJob
+from wsi_pipeline.galleries.measure import MAX_SIDE_UM, ImageMeasurer
+from wsi_pipeline.galleries.survey import MAX_PIXELS, Surveyed, duplicates, images_csv, problem_of, survey
+from wsi_pipeline.galleries.table import cells_table, write_table
+from wsi_pipeline.job import attempt_key
+from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
+from wsi_pipeline.runtime.devices import resolve_device
+from wsi_pipeline.runtime.provenance import commit, versions
+from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, use_threads
+
+NOTE = (
+    "A gallery has no positions: no regions, no area, no cells per field, no red cells and no file for QuPath. "
+    "Percentages are of the images in the folder; they are a differential only where the images are all cells that "
+    "were met, none chosen."
+)
+
+
+def expected_files(job: GalleryJob) -> list[Path]:
+    """Return the artefacts a finished patient has."""
+    wanted = ["cells.parquet", "images.csv", "summary.json", *(["report.html"] if job.config.exports.report else [])]
+    return [job.folder / name for name in wanted]
+
+
+def run_patient(job: GalleryJob) -> dict[str, Any]:
+    """Run one patient, as a task on a worker; write its artefacts and return its summary.
+
+    Raises
+    ------
+    PatientFolderError
+        No image, a folder of mixed form, or images too small for the declared resolution.
+    UnreadableSlideError
+        Images that cannot be decoded; with ``skip_unreadable`` only when none is left.
+    """
+    started = time.monotonic()
+    config = job.config
+    use_threads(config.runtime.threads)
+    if job.problem:
+        raise PatientFolderError(job.problem, reason=job.problem_reason)
+
+    # Look at every image once: all that cannot be used is known before anything is computed.
+    found = survey(job)
+    write_text(job.folder / "images.csv", images_csv(found))
+    problem = problem_of(job, found)
+    used = [s for s in found if s.status == "ok"]
+    if problem is not None and not (job.skip_unreadable and used):
+        what, reason = problem
+        advice = "no image is left" if job.skip_unreadable else "repair or remove them, or --skip-unreadable"
+        error = UnreadableSlideError if reason == "unreadable" else PatientFolderError
+        raise error(f"{what}. All are listed in {job.folder / 'images.csv'}; {advice}", reason=reason)
+    surveyed = time.monotonic()
+
+    # Type and measure the cell in the middle of each.
+    device = resolve_device(config.runtime.device)
+    classifier = classifier_model(str(config.cells.classifier), device)
+    measurer = ImageMeasurer(crop_features(device))
+    glass = np.median([s.background for s in used], axis=0).astype(np.uint8)
+    answers, measured, spent = _type_and_measure(job, used, classifier, measurer, glass)
+
+    # Count, answer, compare, report.
+    answering = time.monotonic()
+    taxonomy = taxonomy_of(config)
+    table = cells_table(
+        used,
+        measured,
+        answers,
+        classes=classifier.classes,
+        taxonomy=taxonomy,
+        labels={g.label: g for g in job.labels},
+        embedding=config.cells.embedding,
+    )
+    write_table(table, job.folder / "cells.parquet")
+    names = table.column("class_name").to_pylist()
+    by_class = {name: names.count(name) for name in sorted(set(names))}
+    counts = differential(
+        by_class, specimen=config.specimen, taxonomy=taxonomy, confidence=config.predictions.confidence
+    )
+    predictions = criteria_predictions(
+        counts,
+        slide_id=job.slide_id,
+        subject_id=job.subject_id,
+        specimen=config.specimen,
+        taxonomy=taxonomy,
+        config=config.predictions,
+    )
+    corrected = corrected_differential(
+        by_class,
+        counts,
+        card=classifier.card,
+        specimen=config.specimen,
+        taxonomy=taxonomy,
+        config=config.predictions,
+    )
+    labels = [s.image.label for s in used]
+    comparison = Comparison.of(labels, names, job.labels, config.predictions.confidence)
+    without_cell = table.column("area_um2").null_count
+    truncated = int(np.count_nonzero(table.column("truncated").fill_null(False).to_numpy()))
+    summary: dict[str, Any] = {
+        "slide_id": job.slide_id,
+        "path": str(job.spec.path),
+        "path_name": job.spec.path.name,
+        "subject_id": job.subject_id,
+        "label": job.label,
+        "specimen": config.specimen,
+        "working_mpp": MPP,
+        "confidence": config.predictions.confidence,
+        "status": "ok",
+        "reason": None,
+        "attempt": attempt_key(job),
+        "mpp": {"x": job.mpp, "y": job.mpp, "source": "option"},
+        "n_cells": len(used),
+        "taxonomy": taxonomy.name,
+        "gallery": {
+            "folder": str(job.gallery),
+            "positions": False,
+            "images": len(found),
+            "used": len(used),
+            "skipped": {s.image.name: f"{s.status}: {s.detail}" for s in found if s.status != "ok"},
+        },
+        "counts": {"kind": {"white": len(used)}, "class": by_class},
+        "differential": [
+            {
+                "class": row.code,
+                "count": row.count,
+                "percent": row.percent,
+                "lower": row.lower,
+                "upper": row.upper,
+                "in_denominator": row.in_denominator,
+            }
+            for row in counts.rows
+        ],
+        "differential_corrected": corrected.to_dict(),
+        "agreement": comparison.to_dict() if comparison.classes else None,
+        "red_cells": None,
+        "denominator": {"n": counts.n, "wording": counts.denominator},
+        "indices": [vars(index) for index in counts.indices],
+        "predictions": [prediction.to_dict() for prediction in predictions],
+        "quality": {
+            "images": len(found),
+            "images used": len(used),
+            "images left out": len(found) - len(used),
+            "images without a measured cell": without_cell,
+            "truncated": truncated,
+            "other files": job.n_other,
+        },
+        "provenance": _provenance(job, classifier, measurer, device, glass),
+        "timings": {"reading": surveyed - started, **spent, "answers": time.monotonic() - answering},
+        "warnings": [*_warnings(job, found, problem, without_cell), *counts.notes],
+    }
+    write_json(job.folder / "summary.json", summary)
+    if config.exports.report:
+        write_gallery_report(
+            job.folder,
+            taxonomy=taxonomy,
+            specimen=config.specimen,
+            read=lambda name: read_image(job.patient_folder / name, max_pixels=MAX_PIXELS),
+        )
+    return summary
+
+
+def _type_and_measure(
+    job: GalleryJob,
+    used: list[Surveyed],
+    classifier: CellClassifier,
+    measurer: ImageMeasurer,
+    glass: npt.NDArray[np.uint8],
+) -> tuple[Probabilities, pa.Table, dict[str, float]]:
+    """Return answers and measures of all images, batch by batch, so memory does not grow with the folder."""
+    batch, side = job.config.cells.batch_size, classifier.window_px
+    p, embeddings, rows = [], [], []
+    spent = {"classification": 0.0, "morphology": 0.0}
+    for start in range(0, len(used), batch):
+        part = used[start : start + batch]
+        images = [read_image(job.patient_folder / s.image.name, max_pixels=MAX_PIXELS) for s in part]
+        windows = np.stack(
+            [resample(i, i.shape[1] / 2, i.shape[0] / 2, side=side, scale=classifier.mpp / job.mpp) for i in images]
+        )
+        with computing():
+            begun = time.monotonic()
+            light = np.stack([s.background for s in part if s.background is not None])
+            answer = classifier.predict(windows, light, batch_size=batch)
+            typed = time.monotonic()
+            rows += [measurer.measure(image, job.mpp, glass) for image in images]
+            spent["classification"] += typed - begun
+            spent["morphology"] += time.monotonic() - typed
+        p.append(answer.p)
+        embeddings.append(answer.embedding)
+    answers = Probabilities(p=np.concatenate(p), embedding=np.concatenate(embeddings))
+    return answers, pa.concat_tables(rows), spent
+
+
+def _provenance(
+    job: GalleryJob,
+    classifier: CellClassifier,
+    measurer: ImageMeasurer,
+    device: str,
+    glass: npt.NDArray[np.uint8],
+) -> dict[str, Any]:
+    return {
+        "source": "gallery, without positions",
+        "mpp source": "option",
+        "cell classifier": classifier.name,
+        "cell classifier SHA-256": classifier.sha256,
+        "segmentation model": SEGMENTED_BY,
+        "segmentation SHA-256": measurer.sha256,
+        "resolution of measures, um/px": MPP,
+        "largest part measured, um": MAX_SIDE_UM,
+        "empty glass, RGB": ", ".join(str(v) for v in glass),
+        "embedding": job.config.cells.embedding,
+        "device asked": job.config.runtime.device,
+        "device used": device,
+        "threads": job.config.runtime.threads,
+        "configuration digest": job.config.digest(),
+        "commit": commit(),
+        "version": versions()["wsi-pipeline"],
+    }
+
+
+def _warnings(job: GalleryJob, found: list[Surveyed], problem: tuple[str, str] | None, without_cell: int) -> list[str]:
+    notes = [NOTE]
+    if problem is not None:
+        notes.append(f"Left out: {problem[0]}. All are listed in images.csv.")
+    notes += duplicates(found)
+    alone = [g for g in job.labels if not g.agrees and any(s.image.label == g.label for s in found)]
+    if alone:
+        named = "; ".join(f"{g.label} ({g.note})" for g in alone)
+        notes.append(f"Labels that are kept and not compared: {named}.")
+    if without_cell:
+        notes.append(f"In {without_cell} images no cell was found in the middle: they are typed, not measured.")
+    if job.n_other:
+        notes.append(f"{job.n_other} files in the folder are no images by their ending and were left out.")
+    return notes
