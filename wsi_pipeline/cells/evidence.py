@@ -1,7 +1,7 @@
 """Why a classifier called a cell what it did: heatmap, nearest labelled cells, place on a map, and how unusual it is.
 
 Everything but the heatmap comes from one file beside the weights, ``<name>.evidence.safetensors``, which
-``wsi-pipeline train cells`` writes and ``wsi-pipeline models evidence`` makes again.
+``wsi-pipeline train evidence`` makes. Weights without one type cells as ever; they explain less.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 CARD_ENTRY = "evidence"
 """Where a card names the file, its SHA-256, and what was measured of it."""
 
-COLUMNS = ("ood", "map_x", "map_y")
-"""Columns of ``cells.parquet``, float32: how unusual a cell is, 0 to 1, and its place on the map."""
+COLUMNS = ("out_of_distribution", "map_x", "map_y")
+"""Columns of ``cells.parquet``, float32: how unusual a cell is, 0 to 1, and its place on the map, 0 to 1."""
 
 _OOD, _REFERENCE = "ood.", "reference."
 
@@ -54,10 +54,10 @@ class Explanation:
         float32 ``(n,)``: share of the neighbours that are of the class answered.
     place
         float32 ``(n, 2)``: x and y on the map.
-    ood
+    out_of_distribution
         float32 ``(n,)``: share of validation cells that are less unusual, 0 to 1.
     unusual
-        bool ``(n,)``: whether ``ood`` is above the cut-off.
+        bool ``(n,)``: whether that is above :data:`~wsi_pipeline.cells.out_of_distribution.CUT_OFF`.
     """
 
     answered: npt.NDArray[np.str_]
@@ -68,7 +68,7 @@ class Explanation:
     neighbours: Neighbours
     agreement: npt.NDArray[np.float32]
     place: npt.NDArray[np.float32]
-    ood: npt.NDArray[np.float32]
+    out_of_distribution: npt.NDArray[np.float32]
     unusual: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -102,6 +102,11 @@ class Evidence:
         self.about: dict[str, Any] = dict(classifier.card.get(CARD_ENTRY, {}))
 
     @classmethod
+    def of(cls, classifier: CellClassifier) -> Evidence | None:
+        """Return the evidence of a classifier, or None where its card names none; errors as of :meth:`load`."""
+        return None if evidence_path(classifier.weights) is None else cls.load(classifier)
+
+    @classmethod
     def load(cls, classifier: CellClassifier) -> Evidence:
         """Load the evidence file of a classifier.
 
@@ -115,8 +120,9 @@ class Evidence:
         path = evidence_path(classifier.weights)
         if path is None or not path.is_file():
             raise MissingWeightsError(
-                f"{classifier.weights.path} has no evidence file {evidence_name(classifier.weights.path)}; make it "
-                f"with `wsi-pipeline models evidence {classifier.name}`, or train again"
+                f"{classifier.weights.path} has no evidence file "
+                f"{evidence_name(classifier.weights.path) if path is None else path}; make it with "
+                f"`wsi-pipeline train evidence --weights {classifier.weights.path}`"
             )
         sha256 = file_sha256(path)
         said = classifier.card[CARD_ENTRY].get("sha256")
@@ -175,7 +181,7 @@ class Evidence:
             neighbours=near,
             agreement=near.agreement(answered),
             place=self.reference.places(answer.embedding),
-            ood=unlike,
+            out_of_distribution=unlike,
             unusual=unlike > CUT_OFF,
         )
 
@@ -189,6 +195,11 @@ def evidence_path(weights: Weights) -> Path | None:
     """Return where the evidence file of weights is; None where their card names none."""
     entry = weights.card.get(CARD_ENTRY)
     return weights.path.with_name(str(entry["file"])) if isinstance(entry, dict) and "file" in entry else None
+
+
+def columns_of(weights: Weights) -> tuple[str, ...]:
+    """Return :data:`COLUMNS` where the card of weights names an evidence file, else none."""
+    return () if evidence_path(weights) is None else COLUMNS
 
 
 def write_evidence(path: Path, reference: Reference, score: OutOfDistribution, weights_sha256: str) -> None:
@@ -230,6 +241,6 @@ def read_evidence(path: Path, weights_sha256: str, embedding_dim: int) -> tuple[
     if about.get("weights_sha256") != weights_sha256 or reference.embedding.shape[1] != embedding_dim:
         raise ModelError(
             f"{path} was made for weights of SHA-256 {about.get('weights_sha256')}, not {weights_sha256}; make it "
-            "again with `wsi-pipeline models evidence`"
+            "again with `wsi-pipeline train evidence`"
         )
     return reference, score

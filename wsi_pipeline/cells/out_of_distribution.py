@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-CUT_OFF = 0.99
+CUT_OFF = 0.95
 """A cell is *unusual* when it is more unlike than this share of validation cells."""
 
 BATCH = 256

@@ -64,7 +64,7 @@ class Reference:
     class_index, source_index
         uint8 ``(m,)`` into ``classes`` and ``sources``.
     sheet
-        uint8: a JPEG of all pictures, ``THUMB_PX`` wide each, 32 a row.
+        uint8: a JPEG of all pictures, ``THUMB_PX`` wide each, 32 a row; empty where none may be kept.
     classes, sources
         Class codes, and names of the data sets.
     """
@@ -142,8 +142,10 @@ class Reference:
         near = self.place.astype(np.float64)[index]
         return ((near * weight[..., None]).sum(axis=1) / weight.sum(axis=1)[:, None]).astype(np.float32)
 
-    def picture(self, index: int) -> npt.NDArray[np.uint8]:
-        """Return the picture of a reference cell, uint8 ``(THUMB_PX, THUMB_PX, 3)``."""
+    def picture(self, index: int) -> npt.NDArray[np.uint8] | None:
+        """Return the picture of a reference cell, uint8 ``(THUMB_PX, THUMB_PX, 3)``; None where none was kept."""
+        if not len(self.sheet):
+            return None
         pictures = self.__dict__["_pictures"]
         if pictures is None:
             pictures = np.asarray(Image.open(io.BytesIO(self.sheet.tobytes())).convert("RGB"))

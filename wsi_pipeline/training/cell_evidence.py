@@ -7,7 +7,7 @@ measured on test cells; the reference cells are training cells.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from wsi_pipeline.evaluation.tables import text_table
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.training.cards import Figure, figure_of, replace_entry
 from wsi_pipeline.training.cell_data import PackedCells
+from wsi_pipeline.training.cell_evidence_data import check_split, packed_split
+from wsi_pipeline.training.cell_held_out import HeldOut, held_out_classes, held_out_figures, small_recipe
 from wsi_pipeline.weights import file_sha256, load_weights
 
 PER_CLASS = 72
@@ -44,6 +46,8 @@ def make_evidence(
     groups: npt.NDArray[np.int64],
     out: Path,
     *,
+    pictures: bool = True,
+    held_out: Sequence[HeldOut] = (),
     device: str = "cpu",
     report: Callable[[str], None],
 ) -> Path:
@@ -58,6 +62,11 @@ def make_evidence(
     out
         Receives pictures for people: ``evidence_map.png`` (the map, and t-SNE of the same cells beside it) and
         ``temperature.png``.
+    pictures
+        Keep a small picture of each reference cell, so that neighbours can be looked at. Only where those images may
+        go wherever the weights go.
+    held_out
+        What :func:`wsi_pipeline.training.cell_held_out.held_out_classes` measured, for the card.
     device
         ``cpu`` or a CUDA device.
     report
@@ -94,7 +103,9 @@ def make_evidence(
         place=place,
         class_index=np.array([rank[n] for n in cells.class_names[chosen].tolist()], np.uint8),
         source_index=np.array([sources.index(s) for s in cells.sources[chosen].tolist()], np.uint8),
-        sheet=picture_sheet(_pictures(cells.images[chosen], classifier.window_px)),
+        sheet=(
+            picture_sheet(_pictures(cells.windows(classifier.window_px, chosen))) if pictures else np.zeros(0, np.uint8)
+        ),
         classes=classifier.classes,
         sources=sources,
     )
@@ -103,7 +114,7 @@ def make_evidence(
     truth = cells.class_names[test]
     temperature = float(classifier.card["temperature"])
     before, after = _reliability(classifier, seen["test"], truth, temperature)
-    figures = _figures(classifier, score, reference, seen, cells, test)
+    figures = _figures(classifier, score, reference, seen, cells, test) + held_out_figures(list(held_out))
     figures += [
         Figure(name="expected calibration error before temperature scaling", on="test cells", n=len(test),
                value=before.ece),
@@ -114,10 +125,11 @@ def make_evidence(
         "file": path.name,
         "sha256": file_sha256(path),
         "reference": {"cells": len(reference), "per_class": PER_CLASS, "sources": list(sources), "map": mapped_by},
-        "ood": {
+        "out_of_distribution": {
             "score": "distance and doubt, in standard deviations of validation cells",
             "calibrated_on": f"{len(val)} validation cells",
             "cut_off": CUT_OFF,
+            "held_out": [asdict(h) for h in held_out],
         },
         "calibration": {
             "temperature": temperature,
@@ -137,40 +149,65 @@ def make_evidence(
     return path
 
 
-def make_evidence_again(
+def make_evidence_of(
     weights: Path,
-    data: Path,
+    data: Path | None,
     work: Path,
     *,
     mpp: float | None = None,
+    pictures: bool = True,
+    held_out_epochs: int = 0,
     device: str = "cpu",
     report: Callable[[str], None],
 ) -> Path:
-    """Make the evidence of weights that are there from the images of their training, without training.
+    """Make the evidence of weights that are there from the images of their training, without training them.
 
     Parameters
     ----------
     weights
         A ``.safetensors`` file with its card, for example the shipped one.
     data, mpp
-        As :func:`wsi_pipeline.training.cells.train_cells` was given them.
+        As :func:`wsi_pipeline.training.cells.train_cells` was given them; not needed for weights trained on cells of
+        one's own, whose ``work`` folder has all.
     work
-        Folder that keeps the packed images and the split, or has them from the training.
+        Folder with the packed images and the split (``cells.npz``, ``split.csv``) of the training; for the shipped
+        recipe they are made there when they are missing.
+    pictures
+        As in :func:`make_evidence`.
+    held_out_epochs
+        Epochs of the small networks of :mod:`wsi_pipeline.training.cell_held_out`; 0 trains none and takes over what
+        the card says of an earlier time.
 
     Raises
     ------
     DataError
-        The data are not those of the training, or the weights were trained by another door of ``train cells``.
+        The data are not those of the training.
     """
-    from wsi_pipeline.training.cells import cells_of_card
+    card = load_weights(weights).card
+    if "training" in card:
+        cells, split, groups = packed_split(work)
+        check_split(weights, split, work)
+    elif data is None:
+        raise DataError(f"{weights} was made from the data sets of the shipped recipe; give their folder with --data")
+    else:
+        from wsi_pipeline.training.cells import cells_of_card
 
-    if "training" in load_weights(weights).card:
-        raise DataError(
-            f"{weights} was trained on cells of your own: run its `wsi-pipeline train cells` once more with the same "
-            "--out, which trains nothing that is done and makes the evidence at the end"
+        cells, split, groups = cells_of_card(weights, data, work, mpp=mpp, report=report)
+    earlier = card.get(CARD_ENTRY, {}).get("out_of_distribution", {}).get("held_out", [])
+    held_out = [HeldOut(**row) for row in earlier]
+    if held_out_epochs:
+        classifier = load_classifier(weights, device)
+        recipe = small_recipe(
+            classifier.mpp,
+            classifier.window_px,
+            cells.images.shape[1],
+            classifier.preparation.to_card(),
+            held_out_epochs,
         )
-    cells, split, groups = cells_of_card(weights, data, work, mpp=mpp, report=report)
-    return make_evidence(weights, cells, split, groups, work, device=device, report=report)
+        held_out = held_out_classes(cells, split, classifier.classes, work, recipe=recipe, device=device, report=report)
+    return make_evidence(
+        weights, cells, split, groups, work, pictures=pictures, held_out=held_out, device=device, report=report
+    )
 
 
 def lay_out(embedding: npt.NDArray[np.float16], seed: int = 0) -> tuple[npt.NDArray[np.float32], str]:
@@ -204,10 +241,11 @@ def evidence_tables(entry: Mapping[str, Any]) -> dict[str, str]:
          "-" if f["lower"] is None else f"{_number(f['lower'])} to {_number(f['upper'])}"]
         for f in entry["figures"]
     ]  # fmt: skip
+    reference, unlike = entry["reference"], entry["out_of_distribution"]
     words = (
-        f"{entry['reference']['cells']} reference cells ({', '.join(entry['reference']['sources'])}), map: "
-        f"{entry['reference']['map']}. Out-of-distribution score: {entry['ood']['score']}, calibrated on "
-        f"{entry['ood']['calibrated_on']}; unusual above {entry['ood']['cut_off']:g}."
+        f"{reference['cells']} reference cells ({', '.join(reference['sources'])}), map: {reference['map']}. "
+        f"Out-of-distribution score: {unlike['score']}, calibrated on {unlike['calibrated_on']}; "
+        f"unusual above {unlike['cut_off']:g}."
     )
     bins = [
         [f"{b['lower']:.1f}-{b['upper']:.1f}", b["n"], _number(b["confidence"]), _number(b["accuracy"])]
@@ -215,9 +253,7 @@ def evidence_tables(entry: Mapping[str, Any]) -> dict[str, str]:
         if b["n"]
     ]
     return {
-        "Evidence for single cells": words
-        + "\n\n"
-        + text_table(["figure", "on", "n", "value", "95 % interval"], rows),
+        "Evidence for single cells": words + "\n\n" + text_table(["figure", "on", "n", "value", "95 % interval"], rows),
         "Reliability of the probabilities after temperature scaling": text_table(
             ["probability", "cells", "mean probability", "share right"], bins
         ),
@@ -265,22 +301,18 @@ def _reference_cells(
 def _answers(
     classifier: CellClassifier, cells: PackedCells, index: npt.NDArray[np.int64], blur_um: float = 0.0
 ) -> Probabilities:
-    edge = (cells.images.shape[1] - classifier.window_px) // 2
-    images = cells.images[index]
+    windows = cells.windows(classifier.window_px, index)
     if blur_um:
         from scipy.ndimage import gaussian_filter
 
         sigma = blur_um / classifier.mpp
-        images = np.stack([gaussian_filter(image, (sigma, sigma, 0)) for image in images])
-    windows = images[:, edge : edge + classifier.window_px, edge : edge + classifier.window_px]
+        windows = np.stack([gaussian_filter(window, (sigma, sigma, 0)) for window in windows])
     return classifier.predict(np.ascontiguousarray(windows), cells.background[index])
 
 
-def _pictures(images: npt.NDArray[np.uint8], window_px: int) -> npt.NDArray[np.uint8]:
+def _pictures(windows: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
-    edge = (images.shape[1] - window_px) // 2
-    windows = images[:, edge : edge + window_px, edge : edge + window_px]
     size = (THUMB_PX, THUMB_PX)
     return np.stack([np.asarray(Image.fromarray(w).resize(size, Image.Resampling.LANCZOS)) for w in windows])
 

@@ -38,6 +38,7 @@ from wsi_pipeline.training.cell_data import (
     read_class_folders,
     shipped_recipe,
 )
+from wsi_pipeline.training.cell_evidence_data import check_split
 from wsi_pipeline.training.cell_fit import CellRecipe, Fitted, fit, logits_of, split_cells
 from wsi_pipeline.training.cell_report import answers_on, report_on
 from wsi_pipeline.weights import Weights, find_weights, load_weights
@@ -278,10 +279,7 @@ def cells_of_card(
     report(f"reading {len(cutouts)} cells")
     cells = pack_cached(cutouts, side=recipe.side_px, mpp=recipe.mpp, cache=work / "cells.npz")
     split, groups = _fixed_split(cells, work / "split.csv", recipe.window_px, resume=True, report=report)
-    found = {s: int((split == s).sum()) for s in ("train", "val", "test")}
-    made = {s: card["split"].get(s) for s in found}
-    if found != made:
-        raise DataError(f"{data} splits into {found}; the card of {weights.name} was made from {made}")
+    check_split(weights, split, data)
     return cells, split, groups
 
 
