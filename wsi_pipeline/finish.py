@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.cells.combine import combine_cells
 from wsi_pipeline.cells.evidence import columns_of
@@ -23,7 +25,7 @@ from wsi_pipeline.predictions import corrected_differential, criteria_prediction
 from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
 from wsi_pipeline.regions import area_mm2, write_regions
 from wsi_pipeline.runtime.provenance import commit, versions
-from wsi_pipeline.runtime.worker import exclusive, slide_of, use_threads
+from wsi_pipeline.runtime.worker import evidence_of, exclusive, slide_of, use_threads
 from wsi_pipeline.stages import (
     Prepared,
     chunk_name,
@@ -163,7 +165,16 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     write_json(job.folder / "summary.json", summary)
     if config.exports.report:
         also = red_taxonomy(red)
-        write_slide_report(job.folder, slide=slide, taxonomy=taxonomy, specimen=config.specimen, also=also)
+        name = config.cells.classifier
+        write_slide_report(
+            job.folder,
+            slide=slide,
+            taxonomy=taxonomy,
+            specimen=config.specimen,
+            also=also,
+            evidence=None if name is None else evidence_of(name, prepared.about["device"]),
+            background=np.array(prepared.about["background"], np.uint8),
+        )
     return summary
 
 

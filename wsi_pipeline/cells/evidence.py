@@ -118,16 +118,12 @@ class Evidence:
             The file is damaged, or of other weights.
         """
         path = evidence_path(classifier.weights)
-        if path is None or not path.is_file():
+        if path is None:
             raise MissingWeightsError(
-                f"{classifier.weights.path} has no evidence file "
-                f"{evidence_name(classifier.weights.path) if path is None else path}; make it with "
+                f"the card of {classifier.weights.path} names no evidence file; make it with "
                 f"`wsi-pipeline train evidence --weights {classifier.weights.path}`"
             )
-        sha256 = file_sha256(path)
-        said = classifier.card[CARD_ENTRY].get("sha256")
-        if sha256 != said:
-            raise ModelError(f"{path}: SHA-256 is {sha256}, the card says {said}; the file is damaged or was replaced")
+        sha256 = verify_evidence(classifier.weights)
         reference, score = read_evidence(path, classifier.sha256, classifier.embedding_dim)
         return cls(classifier, reference, score, sha256)
 
@@ -195,6 +191,30 @@ def evidence_path(weights: Weights) -> Path | None:
     """Return where the evidence file of weights is; None where their card names none."""
     entry = weights.card.get(CARD_ENTRY)
     return weights.path.with_name(str(entry["file"])) if isinstance(entry, dict) and "file" in entry else None
+
+
+def verify_evidence(weights: Weights) -> str:
+    """Return the SHA-256 of the evidence file that a card names; empty where it names none.
+
+    Raises
+    ------
+    MissingWeightsError
+        The file is not there.
+    ModelError
+        Its SHA-256 is not that of the card.
+    """
+    path = evidence_path(weights)
+    if path is None:
+        return ""
+    if not path.is_file():
+        raise MissingWeightsError(
+            f"{path} does not exist, though the card of {weights.path} names it; copy it there, or make it again with "
+            f"`wsi-pipeline train evidence --weights {weights.path}`"
+        )
+    found, said = file_sha256(path), weights.card[CARD_ENTRY].get("sha256")
+    if found != said:
+        raise ModelError(f"{path}: SHA-256 is {found}, the card says {said}; the file is damaged or was replaced")
+    return found
 
 
 def columns_of(weights: Weights) -> tuple[str, ...]:
