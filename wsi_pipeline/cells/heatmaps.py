@@ -16,7 +16,7 @@ map for a class of next to no probability is as bright as any other; read it bes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -202,7 +202,7 @@ def _by_gradient(
     from wsi_pipeline.cells.views import undo_view, views_of
 
     side, preparation = classifier.window_px, classifier.preparation
-    make = _attention_map if method == "attention" else _grad_cam
+    make: Callable[..., list[torch.Tensor]] = _attention_map if method == "attention" else _grad_cam
     found = np.zeros((len(crops), side, side))
     for start in range(0, len(crops), _BATCH):
         part = np.minimum(np.arange(start, start + _BATCH), len(crops) - 1)
