@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.cells.combine import combine_cells
+from wsi_pipeline.cells.evidence import columns_of
 from wsi_pipeline.cells.red_cells import RedCellPass
 from wsi_pipeline.cells.seams import SeamStatistic, seam_statistic
 from wsi_pipeline.cells.table import MergedTable, TableSummary, write_cells
@@ -22,7 +25,7 @@ from wsi_pipeline.predictions import corrected_differential, criteria_prediction
 from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
 from wsi_pipeline.regions import area_mm2, write_regions
 from wsi_pipeline.runtime.provenance import commit, versions
-from wsi_pipeline.runtime.worker import exclusive, slide_of, use_threads
+from wsi_pipeline.runtime.worker import evidence_of, exclusive, slide_of, use_threads
 from wsi_pipeline.stages import (
     Prepared,
     chunk_name,
@@ -162,7 +165,16 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     write_json(job.folder / "summary.json", summary)
     if config.exports.report:
         also = red_taxonomy(red)
-        write_slide_report(job.folder, slide=slide, taxonomy=taxonomy, specimen=config.specimen, also=also)
+        name = config.cells.classifier
+        write_slide_report(
+            job.folder,
+            slide=slide,
+            taxonomy=taxonomy,
+            specimen=config.specimen,
+            also=also,
+            evidence=None if name is None else evidence_of(name, prepared.about["device"]),
+            background=np.array(prepared.about["background"], np.uint8),
+        )
     return summary
 
 
@@ -205,13 +217,17 @@ def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
     }
 
 
-def _classifier(job: SlideJob) -> tuple[tuple[str, ...], int | None]:
-    """Return the classifier's classes, and the length of its embedding when that is to be written."""
+def _classifier(job: SlideJob) -> dict[str, Any]:
+    """Return the classifier's classes, the length of its embedding when that is to be written, and its evidence."""
     config = job.config.cells
     if config.classifier is None:
-        return (), None
-    card = find_weights(config.classifier, "cells").card
-    return tuple(card["classes"]), int(card["network"]["embedding_dim"]) if config.embedding else None
+        return {"classes": (), "embedding_dim": None}
+    weights = find_weights(config.classifier, "cells")
+    return {
+        "classes": tuple(weights.card["classes"]),
+        "embedding_dim": int(weights.card["network"]["embedding_dim"]) if config.embedding else None,
+        "evidence": columns_of(weights),
+    }
 
 
 def _write_table(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[TableSummary, RedCellPass | None]:
@@ -225,8 +241,7 @@ def _write_table(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tupl
     keep = prepared.cut.fields.owns
     # As the dye, the usual red cell is that of the first wave, so no cell depends on where the count stops.
     red = red_pass(name, waves[0] if waves else None)
-    classes, dimension = _classifier(job)
-    table = combine_cells(waves, out, keep=keep, classes=classes, embedding_dim=dimension, name_red=red)
+    table = combine_cells(waves, out, keep=keep, name_red=red, **_classifier(job))
     return table, red
 
 
@@ -247,10 +262,10 @@ def _type(
 ) -> TableSummary:
     """Write a merged table with the answers of its chunks; ``of`` is its stage in the ledger."""
     ledger = ledger_of(job, key)
-    classes, dimension = _classifier(job)
-    chunks = [ledger.part(f"{of}classes", chunk_name(i)) for i in range(merged.n_chunks)] if classes else []
+    answers = _classifier(job)
+    chunks = [ledger.part(f"{of}classes", chunk_name(i)) for i in range(merged.n_chunks)] if answers["classes"] else []
     table = ledger.part(f"{of}merged", "table")
-    return write_cells(table, chunks, out, classes=classes, embedding_dim=dimension, name_red=name_red)
+    return write_cells(table, chunks, out, name_red=name_red, **answers)
 
 
 def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str, str | None]:
@@ -309,6 +324,7 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
         "tiles a batch used": about["batch_size"],
         "cell classifier": about["classifier"],
         "cell classifier SHA-256": about["classifier_sha256"],
+        "evidence SHA-256": about["evidence_sha256"],
         "red-cell classifier": about["red_classifier"],
         "red-cell classifier SHA-256": about["red_classifier_sha256"],
         "working resolution, um/px": config.segmentation.mpp,

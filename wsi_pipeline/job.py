@@ -92,6 +92,7 @@ def results_key(
     classifier_sha256: str | None,
     device: str,
     red_classifier_sha256: str | None = None,
+    evidence_sha256: str | None = None,
 ) -> str:
     """Return the hash of everything that the slide's results depend on."""
     config = job.config
@@ -106,6 +107,7 @@ def results_key(
         precision=precision,
         classifier=classifier_sha256,
         red_classifier=red_classifier_sha256,
+        evidence=evidence_sha256,
         # Parts computed on another device or with other threads may differ in the last bits; they are not mixed.
         device=device,
         engine=engine_for(device),

@@ -44,6 +44,7 @@ from wsi_pipeline.runtime.worker import (
     batch_of,
     classifier_model,
     computing,
+    evidence_of,
     exclusive,
     segmentation_model,
     slide_of,
@@ -143,6 +144,7 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
     slide = slide_of(job.spec)
     model = segmentation_model(config, device)
     classifier = classifier_model(config.cells.classifier, device) if config.cells.classifier else None
+    evidence = evidence_of(config.cells.classifier, device) if config.cells.classifier else None
     red_name = config.cells.red_classifier
     red_weights = find_weights(red_name, "red_cells") if red_name else None
     key = results_key(
@@ -152,6 +154,7 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
         precision=model.precision,
         classifier_sha256=classifier.sha256 if classifier else None,
         red_classifier_sha256=red_weights.sha256 if red_weights else None,
+        evidence_sha256=evidence.sha256 if evidence else None,
         device=device,
     )
     ledger = ledger_of(job, key)
@@ -185,6 +188,7 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
             "segmentation_engine": engine_for(device),
             "classifier": classifier.name if classifier else None,
             "classifier_sha256": classifier.sha256 if classifier else None,
+            "evidence_sha256": evidence.sha256 if evidence else None,
             "red_classifier": red_weights.name if red_weights else None,
             "red_classifier_sha256": red_weights.sha256 if red_weights else None,
             "masked_px0": _corners(slide.masked()),
@@ -426,7 +430,8 @@ def classify(job: SlideJob, key: str, chunk: int, of: str = "") -> float:
     use_threads(config.runtime.threads)
     slide = slide_of(job.spec)
     plan = plan_of(job, key)
-    classifier = classifier_model(str(config.cells.classifier), resolve_device(config.runtime.device))
+    name, device = str(config.cells.classifier), resolve_device(config.runtime.device)
+    classifier, evidence = classifier_model(name, device), evidence_of(name, device)
     side = classifier.window_px
     centres = slide.frame(classifier.mpp).from_px0(read_targets(ledger.part(f"{of}merged", "targets"), chunk))
     corners = np.floor(centres - side / 2 + 0.5).astype(int)
@@ -435,5 +440,6 @@ def classify(job: SlideJob, key: str, chunk: int, of: str = "") -> float:
         crops[i] = slide.read(Box(x0=int(x), y0=int(y), x1=int(x) + side, y1=int(y) + side), classifier.mpp)
     with computing():
         answer = classifier.predict(crops, plan.background, batch_size=config.cells.batch_size)
-    write_classes(part, classifier.classes, answer.p, answer.embedding if config.cells.embedding else None)
+        columns = evidence.columns(answer) if evidence is not None else {}
+    write_classes(part, classifier.classes, answer.p, answer.embedding if config.cells.embedding else None, columns)
     return time.monotonic() - started

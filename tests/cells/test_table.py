@@ -247,6 +247,25 @@ def test_embeddings_are_half_floats_of_fixed_length(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array([v for v in values if v is not None], np.float16), embedding)
 
 
+def test_evidence_stands_beside_the_probabilities_of_the_cells_it_is_of(tmp_path: Path) -> None:
+    names = ("out_of_distribution", "map_x")
+    merged = merge(cut(make_cells(2, 300), 1024, tmp_path / "blocks"), tmp_path, chunk_cells=1000)
+    rng = np.random.default_rng(3)
+    p = rng.dirichlet(np.ones(3), merged.n_targets).astype(np.float32)
+    evidence = {name: rng.random(merged.n_targets).astype(np.float32) for name in names}
+    write_classes(tmp_path / "0.parquet", CLASSES, p, None, evidence)
+    out = tmp_path / "cells.parquet"
+    write_cells(
+        tmp_path / "table.parquet", [tmp_path / "0.parquet"], out, classes=CLASSES, embedding_dim=None, evidence=names
+    )
+    assert pq.read_schema(out).equals(table_schema(CLASSES, None, names))
+    cells = pq.read_table(out).to_pandas()
+    white = (cells["kind"] == "white").to_numpy()
+    for name in names:
+        np.testing.assert_array_equal(cells.loc[white, name].to_numpy(np.float32), evidence[name])
+        assert cells.loc[~white, name].isna().all()
+
+
 def test_without_a_classifier_cells_stay_at_their_kind(tmp_path: Path) -> None:
     merge(cut(make_cells(2, 300), 1024, tmp_path / "blocks"), tmp_path)
     summary = write_cells(tmp_path / "table.parquet", [], tmp_path / "cells.parquet", classes=(), embedding_dim=None)

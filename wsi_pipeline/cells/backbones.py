@@ -144,12 +144,15 @@ class TimmNetwork(nn.Module):
                     part.train()
         return self
 
-    def embed(self, rgb: torch.Tensor) -> torch.Tensor:
-        """Return the embedding ``(n, embedding_dim)`` of ``(n, 3, side, side)`` balanced intensities."""
+    def normalise(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Return what the backbone takes of ``(n, 3, side, side)`` balanced intensities."""
         mean = torch.tensor(IMAGENET_MEAN, device=rgb.device).view(1, 3, 1, 1)
         spread = torch.tensor(IMAGENET_SD, device=rgb.device).view(1, 3, 1, 1)
-        x = (resized(rgb, self.spec.input_px).clamp(0, 1) - mean) / spread
-        features: torch.Tensor = self.backbone(x)
+        return (resized(rgb, self.spec.input_px).clamp(0, 1) - mean) / spread
+
+    def embed(self, rgb: torch.Tensor) -> torch.Tensor:
+        """Return the embedding ``(n, embedding_dim)`` of ``(n, 3, side, side)`` balanced intensities."""
+        features: torch.Tensor = self.backbone(self.normalise(rgb))
         return features
 
     def forward(self, rgb: torch.Tensor) -> torch.Tensor:

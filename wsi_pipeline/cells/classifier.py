@@ -46,6 +46,8 @@ class CellClassifier:
 
     Attributes
     ----------
+    weights
+        The file and its card.
     name, sha256
         Name of the weights and the SHA-256 of their file.
     classes
@@ -66,6 +68,7 @@ class CellClassifier:
         self, weights: Weights, network: Network | FeatureModel, preparation: Preparation, device: str
     ) -> None:
         card = weights.card
+        self.weights = weights
         self.name = weights.name
         self.sha256 = weights.sha256
         self.card: dict[str, Any] = card
@@ -79,6 +82,16 @@ class CellClassifier:
         self._temperature = float(card["temperature"])
         self._preparation = preparation
         self._network = network
+
+    @property
+    def network(self) -> Network | FeatureModel:
+        """The model itself, folded for inference."""
+        return self._network
+
+    @property
+    def preparation(self) -> Preparation:
+        """What happens to a window before and after the network."""
+        return self._preparation
 
     def predict(
         self, crops: npt.NDArray[np.uint8], background: npt.NDArray[np.uint8], *, batch_size: int = 64

@@ -21,6 +21,7 @@ def combine_cells(
     keep: Keep,
     classes: Sequence[str],
     embedding_dim: int | None,
+    evidence: Sequence[str] = (),
     name_red: Naming | None = None,
 ) -> TableSummary:
     """Write ``cells.parquet`` from typed tables, and count.
@@ -31,10 +32,10 @@ def combine_cells(
         As :func:`~wsi_pipeline.cells.table.write_cells` wrote them; no cell is in two.
     keep
         Which cells are taken.
-    classes, embedding_dim, name_red
+    classes, embedding_dim, evidence, name_red
         As in :func:`~wsi_pipeline.cells.table.write_cells`.
     """
-    schema = table_schema(classes, embedding_dim)
+    schema = table_schema(classes, embedding_dim, evidence)
     return write_typed(named(_interleaved(tables, keep), name_red), out, schema, answered=bool(classes))
 
 

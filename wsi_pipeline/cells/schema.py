@@ -65,11 +65,12 @@ TOO_LARGE_SEEDS = b"too_large_seeds"
 """Key beside it: their seeds (x, y; working pixels) as a JSON array."""
 
 
-def table_schema(classes: Sequence[str], embedding_dim: int | None) -> pa.Schema:
-    """Return the full schema: measured columns, ``p_<class>`` of each class, and the embedding when asked for."""
+def table_schema(classes: Sequence[str], embedding_dim: int | None, evidence: Sequence[str] = ()) -> pa.Schema:
+    """Return the full schema: measured columns, ``p_<class>`` of each class, evidence, the embedding when asked for."""
     fields = list(MEASURED)
     after = [f.name for f in fields].index("class_probability") + 1
-    fields[after:after] = [pa.field(f"p_{name}", pa.float32()) for name in classes]
+    added = [*(f"p_{name}" for name in classes), *evidence]
+    fields[after:after] = [pa.field(name, pa.float32()) for name in added]
     if embedding_dim is not None:
         fields.append(pa.field("embedding", pa.list_(pa.float16(), embedding_dim)))
     return pa.schema(fields, metadata={b"geo": json.dumps(_GEO).encode()})

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -254,9 +255,11 @@ def write_classes(
     classes: Sequence[str],
     probabilities: npt.NDArray[np.float32],
     embedding: npt.NDArray[np.float16] | None,
+    evidence: Mapping[str, npt.NDArray[np.float32]] = MappingProxyType({}),
 ) -> None:
-    """Write the classifier's answers to one chunk: a column a class, and the embedding when asked for."""
+    """Write the classifier's answers to one chunk: a column a class, the evidence, the embedding when asked for."""
     columns = {name: pa.array(probabilities[:, i]) for i, name in enumerate(classes)}
+    columns |= {name: pa.array(values) for name, values in evidence.items()}
     if embedding is not None:
         columns["embedding"] = _fixed_list(embedding)
     with atomic_path(path) as temporary:
@@ -319,6 +322,7 @@ def write_cells(
     *,
     classes: Sequence[str],
     embedding_dim: int | None,
+    evidence: Sequence[str] = (),
     name_red: Naming | None = None,
 ) -> TableSummary:
     """Write ``cells.parquet`` from the merged table and the classifier's chunks, and count.
@@ -333,14 +337,16 @@ def write_cells(
         Names of the classifier's classes; empty without a classifier.
     embedding_dim
         Length of the embedding when it is to be written.
+    evidence
+        Columns of evidence that the chunks have.
     name_red
         Names the red cells of each band.
     """
-    schema = table_schema(classes, embedding_dim)
+    schema = table_schema(classes, embedding_dim, evidence)
     stream = _ClassStream(chunks)
     source = pq.ParquetFile(table)
     groups = (source.read_row_group(i) for i in range(source.num_row_groups))
-    typed = (_typed(group, stream, classes, embedding_dim, schema) for group in groups)
+    typed = (_typed(group, stream, classes, embedding_dim, evidence, schema) for group in groups)
     return write_typed(named(typed, name_red), out, schema, answered=bool(classes))
 
 
@@ -385,7 +391,12 @@ def write_typed(bands: Iterator[pa.Table], out: Path, schema: pa.Schema, *, answ
 
 
 def _typed(
-    band: pa.Table, stream: _ClassStream, classes: Sequence[str], embedding_dim: int | None, schema: pa.Schema
+    band: pa.Table,
+    stream: _ClassStream,
+    classes: Sequence[str],
+    embedding_dim: int | None,
+    evidence: Sequence[str],
+    schema: pa.Schema,
 ) -> pa.Table:
     """Add class columns to a band: the classifier's for white cells, null for the rest."""
     columns = {name: band.column(name) for name in band.column_names}
@@ -407,6 +418,11 @@ def _typed(
         absent[white] = False
         for i, name in enumerate(classes):
             columns[f"p_{name}"] = pa.array(probabilities[:, i], mask=absent)
+        for name in evidence:
+            values = np.full(n, np.nan, np.float32)
+            if answers is not None:
+                values[white] = answers.column(name).to_numpy()
+            columns[name] = pa.array(values, mask=absent)
         if embedding_dim is not None:
             taken = np.full(n, -1)
             taken[white] = np.arange(len(white))

@@ -24,6 +24,13 @@ def views_of(windows: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
         yield torch.rot90(view, 1, (2, 3)) if k & 4 else view
 
 
+def undo_view(windows: torch.Tensor, number: int) -> torch.Tensor:
+    """Return what was seen in view ``number`` of :func:`views_of`, ``(n, c, side, side)``, as it lies in the window."""
+    windows = torch.rot90(windows, -1, (2, 3)) if number & 4 else windows
+    windows = windows.flip(3) if number & 2 else windows
+    return torch.rot90(windows, -2, (2, 3)) if number & 1 else windows
+
+
 def mean_of(answers: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the mean of equal tensors, added in their order."""
     total = answers[0]

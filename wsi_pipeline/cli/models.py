@@ -35,6 +35,7 @@ def verify(
     name: Annotated[str | None, typer.Argument(help="One model; all shipped ones by default.")] = None,
 ) -> None:
     """Check the SHA-256 of weights against their cards."""
+    from wsi_pipeline.cells.evidence import verify_evidence
     from wsi_pipeline.errors import MissingWeightsError, ModelError
     from wsi_pipeline.weights import shipped_weights
 
@@ -45,8 +46,9 @@ def verify(
     for weights in known.values() if name is None else [known[name]]:
         try:
             weights.verify()
+            verify_evidence(weights)
             typer.echo(f"{weights.name}: intact, SHA-256 {weights.sha256}")
-        except ModelError as error:
+        except (MissingWeightsError, ModelError) as error:
             damaged += 1
             typer.echo(f"{weights.name}: DAMAGED, {error}", err=True)
     if damaged:

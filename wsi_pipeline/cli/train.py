@@ -308,6 +308,53 @@ def cells(
     typer.echo(f"weights: {weights}\ncard: {weights.with_suffix('.md')}")
 
 
+@app.command()
+def evidence(
+    weights: Annotated[
+        str, typer.Option(help="A cell classifier that is there: a shipped name or a .safetensors file.")
+    ] = "pbc-blast",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Of the shipped recipe: root of its data sets, default the folder in WSI_PIPELINE_DATA."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The --out of its training (cells.npz, split.csv); default the weights' folder."),
+    ] = None,
+    mpp: Annotated[float | None, typer.Option(help="Microns per pixel, where the training was given them.")] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Whether the file holds small pictures of training cells.")
+    ] = True,
+    held_out: Annotated[
+        int, typer.Option(help="Epochs of small networks that each leave two classes out; 0 trains none.", min=0)
+    ] = 0,
+    device: Device = None,
+) -> None:
+    """Make the evidence of a cell classifier: reference cells, their map, an out-of-distribution score; its card.
+
+    Writes NAME.evidence.safetensors beside the weights and enters it into their card. The weights stay as they are.
+    """
+    from wsi_pipeline.runtime.devices import resolve_device
+    from wsi_pipeline.training.cell_evidence import make_evidence_of
+    from wsi_pipeline.weights import find_weights, load_weights, shipped_weights
+
+    path = find_weights(weights, "cells").path
+    own = "training" in load_weights(path).card
+    if out is None:
+        out = Path("training_runs/cells") if weights in shipped_weights() else path.parent
+    made = make_evidence_of(
+        path,
+        data if own else _root(data),
+        out,
+        mpp=mpp,
+        pictures=pictures,
+        held_out_epochs=held_out,
+        device=resolve_device(_device(device)),
+        report=_say,
+    )
+    typer.echo(f"evidence: {made}\ncard: {path.with_suffix('.md')}")
+
+
 @app.command("red-cells")
 def red_cells(
     data: Annotated[

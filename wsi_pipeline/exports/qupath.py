@@ -55,6 +55,7 @@ _MEASUREMENTS = (
     ("Cytoplasm granularity OD", "cytoplasm_granularity", 4),
     ("Pallor depth", "pallor_depth", 3),
     ("Class probability", "class_probability", 4),
+    ("Out of distribution", "out_of_distribution", 3),
     ("Cell probability", "cell_probability", 3),
 )
 

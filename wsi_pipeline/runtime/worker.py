@@ -15,6 +15,7 @@ from wsi_pipeline.config import PipelineConfig
 if TYPE_CHECKING:
     from wsi_pipeline.cells.classifier import CellClassifier
     from wsi_pipeline.cells.crop_features import CropFeatures
+    from wsi_pipeline.cells.evidence import Evidence
     from wsi_pipeline.segmentation.batching import Batch
     from wsi_pipeline.segmentation.models import FlowModel
     from wsi_pipeline.segmentation.precision import RequestedPrecision
@@ -133,3 +134,12 @@ def crop_features(device: str) -> CropFeatures:
 
     found: CropFeatures = _once(("crops", device), lambda: CropFeatures(device))
     return found
+
+
+def evidence_of(name: str, device: str) -> Evidence | None:
+    """Return the evidence of a cell classifier, loaded once a process; None where its card names none."""
+    from wsi_pipeline.cells.evidence import Evidence
+
+    classifier = classifier_model(name, device)
+    evidence: Evidence | None = _once(("evidence", name, device), lambda: Evidence.of(classifier))
+    return evidence

@@ -7,7 +7,8 @@ people. The form follows Mitchell et al., "Model Cards for Model Reporting", FAT
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,50 @@ def render_markdown(card: Card, sha256: str) -> str:
         lines += ["", f"### {title}", "", "```", table, "```"]
     lines += ["", "## Where it fails", "", *(f"- {text}" for text in card.fails_on)]
     return "\n".join(lines) + "\n"
+
+
+_FAILURES = "## Where it fails\n"
+
+
+def replace_entry(
+    weights: Path,
+    key: str,
+    entry: Mapping[str, Any],
+    tables_of: Callable[[Mapping[str, Any]], Mapping[str, str]],
+) -> None:
+    """Put an entry into the card beside weights, in place of an earlier one; all else stays as it is.
+
+    Parameters
+    ----------
+    key, entry
+        Of the JSON card.
+    tables_of
+        Titles and plain-text tables of an entry for the Markdown card.
+
+    Raises
+    ------
+    DataError
+        The card is missing, or its Markdown is not one of :func:`render_markdown`.
+    """
+    path, text_path = weights.with_suffix(".json"), weights.with_suffix(".md")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        text = text_path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{weights}: its card cannot be read ({error})") from None
+    head, found, failures = text.partition(_FAILURES)
+    if not found:
+        raise DataError(f"{text_path} has no section {_FAILURES.strip()!r}; it is not a card of this package")
+    if key in card:
+        for title, table in tables_of(card[key]).items():
+            head = head.replace(_section(title, table), "")
+    head += "".join(_section(title, table) for title, table in tables_of(entry).items())
+    write_text(text_path, head + found + failures)
+    write_json(path, {**card, key: dict(entry)})
+
+
+def _section(title: str, table: str) -> str:
+    return f"### {title}\n\n```\n{table}\n```\n\n"
 
 
 def _number(value: float | None) -> str:

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.atomic import write_json, write_text
-from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.tables import text_table
 from wsi_pipeline.simulation.split import is_reserved
+from wsi_pipeline.training.cards import replace_entry
 from wsi_pipeline.training.cell_data import PackedCells
 from wsi_pipeline.training.cell_report import Answers
 
@@ -35,7 +34,6 @@ _SHIPPED_IMAGES = (
     "validation images chose the epoch"
 )
 _FOLDER_IMAGES = "test images, the same for every specimen"
-_FAILURES = "## Where it fails\n"
 
 
 def calibration_cells(
@@ -129,22 +127,4 @@ def write_confusion(weights: Path, confusion: Mapping[str, Any]) -> None:
     DataError
         The card is missing, or its Markdown is not one of :func:`wsi_pipeline.training.cards.render_markdown`.
     """
-    path, text_path = weights.with_suffix(".json"), weights.with_suffix(".md")
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        text = text_path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{weights}: its card cannot be read ({error})") from None
-    head, found, failures = text.partition(_FAILURES)
-    if not found:
-        raise DataError(f"{text_path} has no section {_FAILURES.strip()!r}; it is not a card of this package")
-    if "confusion" in card:
-        for title, table in confusion_tables(card["confusion"]).items():
-            head = head.replace(_section(title, table), "")
-    head += "".join(_section(title, table) for title, table in confusion_tables(confusion).items())
-    write_text(text_path, head + found + failures)
-    write_json(path, {**card, "confusion": confusion})
-
-
-def _section(title: str, table: str) -> str:
-    return f"### {title}\n\n```\n{table}\n```\n\n"
+    replace_entry(weights, "confusion", confusion, confusion_tables)

@@ -38,6 +38,7 @@ from wsi_pipeline.training.cell_data import (
     read_class_folders,
     shipped_recipe,
 )
+from wsi_pipeline.training.cell_evidence_data import check_split
 from wsi_pipeline.training.cell_fit import CellRecipe, Fitted, fit, logits_of, split_cells
 from wsi_pipeline.training.cell_report import answers_on, report_on
 from wsi_pipeline.weights import Weights, find_weights, load_weights
@@ -245,21 +246,41 @@ def measure_confusion(
     DataError
         The data are not those of the training.
     """
-    card = load_weights(weights).card
-    labels = load_taxonomy(card["taxonomy"])
-    cutouts = shipped_recipe(data) if mpp is None else _folder_cutouts(data, mpp, labels)
-    report(f"reading {len(cutouts)} cells")
-    cells = pack_cached(cutouts, side=recipe.side_px, mpp=recipe.mpp, cache=work / "cells.npz")
-    split, groups = _fixed_split(cells, work / "split.csv", recipe.window_px, resume=True, report=report)
-    found = {s: int((split == s).sum()) for s in ("train", "val", "test")}
-    made = {s: card["split"].get(s) for s in found}
-    if found != made:
-        raise DataError(f"{data} splits into {found}; the card of {weights.name} was made from {made}")
+    cells, split, groups = cells_of_card(weights, data, work, mpp=mpp, recipe=recipe, report=report)
     classifier = load_classifier(weights, device)
     chosen = calibration_cells(cells, split, groups, shipped=mpp is None)
     errors = answers_on(classifier, cells, chosen, groups)
     write_confusion(weights, card_confusion(errors, classifier.classes, classifier.specimens, shipped=mpp is None))
     report(f"confusion of {len(chosen)} images in {weights.with_suffix('.json')}")
+
+
+def cells_of_card(
+    weights: Path,
+    data: Path,
+    work: Path,
+    *,
+    mpp: float | None = None,
+    recipe: CellRecipe = CellRecipe(),  # noqa: B008 - frozen
+    report: Callable[[str], None],
+) -> tuple[PackedCells, npt.NDArray[np.str_], npt.NDArray[np.int64]]:
+    """Return the cells that weights were trained on, the split of each and its near-duplicate group.
+
+    Parameters as of :func:`measure_confusion`; the split is made anew and must have the numbers of the card.
+
+    Raises
+    ------
+    DataError
+        The data are not those of the training.
+    """
+    card = load_weights(weights).card
+    recipe = replace(recipe, mpp=float(card["mpp"]), window_px=int(card["window_px"]))
+    labels = load_taxonomy(card["taxonomy"])
+    cutouts = shipped_recipe(data) if mpp is None else _folder_cutouts(data, mpp, labels)
+    report(f"reading {len(cutouts)} cells")
+    cells = pack_cached(cutouts, side=recipe.side_px, mpp=recipe.mpp, cache=work / "cells.npz")
+    split, groups = _fixed_split(cells, work / "split.csv", recipe.window_px, resume=True, report=report)
+    check_split(weights, split, data)
+    return cells, split, groups
 
 
 def tensors_of(weights: Weights) -> dict[str, torch.Tensor]:

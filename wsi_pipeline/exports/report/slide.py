@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.exports.region_map import OverviewFrame, Region, read_region_features, region_legend
 from wsi_pipeline.exports.report.charts import Styles, diameter_chart, differential_chart
+from wsi_pipeline.exports.report.evidence import MAP_PX, explain_slide
 from wsi_pipeline.exports.report.pictures import Picture, overview, picture_of
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.select import (
@@ -26,6 +27,10 @@ from wsi_pipeline.exports.report.summary import SlideSummary, read_summary
 from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, cellularity, count, reason, seams
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from wsi_pipeline.cells.evidence import Evidence
     from wsi_pipeline.slides import Slide
     from wsi_pipeline.taxonomies import Taxonomy
 
@@ -86,7 +91,14 @@ class RegionRow:
 
 
 def write_slide_report(
-    slide_dir: Path, *, slide: Slide, taxonomy: Taxonomy, specimen: str, also: Taxonomy | None = None
+    slide_dir: Path,
+    *,
+    slide: Slide,
+    taxonomy: Taxonomy,
+    specimen: str,
+    also: Taxonomy | None = None,
+    evidence: Evidence | None = None,
+    background: npt.NDArray[np.uint8] | None = None,
 ) -> None:
     """Write ``report.html`` of a slide: answers, counts, pictures, quality and provenance in one file.
 
@@ -104,6 +116,9 @@ def write_slide_report(
         ``blood_smear``, ``marrow_smear`` or ``trephine``.
     also
         Names and colours of further classes: the shapes of red cells.
+    evidence, background
+        Evidence of the classifier that typed the cells, and the colour ``(3,)`` of the slide's empty glass; None
+        leaves the section out.
 
     Raises
     ------
@@ -125,6 +140,10 @@ def write_slide_report(
         pages.make(cells, regions)
     else:
         pages.problems.append("There is no cell table, so there are no pictures of cells.")
+    explained = None
+    if evidence is not None and background is not None and cells.is_file():
+        explained, problems = explain_slide(cells, slide, background, evidence, styles)
+        pages.problems += problems
     render(
         "slide.html.j2",
         slide_dir / "report.html",
@@ -139,6 +158,8 @@ def write_slide_report(
         regions=_region_rows(regions, slide),
         fields=pages.fields,
         galleries=pages.galleries,
+        evidence=explained,
+        map_px=MAP_PX,
         cellularity=None if summary.cellularity is None else cellularity(summary.cellularity),
         seams=None if summary.seams is None else seams(summary.seams),
         could_not=_could_not(summary, pages.problems),

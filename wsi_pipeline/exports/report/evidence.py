@@ -1,0 +1,288 @@
+"""Why single cells were called what they were, for a slide's report: heatmap, nearest labelled cells, unusualness, map.
+
+Shown of each class are the surest cell, the least sure one and the most unusual one. Heatmaps are made for these
+alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pipeline.cells.out_of_distribution import CUT_OFF
+from wsi_pipeline.errors import SlideError
+from wsi_pipeline.exports._stream import floats, iter_cells, strings
+from wsi_pipeline.exports.report.charts import Styles
+from wsi_pipeline.exports.report.pictures import data_uri
+from wsi_pipeline.units import Box
+
+if TYPE_CHECKING:
+    from wsi_pipeline.cells.evidence import Evidence, Explanation
+    from wsi_pipeline.slides import Slide
+
+MAP_PX = 520
+"""Side of the map, in the units of its drawing."""
+
+_MOST_ON_MAP = 3000
+_MOST_CLASSES = 24
+_COLUMNS = ("class_probability", "out_of_distribution", "map_x", "map_y")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighbourView:
+    """A labelled cell near to one of the slide; ``uri`` is empty where its picture may not be kept."""
+
+    name: str
+    colour: str
+    similarity: float
+    source: str
+    uri: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedCell:
+    """A cell of the slide with what speaks for its class."""
+
+    why: str
+    where: str
+    probability: float
+    out_of_distribution: float
+    unusual: bool
+    agreement: float
+    window_uri: str
+    heatmap_uri: str
+    neighbours: tuple[NeighbourView, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedClass:
+    """A class with its cells."""
+
+    name: str
+    colour: str
+    cells: tuple[ExplainedCell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapLayer:
+    """Cells of one class on the map, as SVG paths of dots: those of the training, and those of the slide."""
+
+    name: str
+    colour: str
+    reference: str
+    slide: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceView:
+    """The evidence section of a report.
+
+    Parameters
+    ----------
+    n, unusual
+        Typed cells with a score, and those above the cut-off.
+    expected
+        Share that would be above it if the slide were like the training.
+    classes, layers
+        Explained cells by class, and the map by class.
+    method, side_um
+        How heatmaps were made, and the width of every window.
+    on_map
+        Cells of the slide that are drawn on the map, evenly chosen.
+    has_pictures
+        Whether neighbours have pictures.
+    """
+
+    n: int
+    unusual: int
+    expected: float
+    classes: tuple[ExplainedClass, ...]
+    layers: tuple[MapLayer, ...]
+    method: str
+    side_um: float
+    on_map: int
+    has_pictures: bool
+
+    @property
+    def share(self) -> float:
+        """Share of typed cells that are unusual."""
+        return self.unusual / self.n if self.n else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Typed:
+    codes: npt.NDArray[np.object_]
+    centre: npt.NDArray[np.float64]
+    probability: npt.NDArray[np.float64]
+    unlike: npt.NDArray[np.float64]
+    place: npt.NDArray[np.float64]
+
+
+def explain_slide(
+    cells: Path, slide: Slide, background: npt.NDArray[np.uint8], evidence: Evidence, styles: Styles
+) -> tuple[EvidenceView | None, list[str]]:
+    """Return the evidence of a slide's typed cells, and what could not be shown.
+
+    Parameters
+    ----------
+    cells
+        ``cells.parquet`` with the columns :data:`wsi_pipeline.cells.evidence.COLUMNS`.
+    slide, background
+        The open slide, and the colour ``(3,)`` of its empty glass.
+    evidence
+        Of the classifier that typed the cells.
+    styles
+        Names and colours of the classes.
+
+    Returns
+    -------
+    tuple
+        None where the table has no scored cell.
+    """
+    typed = _read(cells)
+    if not len(typed.codes):
+        return None, []
+    chosen = _choose(typed, styles)
+    rows = [row for _, picks in chosen for row, _ in picks]
+    windows, readable, problems = _windows(slide, typed.centre[rows], evidence)
+    found = evidence.explain(windows, background)
+    number = {rows[i]: at for at, i in enumerate(readable)}
+    classes = []
+    for code, picks in chosen:
+        shown = [
+            _cell(typed, row, why, number[row], windows, found, evidence, styles) for row, why in picks if row in number
+        ]
+        classes.append(ExplainedClass(name=styles[code].name, colour=styles[code].colour, cells=tuple(shown)))
+    step = max(1, -(-len(typed.codes) // _MOST_ON_MAP))
+    drawn = np.arange(0, len(typed.codes), step)
+    return EvidenceView(
+        n=len(typed.codes),
+        unusual=int((typed.unlike > CUT_OFF).sum()),
+        expected=1 - CUT_OFF,
+        classes=tuple(c for c in classes if c.cells),
+        layers=_layers(typed, drawn, evidence, styles),
+        method=found.heatmaps.method,
+        side_um=evidence.classifier.window_px * evidence.classifier.mpp,
+        on_map=len(drawn),
+        has_pictures=len(evidence.reference.sheet) > 0,
+    ), problems
+
+
+def _read(cells: Path) -> _Typed:
+    codes, numbers = [], []
+    for _, batch in iter_cells(cells, ("x_px0", "y_px0", "class_name"), _COLUMNS):
+        columns = np.stack([floats(batch, name) for name in ("x_px0", "y_px0", *_COLUMNS)], axis=1)
+        scored = np.isfinite(columns[:, 3])
+        codes.append(np.asarray(strings(batch, "class_name"), dtype=object)[scored])
+        numbers.append(columns[scored])
+    both = np.concatenate(numbers) if numbers else np.zeros((0, 6))
+    return _Typed(
+        codes=np.concatenate(codes) if codes else np.zeros(0, object),
+        centre=both[:, :2],
+        probability=both[:, 2],
+        unlike=both[:, 3],
+        place=both[:, 4:],
+    )
+
+
+def _choose(typed: _Typed, styles: Styles) -> list[tuple[str, list[tuple[int, str]]]]:
+    """Return rows of each class and why they were chosen; of equal ones the first in the table."""
+    names = sorted({str(code) for code in typed.codes}, key=styles.position)[:_MOST_CLASSES]
+    chosen = []
+    for name in names:
+        own = np.flatnonzero(typed.codes == name)
+        picks: dict[int, str] = {}
+        for values, why in (
+            (typed.probability[own], "surest"),
+            (-typed.probability[own], "least sure"),
+            (typed.unlike[own], "most unusual"),
+        ):
+            picks.setdefault(int(own[int(values.argmax())]), why)
+        chosen.append((name, list(picks.items())))
+    return chosen
+
+
+def _windows(
+    slide: Slide, centres: npt.NDArray[np.float64], evidence: Evidence
+) -> tuple[npt.NDArray[np.uint8], list[int], list[str]]:
+    """Return the windows as the classifier saw them, which of the cells they are of, and what could not be read."""
+    side, mpp = evidence.classifier.window_px, evidence.classifier.mpp
+    corners = np.floor(slide.frame(mpp).from_px0(centres) - side / 2 + 0.5).astype(int)
+    windows, readable, problems = [], [], []
+    for i, (x, y) in enumerate(corners.tolist()):
+        try:
+            windows.append(slide.read(Box(x0=x, y0=y, x1=x + side, y1=y + side), mpp))
+            readable.append(i)
+        except SlideError as error:
+            problems.append(f"A cell could not be explained: {error}")
+    stacked = np.stack(windows) if windows else np.zeros((0, side, side, 3), np.uint8)
+    return stacked, readable, problems
+
+
+def _cell(
+    typed: _Typed,
+    row: int,
+    why: str,
+    at: int,
+    windows: npt.NDArray[np.uint8],
+    found: Explanation,
+    evidence: Evidence,
+    styles: Styles,
+) -> ExplainedCell:
+    near = found.neighbours
+    neighbours = []
+    for index, distance, code, source in zip(
+        near.index[at].tolist(),
+        near.distance[at].tolist(),
+        near.classes[at].tolist(),
+        near.sources[at].tolist(),
+        strict=True,
+    ):
+        picture = evidence.reference.picture(index)
+        neighbours.append(
+            NeighbourView(
+                name=styles[code].name,
+                colour=styles[code].colour,
+                similarity=1 - distance,
+                source=source,
+                uri="" if picture is None else data_uri(picture, "jpeg", 75),
+            )
+        )
+    x, y = typed.centre[row].tolist()
+    return ExplainedCell(
+        why=why,
+        where=f"x {x:.0f}, y {y:.0f}",
+        probability=float(typed.probability[row]),
+        out_of_distribution=float(typed.unlike[row]),
+        unusual=bool(typed.unlike[row] > CUT_OFF),
+        agreement=float(found.agreement[at]),
+        window_uri=data_uri(windows[at], "jpeg", 80),
+        heatmap_uri=data_uri(found.overlays[at], "jpeg", 80),
+        neighbours=tuple(neighbours),
+    )
+
+
+def _layers(typed: _Typed, drawn: npt.NDArray[np.int64], evidence: Evidence, styles: Styles) -> tuple[MapLayer, ...]:
+    reference = evidence.reference
+    names = sorted(evidence.classifier.classes, key=styles.position)
+    codes = typed.codes[drawn]
+    return tuple(
+        MapLayer(
+            name=styles[name].name,
+            colour=styles[name].colour,
+            reference=_dots(reference.place[reference.class_names == name]),
+            slide=_dots(typed.place[drawn][codes == name]),
+        )
+        for name in names
+    )
+
+
+def _dots(places: npt.NDArray[np.floating]) -> str:
+    """Return an SVG path of lines of no length, which round caps make dots; y runs upwards."""
+    margin = 0.03
+    unit = (np.asarray(places, np.float64) * (1 - 2 * margin) + margin) * MAP_PX
+    return "".join(f"M{x:.1f} {MAP_PX - y:.1f}h0" for x, y in unit.tolist())
