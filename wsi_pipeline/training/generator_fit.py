@@ -115,9 +115,7 @@ def make_images(
     All batches have one shape, so that an image depends on the seed, its place and its class alone.
     """
     rows = []
-    noise = torch.randn(
-        len(target), generator.spec.noise_dim, generator=torch.Generator().manual_seed(seed)
-    )
+    noise = torch.randn(len(target), generator.spec.noise_dim, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
         for start in range(0, len(target), batch):
             z, labels = noise[start : start + batch], torch.from_numpy(target[start : start + batch])

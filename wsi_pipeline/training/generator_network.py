@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -184,17 +185,17 @@ class Discriminator(nn.Module):
         super().__init__()
         sides = [spec.side_px >> i for i in range(int(math.log2(spec.side_px // 4)))]
         widths = [3, *(spec.channels(s // 2) for s in sides)]
-        self.body = nn.Sequential(
-            *(_Shrink(a, b, first=i == 0) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)))
-        )
+        self.body = nn.Sequential(*(_Shrink(a, b, first=i == 0) for i, (a, b) in enumerate(pairwise(widths))))
         self.last = spectral_norm(nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1))
-        self.score = spectral_norm(nn.Linear(widths[-1], 1))
-        self.classes = spectral_norm(nn.Embedding(spec.n_classes, widths[-1]))
+        # The last layers are free to scale: behind a body of norm 1 the scores would hardly differ.
+        self.score = nn.Linear(widths[-1], 1)
+        self.classes = nn.Embedding(spec.n_classes, widths[-1])
+        nn.init.normal_(self.classes.weight, std=0.1)
 
     def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return ``(n,)``: above 0 looks real, and of its class."""
         x = F.leaky_relu(self.body(image), 0.2)
         spread = x.float().var(dim=0, unbiased=False).add(1e-8).sqrt().mean().to(x.dtype)
         x = torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], dim=1)
-        features = F.leaky_relu(self.last(x), 0.2).sum(dim=(2, 3)) / 4
+        features = F.leaky_relu(self.last(x), 0.2).sum(dim=(2, 3))
         return self.score(features).squeeze(1) + (self.classes(target) * features).sum(dim=1)
