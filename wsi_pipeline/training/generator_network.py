@@ -2,9 +2,8 @@
 
 The generator grows 4 x 4 features to the image; class and noise set the normalisation of every block, and features of
 8 and 16 pixels gate those of 32 and 64, as FastGAN does for small sets (Liu et al., ICLR 2021, arXiv 2101.04775). The
-discriminator is a spectrally normalised residual network (Miyato et al., ICLR 2018, arXiv 1802.05957) that knows the
-class by projection (Miyato & Koyama, ICLR 2018, arXiv 1802.05637) and compares the images of a batch (Karras et al.,
-ICLR 2018, arXiv 1710.10196).
+discriminator is a residual network that knows the class by projection (Miyato & Koyama, ICLR 2018, arXiv 1802.05637)
+and compares the images of a batch (Karras et al., ICLR 2018, arXiv 1710.10196).
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 from wsi_pipeline.errors import ModelError
 
@@ -79,7 +77,7 @@ class _ClassNorm(nn.Module):
         self.gain = nn.Linear(condition_dim, channels)
         self.offset = nn.Linear(condition_dim, channels)
         for layer in (self.gain, self.offset):
-            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.normal_(layer.weight, std=0.05)
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
@@ -100,9 +98,9 @@ class _Grow(nn.Module):
 
     def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         y = F.leaky_relu(self.norm_first(x, condition), 0.2)
-        y = self.first(F.interpolate(y, scale_factor=2.0, mode="nearest"))
+        y = self.first(F.interpolate(y, scale_factor=2.0, mode="bilinear"))
         y = self.second(F.leaky_relu(self.norm_second(y, condition), 0.2))
-        return y + F.interpolate(self.past(x), scale_factor=2.0, mode="nearest")
+        return y + F.interpolate(self.past(x), scale_factor=2.0, mode="bilinear")
 
 
 class _Gate(nn.Module):
@@ -138,6 +136,7 @@ class Generator(nn.Module):
         )
         self.norm = nn.BatchNorm2d(spec.channels(spec.side_px))
         self.paint = nn.Conv2d(spec.channels(spec.side_px), 3, 3, padding=1)
+        _keep_variance(self)
 
     def forward(self, noise: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return images ``(n, 3, side, side)`` in -1 to 1.
@@ -168,14 +167,14 @@ class _Shrink(nn.Module):
         super().__init__()
         self.before = nn.Identity() if first else nn.LeakyReLU(0.2)
         self.body = nn.Sequential(
-            spectral_norm(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)),
+            nn.Conv2d(inputs, outputs, 4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
-            spectral_norm(nn.Conv2d(outputs, outputs, 3, padding=1)),
+            nn.Conv2d(outputs, outputs, 3, padding=1),
         )
-        self.past = spectral_norm(nn.Conv2d(inputs, outputs, 1))
+        self.past = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body(self.before(x)) + self.past(F.avg_pool2d(x, 2))
+        return (self.body(self.before(x)) + self.past(F.avg_pool2d(x, 2))) * math.sqrt(0.5)
 
 
 class Discriminator(nn.Module):
@@ -186,16 +185,28 @@ class Discriminator(nn.Module):
         sides = [spec.side_px >> i for i in range(int(math.log2(spec.side_px // 4)))]
         widths = [3, *(spec.channels(s // 2) for s in sides)]
         self.body = nn.Sequential(*(_Shrink(a, b, first=i == 0) for i, (a, b) in enumerate(pairwise(widths))))
-        self.last = spectral_norm(nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1))
-        # The last layers are free to scale: behind a body of norm 1 the scores would hardly differ.
+        self.last = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
         self.score = nn.Linear(widths[-1], 1)
         self.classes = nn.Embedding(spec.n_classes, widths[-1])
         nn.init.normal_(self.classes.weight, std=0.1)
+        _keep_variance(self)
 
     def forward(self, image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return ``(n,)``: above 0 looks real, and of its class."""
         x = F.leaky_relu(self.body(image), 0.2)
         spread = x.float().var(dim=0, unbiased=False).add(1e-8).sqrt().mean().to(x.dtype)
         x = torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], dim=1)
-        features = F.leaky_relu(self.last(x), 0.2).sum(dim=(2, 3))
+        features = F.leaky_relu(self.last(x), 0.2).mean(dim=(2, 3))
         return self.score(features).squeeze(1) + (self.classes(target) * features).sum(dim=1)
+
+
+def _keep_variance(network: nn.Module) -> None:
+    """Initialise convolutions so that signals neither fade nor grow (He et al., ICCV 2015, arXiv 1502.01852).
+
+    Without normalisation, torch's own first weights let the discriminator's signals fade to nothing.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, a=0.2, nonlinearity="leaky_relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

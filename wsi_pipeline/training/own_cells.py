@@ -6,6 +6,7 @@ What is asked for is a :class:`~wsi_pipeline.training.own_cells_request.CellTrai
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from wsi_pipeline.cells.classifier import TASK, load_classifier
-from wsi_pipeline.errors import DataError, DeviceError
+from wsi_pipeline.errors import DataError, DeviceError, MissingWeightsError
 from wsi_pipeline.evaluation.classification import calibration, evaluate_classification
 from wsi_pipeline.evaluation.tables import classification_metrics
 from wsi_pipeline.training.cards import Card, Figure, save_weights, write_card
@@ -30,7 +31,9 @@ from wsi_pipeline.training.cell_report import Answers, answers_of, report_on, ty
 from wsi_pipeline.training.cells import FOLDER_FAILS, best_temperature, sources_of, tensors_of, today
 from wsi_pipeline.training.own_cells_data import OwnCells, own_name, read_own_cells
 from wsi_pipeline.training.own_cells_request import CellTraining
-from wsi_pipeline.weights import find_weights
+from wsi_pipeline.training.synthetic_ablation import compare
+from wsi_pipeline.training.synthetic_cells import add_synthetic, load_generator, refuse_seen
+from wsi_pipeline.weights import file_sha256, find_weights
 
 
 def train_own_cells(
@@ -71,6 +74,8 @@ def train_own_cells(
         request, out, side_px=recipe.side_px, window_px=recipe.window_px, mpp=recipe.mpp, report=report
     )
     run = _Run(request, own, recipe, device, resume, report)
+    if request.ablate_synthetic:
+        return run.ablate(out)
     if request.fold is not None:
         return run.fold(request.fold, out)
     folds = [json.loads(run.fold(k, out).read_text(encoding="utf-8")) for k in range(request.folds)]
@@ -96,11 +101,12 @@ class _Run:
         self.cells: PackedCells = own.cells
         self.features: npt.NDArray[np.float32] | None = None
         self._features_sha256 = ""
+        self.added: dict[str, Any] = {}
 
     def fold(self, number: int, out: Path) -> Path:
         """Train and measure one fold; what is there already is kept when it is of the same request."""
         folder = out / f"fold-{number}"
-        identity = self._identity()
+        identity = {**self._identity(), **self._about_synthetic(number)}
         written = folder / "metrics.json"
         if self.resume and written.is_file():
             found = json.loads(written.read_text(encoding="utf-8"))
@@ -109,12 +115,27 @@ class _Run:
             raise DataError(f"{written} is of another request or other data; choose another --out, or --restart")
         split = self.own.fold(number, self.request.folds)
         self.report(f"fold {number} of {self.request.folds}: {int((split == 'test').sum())} test cells")
-        self._train(split, folder, extra={"identity": identity})
+        self._train(split, folder, number, extra={"identity": identity})
         return written
 
     def final(self, out: Path, folds: list[dict[str, Any]]) -> Path:
         """Train the weights that are kept, with the figures of the folds in their card."""
-        return self._train(self.own.split(), out, folds=folds)
+        return self._train(self.own.split(), out, None, folds=folds)
+
+    def ablate(self, out: Path) -> Path:
+        """Train with and without generated images from each of several seeds; return the table of the comparison."""
+        split, weights = self.own.split(), []
+        for seed in range(self.request.seed, self.request.seed + self.request.ablate_synthetic):
+            pair = []
+            for arm, synthetic in (("real", None), ("real-and-synthetic", self.request.synthetic)):
+                self.report(f"seed {seed}, {arm.replace('-', ' ')}")
+                run = copy.copy(self)
+                run.request = replace(self.request, seed=seed, synthetic=synthetic)
+                run.recipe = replace(self.recipe, seed=seed)
+                pair.append(run._train(split, out / f"seed-{seed}" / arm, None))
+            weights.append((pair[0], pair[1]))
+        answers = [tuple(load_classifier(w, self.device) for w in pair) for pair in weights]
+        return compare(answers, self.own, np.flatnonzero(split == "test"), self.request.seed, out, self.report)
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a finished fold to be taken over, as JSON holds it."""
@@ -132,6 +153,7 @@ class _Run:
         self,
         split: npt.NDArray[np.str_],
         out: Path,
+        fold: int | None,
         *,
         folds: list[dict[str, Any]] | None = None,
         extra: Mapping[str, Any] | None = None,
@@ -140,7 +162,8 @@ class _Run:
         name = self.request.name or own_name(self.request.data)
         weights = out / f"{name}.safetensors"
         fitting = self._fit_classical if self.request.model.is_classical else self._fit_network
-        described, temperature, history, chosen, started = fitting(split, out, weights)
+        self.added = {}
+        described, temperature, history, chosen, started = fitting(split, out, fold, weights)
         test = np.flatnonzero(split == "test")
         card = self._card(name, split, described, temperature, chosen, started, len(history))
         # The card without figures makes the weights loadable, so that what is measured is what will be used.
@@ -170,21 +193,24 @@ class _Run:
             self.report(f"{figure.name}, {figure.on}, n={figure.n}: {figure.value:.3f}")
         return weights
 
-    def _fit_network(self, split: npt.NDArray[np.str_], out: Path, weights: Path) -> _Fit:
+    def _fit_network(self, split: npt.NDArray[np.str_], out: Path, fold: int | None, weights: Path) -> _Fit:
         request, recipe = self.request, self.recipe
         earlier = find_weights(request.start_from, TASK) if request.start_from is not None else None
+        cells, parts = self._with_synthetic(split, fold)
         fitted = fit(
-            self.cells,
-            split,
+            cells,
+            parts,
             self.classes,
             out,
-            recipe,
+            # As many steps with generated images as without.
+            replace(recipe, draws=recipe.draws or int((split == "train").sum())),
             device=self.device,
             resume=self.resume,
             start_from=None if earlier is None else tensors_of(earlier),
             build=request.model.builder(len(self.classes), recipe),
             mixing=request.mixing,
             patience=request.patience,
+            also=self._about_synthetic(fold),
             report=self.report,
         )
         save_weights(fitted.network.state_dict(), weights)
@@ -193,15 +219,39 @@ class _Run:
         temperature = best_temperature(logits, self.own.labels[val])
         started = None if earlier is None else f"{earlier.name}, SHA-256 {earlier.sha256}"
         if request.model.weights is not None:
-            from wsi_pipeline.weights import file_sha256
-
             started = f"{request.model.weights.name}, SHA-256 {file_sha256(request.model.weights)}"
         elif request.model.pretrained:
             started = f"timm's weights of {request.model.architecture}"
         described = {"kind": "compact", **fitted.network.spec.to_dict()}
         return described, temperature, fitted.history, fitted.best_epoch, started
 
-    def _fit_classical(self, split: npt.NDArray[np.str_], out: Path, weights: Path) -> _Fit:
+    def _with_synthetic(
+        self, split: npt.NDArray[np.str_], fold: int | None
+    ) -> tuple[PackedCells, npt.NDArray[np.str_]]:
+        """Return the cells and their split, with the generated images that were asked for in the training part."""
+        choice = self.request.synthetic
+        if choice is None:
+            return self.cells, split
+        generator = load_generator(choice.file(fold), self.device)
+        refuse_seen(generator, self.own, split, self.recipe.window_px)
+        cells, parts, made = add_synthetic(
+            self.own, split, generator, choice.per_class, mpp=self.recipe.mpp, seed=self.recipe.seed
+        )
+        self.added = {"generator": generator.weights.name, "sha256": generator.weights.sha256, "images": made}
+        self.report(f"added {sum(made.values())} generated images to {int((split == 'train').sum())} real ones")
+        return cells, parts
+
+    def _about_synthetic(self, fold: int | None) -> dict[str, Any]:
+        """What a finished fold or a checkpoint must have been made with, too."""
+        choice = self.request.synthetic
+        if choice is None:
+            return {}
+        path = choice.file(fold)
+        if not path.is_file():
+            raise MissingWeightsError(f"--synthetic {path} does not exist")
+        return {"synthetic": {"sha256": file_sha256(path), "per_class": choice.per_class}}
+
+    def _fit_classical(self, split: npt.NDArray[np.str_], out: Path, fold: int | None, weights: Path) -> _Fit:
         from wsi_pipeline.cells.classical import FeatureModel
         from wsi_pipeline.cells.crop_features import CropFeatures
         from wsi_pipeline.cells.features import NAMES
@@ -245,6 +295,7 @@ class _Run:
             "auc": {name: curve["auc"] for name, curve in roc.items()},
             "look_alikes_with_several_labels": self.own.across,
             "notes": list(self.packed.notes),
+            **({"synthetic": self.added} if self.added else {}),
         }
         return summary, {"metrics": metrics, "calibration": reliability, "roc": roc}
 
@@ -296,6 +347,7 @@ class _Run:
                     "patience": request.patience,
                     "door": self.own.door,
                     "notes": list(self.packed.notes),
+                    **({"synthetic": self.added} if self.added else {}),
                 },
             },
         )
