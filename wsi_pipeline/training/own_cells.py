@@ -130,7 +130,7 @@ class _Run:
             for arm, synthetic in (("real", None), ("real-and-synthetic", self.request.synthetic)):
                 self.report(f"seed {seed}, {arm.replace('-', ' ')}")
                 run = copy.copy(self)
-                run.request = replace(self.request, seed=seed, synthetic=synthetic)
+                run.request = replace(self.request, seed=seed, synthetic=synthetic, ablate_synthetic=0)
                 run.recipe = replace(self.recipe, seed=seed)
                 pair.append(run._train(split, out / f"seed-{seed}" / arm, None))
             weights.append((pair[0], pair[1]))
