@@ -202,7 +202,7 @@ def test_copies_and_patients_are_recognised(tmp_path: Path) -> None:
     # A seen image, saved again with loss: other bytes, the same cell.
     images = new.images.copy()
     seen = np.flatnonzero(split == "train")[0]
-    Image.fromarray(images[seen]).save(tmp_path / "copy.jpg", quality=85)
+    Image.fromarray(images[seen]).save(tmp_path / "copy.jpg", quality=95, subsampling=0)
     images[held[0]] = np.asarray(Image.open(tmp_path / "copy.jpg"))
     with pytest.raises(DataError, match=r"was trained on copies of 1 of"):
         refuse_seen(
