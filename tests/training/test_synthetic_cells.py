@@ -31,7 +31,7 @@ from wsi_pipeline.training.synthetic_cells import add_synthetic, load_generator,
 from wsi_pipeline.training.synthetic_choice import SyntheticChoice
 from wsi_pipeline.training.synthetic_guard import SYNTHETIC, check_synthetic_in_train
 
-TINY = GeneratorRecipe(side_px=32, width=2, noise_dim=8, steps=6, batch=4, each=2)
+TINY = GeneratorRecipe(side_px=32, width=2, noise_dim=8, steps=6, batch=4, each=2, checked=8)
 WINDOW = 48
 
 
@@ -92,8 +92,13 @@ def test_a_generator_killed_by_the_system_ends_with_the_same_bytes(request_: Cel
     assert any(line.startswith("resumed after step") for line in lines)
     for name in ("cells-made.safetensors", "cells-made.seen.csv", "history.csv", "nearest_training.csv"):
         assert (killed / name).read_bytes() == (whole.parent / name).read_bytes(), name
+    longer = train_own_generator(request_, again.parent, recipe=replace(TINY, steps=8), report=lines.append)
+    assert lines.count("resumed after step 6 of 8") == 1
+    assert longer.read_bytes() != whole.read_bytes()
+    with pytest.raises(DataError, match="of step 8, beyond --steps 6"):
+        train_own_generator(request_, again.parent, recipe=TINY, report=lines.append)
     with pytest.raises(DataError, match="another request"):
-        train_own_generator(request_, again.parent, recipe=replace(TINY, steps=8), report=lambda _: None)
+        train_own_generator(request_, again.parent, recipe=replace(TINY, batch=5), report=lines.append)
 
 
 def test_only_the_training_part_is_seen_and_all_is_written(made: Path) -> None:

@@ -54,6 +54,8 @@ class GeneratorRecipe:
         Share of the average that a step keeps.
     each
         Steps between two checkpoints, and two entries of the history.
+    checked
+        Images of each class made for the comparison with the training images, at least eight.
     """
 
     side_px: int = 64
@@ -67,6 +69,7 @@ class GeneratorRecipe:
     penalty_each: int = 8
     ema: float = 0.998
     each: int = 100
+    checked: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -79,6 +82,11 @@ class GeneratorRecipe:
     def mpp(self) -> float:
         """Microns per pixel of the images."""
         return WINDOW_UM / self.side_px
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What a training cannot be gone on with another value of; with more steps it can, since no rate decays."""
+        return {k: v for k, v in plain_recipe(self).items() if k not in ("steps", "checked")}
 
     def network(self, n_classes: int) -> GeneratorSpec:
         """Return the description of the generator for ``n_classes``."""
@@ -203,7 +211,7 @@ def fit_generator(
         ],
         betas=(0.0, 0.99),
     )
-    about: dict[str, Any] = {"recipe": plain_recipe(recipe), "n_classes": n_classes, "images": identity}
+    about: dict[str, Any] = {"recipe": recipe.fixed, "n_classes": n_classes, "images": identity}
     checkpoint = out / "checkpoint.safetensors"
     networks: dict[str, torch.nn.Module] = {
         "generator": generator, "discriminator": discriminator, "average": average
@@ -216,6 +224,8 @@ def fit_generator(
             raise DataError(
                 f"{checkpoint} was written by another recipe or data; choose another --out, or --restart to begin anew"
             )
+        if first > recipe.steps:
+            raise DataError(f"{checkpoint} is of step {first}, beyond --steps {recipe.steps}; --restart begins anew")
         history = extra["history"]
         report(f"resumed after step {first} of {recipe.steps}")
     sums = np.zeros(4)

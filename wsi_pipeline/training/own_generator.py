@@ -47,8 +47,8 @@ from wsi_pipeline.training.own_cells_data import OwnCells, own_name, read_own_ce
 from wsi_pipeline.training.own_cells_request import CellTraining
 from wsi_pipeline.training.synthetic_cells import TASK, seen_file, write_seen
 
-_CHECKED, _CHECKED_AT_MOST = 100, 2000
-"""Images made for the check: of each class, and in all."""
+_CHECKED_AT_MOST = 2000
+"""Images made for the check, in all."""
 _FAILS = (
     "Generated cells are for adding to training sets alone. They are no evidence: never count, validate, test or teach "
     "diagnosis with them.",
@@ -136,14 +136,15 @@ class _Run:
         own, recipe = self.own, self.recipe
         weights = out / f"{self.request.name or own_name(self.request.data) + '-generator'}.safetensors"
         identity = json.loads(
-            json.dumps({"cells": own.digest, "split": _digest(split), "recipe": vars(recipe), "judge": judge.sha256})
+            json.dumps({"cells": own.digest, "split": _digest(split), "recipe": recipe.fixed, "judge": judge.sha256})
         )
         written = out / "metrics.json"
         if resume and written.is_file() and weights.is_file() and seen_file(weights).is_file():
             found = json.loads(written.read_text(encoding="utf-8"))
             if found.get("identity") != identity:
                 raise DataError(f"{written} is of another request or other data; choose another --out, or --restart")
-            return weights
+            if found["steps"] == recipe.steps:
+                return weights
         own.write_split(out / "split.csv", split)
         train, held = np.flatnonzero(split == "train"), np.flatnonzero(split != "train")
         signed = to_signed(own.cells.windows(self.window_px, train), own.cells.background[train], recipe.side_px)
@@ -162,7 +163,7 @@ class _Run:
         save_weights(fitted.network.state_dict(), weights)
         seen = write_seen(weights, own, split, self.window_px)
         report("looking for the nearest training image of generated ones")
-        each = max(8, min(_CHECKED, _CHECKED_AT_MOST // len(own.classes)))
+        each = max(8, min(recipe.checked, _CHECKED_AT_MOST // len(own.classes)))
         names = np.repeat(np.array(own.classes), each)
         made = make_images(
             fitted.network.to(self.device),
@@ -190,7 +191,10 @@ class _Run:
         check.write(out, own, train, held, real, made, names)
         figures, by_class = check.figures(own, train, held, names)
         write_card(self._card(weights.stem, split, seen, figures, by_class, fold, judge), weights)
-        write_json(written, {"identity": identity, **check.summary(), "figures": [vars(f) for f in figures]})
+        write_json(
+            written,
+            {"identity": identity, "steps": recipe.steps, **check.summary(), "figures": [vars(f) for f in figures]},
+        )
         for figure in figures:
             report(
                 f"{figure.name}: {figure.value:.3f}" + (f" (real: {figure.baseline:.3f})" if figure.baseline else "")
