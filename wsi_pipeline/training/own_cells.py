@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from wsi_pipeline.cells.classifier import TASK, load_classifier
-from wsi_pipeline.errors import DataError, DeviceError, MissingWeightsError
+from wsi_pipeline.errors import DataError, DeviceError
 from wsi_pipeline.evaluation.classification import calibration, evaluate_classification
 from wsi_pipeline.evaluation.tables import classification_metrics
 from wsi_pipeline.training.cards import Card, Figure, save_weights, write_card
@@ -32,7 +32,7 @@ from wsi_pipeline.training.cells import FOLDER_FAILS, best_temperature, sources_
 from wsi_pipeline.training.own_cells_data import OwnCells, own_name, read_own_cells
 from wsi_pipeline.training.own_cells_request import CellTraining
 from wsi_pipeline.training.synthetic_ablation import compare
-from wsi_pipeline.training.synthetic_cells import add_synthetic, load_generator, refuse_seen
+from wsi_pipeline.training.synthetic_cells import CellGenerator, add_synthetic, load_generator, refuse_seen
 from wsi_pipeline.weights import file_sha256, find_weights
 
 
@@ -74,6 +74,7 @@ def train_own_cells(
         request, out, side_px=recipe.side_px, window_px=recipe.window_px, mpp=recipe.mpp, report=report
     )
     run = _Run(request, own, recipe, device, resume, report)
+    run.check_synthetic()
     if request.ablate_synthetic:
         return run.ablate(out)
     if request.fold is not None:
@@ -225,6 +226,21 @@ class _Run:
         described = {"kind": "compact", **fitted.network.spec.to_dict()}
         return described, temperature, fitted.history, fitted.best_epoch, started
 
+    def check_synthetic(self) -> None:
+        """Refuse, before anything is trained, a generator that any of the splits cannot take."""
+        if self.request.synthetic is None:
+            return
+        folds: list[int | None] = [*range(self.request.folds), None]
+        for fold in folds if self.request.fold is None else [self.request.fold]:
+            self._generator(self.own.split() if fold is None else self.own.fold(fold, self.request.folds), fold)
+
+    def _generator(self, split: npt.NDArray[np.str_], fold: int | None) -> CellGenerator:
+        choice = self.request.synthetic
+        assert choice is not None  # Callers asked.
+        generator = load_generator(choice.file(fold), self.device)
+        refuse_seen(generator, self.own, split, self.recipe.window_px)
+        return generator
+
     def _with_synthetic(
         self, split: npt.NDArray[np.str_], fold: int | None
     ) -> tuple[PackedCells, npt.NDArray[np.str_]]:
@@ -232,8 +248,7 @@ class _Run:
         choice = self.request.synthetic
         if choice is None:
             return self.cells, split
-        generator = load_generator(choice.file(fold), self.device)
-        refuse_seen(generator, self.own, split, self.recipe.window_px)
+        generator = self._generator(split, fold)
         cells, parts, made = add_synthetic(
             self.own, split, generator, choice.per_class, mpp=self.recipe.mpp, seed=self.recipe.seed
         )
@@ -246,10 +261,7 @@ class _Run:
         choice = self.request.synthetic
         if choice is None:
             return {}
-        path = choice.file(fold)
-        if not path.is_file():
-            raise MissingWeightsError(f"--synthetic {path} does not exist")
-        return {"synthetic": {"sha256": file_sha256(path), "per_class": choice.per_class}}
+        return {"synthetic": {"sha256": file_sha256(choice.file(fold)), "per_class": choice.per_class}}
 
     def _fit_classical(self, split: npt.NDArray[np.str_], out: Path, fold: int | None, weights: Path) -> _Fit:
         from wsi_pipeline.cells.classical import FeatureModel
