@@ -109,7 +109,7 @@ def recipe_for(device: str, *, side_px: int | None = None, steps: int | None = N
     recipe = GeneratorRecipe()
     if device.startswith("cuda"):
         recipe = replace(recipe, side_px=128, width=48, batch=64, steps=20_000, each=500)
-    return replace(recipe, side_px=side_px or recipe.side_px, steps=steps or recipe.steps)
+    return replace(recipe, side_px=recipe.side_px if side_px is None else side_px, steps=steps or recipe.steps)
 
 
 def to_signed(

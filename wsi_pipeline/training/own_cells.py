@@ -198,13 +198,14 @@ class _Run:
         request, recipe = self.request, self.recipe
         earlier = find_weights(request.start_from, TASK) if request.start_from is not None else None
         cells, parts = self._with_synthetic(split, fold)
+        if request.synthetic is not None:  # As many steps with generated images as without.
+            recipe = replace(recipe, draws=recipe.draws or int((split == "train").sum()))
         fitted = fit(
             cells,
             parts,
             self.classes,
             out,
-            # As many steps with generated images as without.
-            replace(recipe, draws=recipe.draws or int((split == "train").sum())),
+            recipe,
             device=self.device,
             resume=self.resume,
             start_from=None if earlier is None else tensors_of(earlier),

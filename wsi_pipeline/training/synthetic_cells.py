@@ -67,7 +67,8 @@ class CellGenerator:
     def images(self, classes: list[str], *, seed: int) -> npt.NDArray[np.uint8]:
         """Return an image of each class named, uint8 ``(n, side, side, 3)`` at ``mpp``, background ``LIGHT``."""
         rank = {name: i for i, name in enumerate(self.classes)}
-        return make_images(self.network, np.array([rank[c] for c in classes], dtype=np.int64), seed=seed)
+        target = np.array([rank[c] for c in classes], dtype=np.int64)
+        return make_images(self.network, target, seed=seed, device=str(self.network.start.weight.device))
 
 
 def write_seen(weights: Path, own: OwnCells, split: npt.NDArray[np.str_], window_px: int) -> dict[str, Any]:
