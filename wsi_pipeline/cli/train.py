@@ -216,6 +216,17 @@ def cells(
     drop_rare: Annotated[
         bool, typer.Option("--drop-rare", help="Leave out classes of fewer than three images.")
     ] = False,
+    synthetic: Annotated[
+        Path | None,
+        typer.Option(help="Add images of this generator (of `train generator`) to the training part, and only there."),
+    ] = None,
+    synthetic_per_class: Annotated[
+        str, typer.Option(help="So many images of each class, or balance: fill each class up to the largest.")
+    ] = "balance",
+    ablate_synthetic: Annotated[
+        int,
+        typer.Option(help="Compare training with and without --synthetic, from so many seeds; 0 does not.", min=0),
+    ] = 0,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the card.")] = None,
     seed: Seed = 0,
     device: Device = None,
@@ -238,7 +249,8 @@ def cells(
         "--patience": patience, "--mixup": mixup, "--cutmix": cutmix, "--backbone-weights": backbone_weights,
         "--pretrained": pretrained, "--tune": tune, "--ignore-unknown-labels": ignore_unknown_labels,
         "--skip-unreadable": skip_unreadable, "--drop-conflicts": drop_conflicts, "--drop-rare": drop_rare,
-        "--model": model != "compact", "--stain": stain, "--views": views,
+        "--model": model != "compact", "--stain": stain, "--views": views, "--synthetic": synthetic,
+        "--ablate-synthetic": ablate_synthetic,
     }  # fmt: skip
     own_only = [option for option, value in given.items() if value or (value == 0 and option == "--fold")]
     if card_only is not None:
@@ -275,7 +287,10 @@ def cells(
         from wsi_pipeline.training.mixing import Mixing
         from wsi_pipeline.training.own_cells import train_own_cells
         from wsi_pipeline.training.own_cells_request import CellTraining
+        from wsi_pipeline.training.synthetic_choice import BALANCE, SyntheticChoice
 
+        if synthetic is None and synthetic_per_class != BALANCE:
+            raise ConfigError("--synthetic-per-class goes with --synthetic, the generator")
         mixing = Mixing(mixup=mixup, cutmix=cutmix)
         request = CellTraining(
             data=root,
@@ -300,8 +315,13 @@ def cells(
             skip_unreadable=skip_unreadable,
             drop_conflicts=drop_conflicts,
             drop_rare=drop_rare,
+            synthetic=None if synthetic is None else SyntheticChoice.parse(synthetic, synthetic_per_class),
+            ablate_synthetic=ablate_synthetic,
         )
         weights = train_own_cells(request, out, device=resolve_device(_device(device)), resume=not restart, report=_say)
+        if ablate_synthetic:
+            typer.echo(f"comparison: {weights}")
+            return
         if fold is not None:
             typer.echo(f"scores: {weights}")
             return
@@ -353,6 +373,83 @@ def evidence(
         report=_say,
     )
     typer.echo(f"evidence: {made}\ncard: {path.with_suffix('.md')}")
+
+
+@app.command()
+def generator(
+    data: Annotated[Path, typer.Option(help="Labelled cells, as `train cells` takes them.")],
+    taxonomy: Annotated[str, typer.Option(help="Label set.")] = "pbc-blast",
+    out: Out = Path("training_runs/generator"),
+    name: Annotated[str | None, typer.Option(help="Name of the weights; default that of the data.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Microns per pixel of images that state none.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images that a CSV file names.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Of a run: corrected labels, as for `train cells`.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Split by patient, slide, centre or near-duplicate; as the classifier will be."),
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(help="Train a generator for each of so many folds, too; 0 does not.", min=0)
+    ] = 0,
+    fold: Annotated[int | None, typer.Option(help="Of --folds, train only this one.")] = None,
+    side: Annotated[
+        int | None, typer.Option(help="Side of the images, pixels: 32, 64 (default on a CPU) or 128 (on a GPU).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; default the recipe's.", min=1)] = None,
+    classifier: Annotated[
+        str, typer.Option(help="Whose embedding images are compared in: a shipped name or a .safetensors file.")
+    ] = "pbc-blast",
+    ignore_unknown_labels: Annotated[
+        bool, typer.Option("--ignore-unknown-labels", help="Leave out cells whose label the taxonomy does not have.")
+    ] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+    ] = False,
+    drop_conflicts: Annotated[
+        bool, typer.Option("--drop-conflicts", help="Leave out pictures that have several labels.")
+    ] = False,
+    drop_rare: Annotated[
+        bool, typer.Option("--drop-rare", help="Leave out classes of fewer than three images.")
+    ] = False,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the card.")] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Ignore an earlier checkpoint.")] = False,
+) -> None:
+    """Train a class-conditional generator of cell images on the training part of cells of your own."""
+    from wsi_pipeline.runtime.devices import resolve_device
+    from wsi_pipeline.training.generator_fit import recipe_for
+    from wsi_pipeline.training.own_cells_request import CellTraining
+    from wsi_pipeline.training.own_generator import train_own_generator
+
+    request = CellTraining(
+        data=data,
+        images=images,
+        labels=labels,
+        mpp=mpp,
+        taxonomy=taxonomy,
+        name=name,
+        licence=licence,
+        group=group,
+        folds=folds,
+        fold=fold,
+        seed=seed,
+        ignore_unknown_labels=ignore_unknown_labels,
+        skip_unreadable=skip_unreadable,
+        drop_conflicts=drop_conflicts,
+        drop_rare=drop_rare,
+    )
+    where = resolve_device(_device(device))
+    weights = train_own_generator(
+        request,
+        out,
+        recipe=recipe_for(where, side_px=side, steps=steps),
+        classifier=classifier,
+        device=where,
+        resume=not restart,
+        report=_say,
+    )
+    typer.echo(f"weights: {weights}\ncard: {weights.with_suffix('.md')}")
 
 
 @app.command("red-cells")

@@ -31,6 +31,7 @@ from wsi_pipeline.training.cell_data import PackedCells
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
 from wsi_pipeline.training.mixing import Mixing, mix
 from wsi_pipeline.training.splits import near_duplicate_groups, split_by_group
+from wsi_pipeline.training.synthetic_guard import check_synthetic_in_train
 
 ARTEFACT = "artefact"
 _NEVER_SMUDGED = frozenset({"platelet", ARTEFACT})
@@ -157,6 +158,7 @@ def fit(
     build: Callable[[], Network] | None = None,
     mixing: Mixing | None = None,
     patience: int = 0,
+    also: Mapping[str, Any] | None = None,
     report: Callable[[str], None],
 ) -> Fitted:
     """Train on the cells of split ``train``, choose the epoch on ``val``.
@@ -184,15 +186,19 @@ def fit(
         Mix pairs of images; None does not.
     patience
         Stop after this many epochs without a better one; 0 trains all epochs.
+    also
+        What else a checkpoint must have been written with to be gone on with, as JSON holds it.
     report
         Receives progress lines.
 
     Raises
     ------
     DataError
-        A class has no training cells, or the checkpoint belongs to another recipe.
+        A class has no training cells, generated images are outside the training part, or the checkpoint belongs to
+        another recipe.
     """
     augmentations = augmentations or AUGMENTATIONS[recipe.stain]
+    check_synthetic_in_train(cells.sources, split)
     rank = {name: i for i, name in enumerate(classes)}
     labels = np.array([rank[name] for name in cells.class_names.tolist()], dtype=np.int64)
     train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
@@ -226,6 +232,7 @@ def fit(
         identity["network"] = network.spec.to_dict()
     if mixing is not None:
         identity["mixing"] = asdict(mixing)
+    identity |= also or {}
     checkpoint = out / "checkpoint.safetensors"
     history: list[dict[str, float]] = []
     networks: dict[str, nn.Module] = {"live": network, "average": average, "best": best}

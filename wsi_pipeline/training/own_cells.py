@@ -6,8 +6,7 @@ What is asked for is a :class:`~wsi_pipeline.training.own_cells_request.CellTrai
 
 from __future__ import annotations
 
-import csv
-import io
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -18,25 +17,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from wsi_pipeline.atomic import atomic_path, write_text
 from wsi_pipeline.cells.classifier import TASK, load_classifier
 from wsi_pipeline.errors import DataError, DeviceError
 from wsi_pipeline.evaluation.classification import calibration, evaluate_classification
 from wsi_pipeline.evaluation.tables import classification_metrics
-from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.training.cards import Card, Figure, save_weights, write_card
 from wsi_pipeline.training.cell_confusion import card_confusion, confusion_tables
 from wsi_pipeline.training.cell_data import PackedCells
-from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of, look_alike_groups
+from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of
 from wsi_pipeline.training.cell_folds import folds_table, over_folds
-from wsi_pipeline.training.cell_groups import choose_grouping, deal_folds, fold_split, join, split_groups
-from wsi_pipeline.training.cell_listing import check_counts, resolve_labels, with_mpp, without_rare
 from wsi_pipeline.training.cell_outputs import one_versus_rest, write_outputs
-from wsi_pipeline.training.cell_pack import LabelledCells, pack_listing
 from wsi_pipeline.training.cell_report import Answers, answers_of, report_on, typed
-from wsi_pipeline.training.cells import FOLDER_FAILS, best_temperature, plain_name, sources_of, tensors_of, today
-from wsi_pipeline.training.own_cells_request import CellTraining, list_cells
-from wsi_pipeline.weights import find_weights, shipped_weights
+from wsi_pipeline.training.cells import FOLDER_FAILS, best_temperature, sources_of, tensors_of, today
+from wsi_pipeline.training.own_cells_data import OwnCells, own_name, read_own_cells
+from wsi_pipeline.training.own_cells_request import CellTraining
+from wsi_pipeline.training.synthetic_ablation import compare
+from wsi_pipeline.training.synthetic_cells import CellGenerator, add_synthetic, load_generator, refuse_seen
+from wsi_pipeline.weights import file_sha256, find_weights
 
 
 def train_own_cells(
@@ -73,26 +70,13 @@ def train_own_cells(
     request.model.check()
     epochs = request.epochs or recipe.epochs
     recipe = request.model.recipe(replace(recipe, seed=request.seed, epochs=epochs, **request.preparation.to_card()))
-    taxonomy = load_taxonomy(request.taxonomy)
-    listing = with_mpp(list_cells(request), request.mpp, request.data)
-    listing = resolve_labels(listing, taxonomy, request.data, ignore_unknown=request.ignore_unknown_labels)
-    if request.drop_rare:
-        listing = without_rare(listing)
-    check_counts((e.label for e in listing.examples), request.data)
-    report(f"reading {len(listing.examples)} cells ({listing.door})")
-    packed = pack_listing(
-        listing,
-        side=recipe.side_px,
-        mpp=recipe.mpp,
-        source=_own_name(request.data),
-        cache=out / "cells.npz",
-        skip_unreadable=request.skip_unreadable,
-        drop_conflicts=request.drop_conflicts,
+    own = read_own_cells(
+        request, out, side_px=recipe.side_px, window_px=recipe.window_px, mpp=recipe.mpp, report=report
     )
-    check_counts(packed.cells.class_names.tolist(), request.data)
-    for note in packed.notes:
-        report(note)
-    run = _Run(request, packed, taxonomy, recipe, device, resume, report, listing.door, out)
+    run = _Run(request, own, recipe, device, resume, report)
+    run.check_synthetic()
+    if request.ablate_synthetic:
+        return run.ablate(out)
     if request.fold is not None:
         return run.fold(request.fold, out)
     folds = [json.loads(run.fold(k, out).read_text(encoding="utf-8")) for k in range(request.folds)]
@@ -105,65 +89,54 @@ class _Run:
     def __init__(
         self,
         request: CellTraining,
-        packed: LabelledCells,
-        taxonomy: Taxonomy,
+        own: OwnCells,
         recipe: CellRecipe,
         device: str,
         resume: bool,
         report: Callable[[str], None],
-        door: str,
-        out: Path,
     ) -> None:
-        self.request, self.packed, self.taxonomy, self.recipe = request, packed, taxonomy, recipe
-        self.device, self.resume, self.report, self.door = device, resume, report, door
-        self.cells: PackedCells = packed.cells
-        present = set(self.cells.class_names.tolist())
-        self.classes = tuple(code for code in taxonomy.classifier_classes if code in present)
-        self.grouping, numbers = choose_grouping(request.group, packed.groups)
-        report(f"looking for near-duplicates; splitting by {self.grouping}")
-        alike = _near_duplicates(self.cells, recipe.window_px, out / "near_duplicates.npz")
-        self.across = self._alike_across_classes(alike)
-        self.groups = join(alike, numbers)
+        self.request, self.own, self.recipe = request, own, recipe
+        self.device, self.resume, self.report = device, resume, report
+        self.packed, self.taxonomy, self.classes = own.packed, own.taxonomy, own.classes
+        self.grouping, self.groups = own.grouping, own.groups
+        self.cells: PackedCells = own.cells
         self.features: npt.NDArray[np.float32] | None = None
         self._features_sha256 = ""
-
-    def _alike_across_classes(self, alike: npt.NDArray[np.int64]) -> int:
-        """Count groups of near-duplicates under several labels, and report the first."""
-        order = np.argsort(alike, kind="stable")
-        parts = np.split(order, np.flatnonzero(np.diff(alike[order])) + 1)
-        mixed = [
-            p
-            for p in parts
-            if len({*self.cells.class_names[p].tolist()}) > 1 and len({*self.cells.fields[p].tolist()}) > 1
-        ]
-        if mixed:
-            names = ", ".join(f"{self.cells.files[i]} ({self.cells.class_names[i]})" for i in mixed[0][:4].tolist())
-            self.report(
-                f"{len(mixed)} groups of look-alike images have several labels, for example {names}; check them"
-            )
-        return len(mixed)
+        self.added: dict[str, Any] = {}
 
     def fold(self, number: int, out: Path) -> Path:
         """Train and measure one fold; what is there already is kept when it is of the same request."""
         folder = out / f"fold-{number}"
-        identity = self._identity()
+        identity = {**self._identity(), **self._about_synthetic(number)}
         written = folder / "metrics.json"
         if self.resume and written.is_file():
             found = json.loads(written.read_text(encoding="utf-8"))
             if found.get("identity") == identity:
                 return written
             raise DataError(f"{written} is of another request or other data; choose another --out, or --restart")
-        labels, digests = self.cells.class_names, self.cells.digests.tolist()
-        dealt = deal_folds(self.groups, digests, labels, self.request.folds)
-        split = fold_split(dealt, number, self.groups, digests, labels)
+        split = self.own.fold(number, self.request.folds)
         self.report(f"fold {number} of {self.request.folds}: {int((split == 'test').sum())} test cells")
-        self._train(split, folder, extra={"identity": identity})
+        self._train(split, folder, number, extra={"identity": identity})
         return written
 
     def final(self, out: Path, folds: list[dict[str, Any]]) -> Path:
         """Train the weights that are kept, with the figures of the folds in their card."""
-        split = split_groups(self.groups, self.cells.digests.tolist(), self.cells.class_names)
-        return self._train(split, out, folds=folds)
+        return self._train(self.own.split(), out, None, folds=folds)
+
+    def ablate(self, out: Path) -> Path:
+        """Train with and without generated images from each of several seeds; return the table of the comparison."""
+        split, weights = self.own.split(), []
+        for seed in range(self.request.seed, self.request.seed + self.request.ablate_synthetic):
+            pair = []
+            for arm, synthetic in (("real", None), ("real-and-synthetic", self.request.synthetic)):
+                self.report(f"seed {seed}, {arm.replace('-', ' ')}")
+                run = copy.copy(self)
+                run.request = replace(self.request, seed=seed, synthetic=synthetic, ablate_synthetic=0)
+                run.recipe = replace(self.recipe, seed=seed)
+                pair.append(run._train(split, out / f"seed-{seed}" / arm, None))
+            weights.append((pair[0], pair[1]))
+        answers = [tuple(load_classifier(w, self.device) for w in pair) for pair in weights]
+        return compare(answers, self.own, np.flatnonzero(split == "test"), self.request.seed, out, self.report)
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a finished fold to be taken over, as JSON holds it."""
@@ -173,7 +146,7 @@ class _Run:
             "recipe": asdict(self.recipe), "model": choice, "classes": self.classes, "folds": self.request.folds,
             "grouping": self.grouping, "patience": self.request.patience, "start_from": self.request.start_from,
             "mixing": None if self.request.mixing is None else asdict(self.request.mixing),
-            "cells": _digest(self.cells, self.groups),
+            "cells": self.own.digest,
         }  # fmt: skip
         return json.loads(json.dumps(about))
 
@@ -181,15 +154,17 @@ class _Run:
         self,
         split: npt.NDArray[np.str_],
         out: Path,
+        fold: int | None,
         *,
         folds: list[dict[str, Any]] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> Path:
-        _write_split(out / "split.csv", self.packed, split, self.groups)
-        name = self.request.name or _own_name(self.request.data)
+        self.own.write_split(out / "split.csv", split)
+        name = self.request.name or own_name(self.request.data)
         weights = out / f"{name}.safetensors"
         fitting = self._fit_classical if self.request.model.is_classical else self._fit_network
-        described, temperature, history, chosen, started = fitting(split, out, weights)
+        self.added = {}
+        described, temperature, history, chosen, started = fitting(split, out, fold, weights)
         test = np.flatnonzero(split == "test")
         card = self._card(name, split, described, temperature, chosen, started, len(history))
         # The card without figures makes the weights loadable, so that what is measured is what will be used.
@@ -219,12 +194,15 @@ class _Run:
             self.report(f"{figure.name}, {figure.on}, n={figure.n}: {figure.value:.3f}")
         return weights
 
-    def _fit_network(self, split: npt.NDArray[np.str_], out: Path, weights: Path) -> _Fit:
+    def _fit_network(self, split: npt.NDArray[np.str_], out: Path, fold: int | None, weights: Path) -> _Fit:
         request, recipe = self.request, self.recipe
         earlier = find_weights(request.start_from, TASK) if request.start_from is not None else None
+        cells, parts = self._with_synthetic(split, fold)
+        if request.synthetic is not None:  # As many steps with generated images as without.
+            recipe = replace(recipe, draws=recipe.draws or int((split == "train").sum()))
         fitted = fit(
-            self.cells,
-            split,
+            cells,
+            parts,
             self.classes,
             out,
             recipe,
@@ -234,23 +212,59 @@ class _Run:
             build=request.model.builder(len(self.classes), recipe),
             mixing=request.mixing,
             patience=request.patience,
+            also=self._about_synthetic(fold),
             report=self.report,
         )
         save_weights(fitted.network.state_dict(), weights)
         val = np.flatnonzero(split == "val")
         logits = logits_of(fitted.network, self.cells, val, recipe, device=self.device)
-        temperature = best_temperature(logits, self._labels()[val])
+        temperature = best_temperature(logits, self.own.labels[val])
         started = None if earlier is None else f"{earlier.name}, SHA-256 {earlier.sha256}"
         if request.model.weights is not None:
-            from wsi_pipeline.weights import file_sha256
-
             started = f"{request.model.weights.name}, SHA-256 {file_sha256(request.model.weights)}"
         elif request.model.pretrained:
             started = f"timm's weights of {request.model.architecture}"
         described = {"kind": "compact", **fitted.network.spec.to_dict()}
         return described, temperature, fitted.history, fitted.best_epoch, started
 
-    def _fit_classical(self, split: npt.NDArray[np.str_], out: Path, weights: Path) -> _Fit:
+    def check_synthetic(self) -> None:
+        """Refuse, before anything is trained, a generator that any of the splits cannot take."""
+        if self.request.synthetic is None:
+            return
+        folds: list[int | None] = [*range(self.request.folds), None]
+        for fold in folds if self.request.fold is None else [self.request.fold]:
+            self._generator(self.own.split() if fold is None else self.own.fold(fold, self.request.folds), fold)
+
+    def _generator(self, split: npt.NDArray[np.str_], fold: int | None) -> CellGenerator:
+        choice = self.request.synthetic
+        assert choice is not None  # Callers asked.
+        generator = load_generator(choice.file(fold), self.device)
+        refuse_seen(generator, self.own, split, self.recipe.window_px)
+        return generator
+
+    def _with_synthetic(
+        self, split: npt.NDArray[np.str_], fold: int | None
+    ) -> tuple[PackedCells, npt.NDArray[np.str_]]:
+        """Return the cells and their split, with the generated images that were asked for in the training part."""
+        choice = self.request.synthetic
+        if choice is None:
+            return self.cells, split
+        generator = self._generator(split, fold)
+        cells, parts, made = add_synthetic(
+            self.own, split, generator, choice.per_class, mpp=self.recipe.mpp, seed=self.recipe.seed
+        )
+        self.added = {"generator": generator.weights.name, "sha256": generator.weights.sha256, "images": made}
+        self.report(f"added {sum(made.values())} generated images to {int((split == 'train').sum())} real ones")
+        return cells, parts
+
+    def _about_synthetic(self, fold: int | None) -> dict[str, Any]:
+        """What a finished fold or a checkpoint must have been made with, too."""
+        choice = self.request.synthetic
+        if choice is None:
+            return {}
+        return {"synthetic": {"sha256": file_sha256(choice.file(fold)), "per_class": choice.per_class}}
+
+    def _fit_classical(self, split: npt.NDArray[np.str_], out: Path, fold: int | None, weights: Path) -> _Fit:
         from wsi_pipeline.cells.classical import FeatureModel
         from wsi_pipeline.cells.crop_features import CropFeatures
         from wsi_pipeline.cells.features import NAMES
@@ -264,18 +278,14 @@ class _Run:
             self._features_sha256 = measure.sha256
             n_found = int(np.isfinite(self.features).any(axis=1).sum())
             self.report(f"a cell was found in the middle of {n_found} of {len(self.cells)} images")
-        tensors, history = fit_classical(kind, self.features, self._labels(), split, n_classes, self.request.seed)
+        tensors, history = fit_classical(kind, self.features, self.own.labels, split, n_classes, self.request.seed)
         save_weights({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tensors.items()}, weights)
         model = FeatureModel(kind, tensors, n_classes, None)
         val = np.flatnonzero(split == "val")
-        temperature = best_temperature(model.logits(self.features[val]), self._labels()[val])
+        temperature = best_temperature(model.logits(self.features[val]), self.own.labels[val])
         described = {"kind": kind, "features": list(NAMES), "segmented_by_sha256": self._features_sha256}
         chosen = int(np.argmin([h["val_loss"] for h in history])) + 1 if history else 0
         return described, temperature, history, chosen, None
-
-    def _labels(self) -> npt.NDArray[np.int64]:
-        rank = {name: i for i, name in enumerate(self.classes)}
-        return np.array([rank[n] for n in self.cells.class_names.tolist()], dtype=np.int64)
 
     def _measure(
         self, answers: Answers, p: npt.NDArray[np.float32], split: npt.NDArray[np.str_]
@@ -296,8 +306,9 @@ class _Run:
             "split": {s: int((split == s).sum()) for s in ("train", "val", "test")},
             **classification_metrics(metrics, calibration=reliability),
             "auc": {name: curve["auc"] for name, curve in roc.items()},
-            "look_alikes_with_several_labels": self.across,
+            "look_alikes_with_several_labels": self.own.across,
             "notes": list(self.packed.notes),
+            **({"synthetic": self.added} if self.added else {}),
         }
         return summary, {"metrics": metrics, "calibration": reliability, "roc": roc}
 
@@ -347,59 +358,12 @@ class _Run:
                     "tuned": request.model.tuning if request.model.is_backbone else "all",
                     "mixing": None if request.mixing is None else asdict(request.mixing),
                     "patience": request.patience,
-                    "door": self.door,
+                    "door": self.own.door,
                     "notes": list(self.packed.notes),
+                    **({"synthetic": self.added} if self.added else {}),
                 },
             },
         )
 
 
 _Fit = tuple[dict[str, Any], float, list[dict[str, float]], int, str | None]
-
-
-def _near_duplicates(cells: PackedCells, window_px: int, cache: Path) -> npt.NDArray[np.int64]:
-    """Return the near-duplicate group of each cell, kept in ``cache`` for the same pixels."""
-    key = f"{window_px}|{_digest(cells, cells.fields)}"
-    if cache.is_file():
-        try:
-            with np.load(cache, allow_pickle=False) as stored:
-                if str(stored["key"]) == key:
-                    found: npt.NDArray[np.int64] = stored["groups"]
-                    return found
-        except (OSError, ValueError, KeyError):
-            pass  # A damaged cache is made anew.
-    groups = look_alike_groups(cells, window_px)
-    with atomic_path(cache) as temporary, temporary.open("wb") as file:
-        np.savez(file, key=np.array(key), groups=groups)
-    return groups
-
-
-def _digest(cells: PackedCells, groups: npt.NDArray[np.int64]) -> str:
-    import hashlib
-
-    text = "\n".join(f"{d}|{c}|{g}" for d, c, g in zip(cells.digests, cells.class_names, groups, strict=True))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_split(path: Path, packed: LabelledCells, split: npt.NDArray[np.str_], groups: npt.NDArray[np.int64]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "class", "patient", "slide", "centre", "group", "split", "digest"])
-    cells = packed.cells
-    columns = (
-        cells.files,
-        cells.class_names,
-        packed.patient,
-        packed.slide,
-        packed.centre,
-        groups,
-        split,
-        cells.digests,
-    )
-    writer.writerows(zip(*(c.tolist() for c in columns), strict=True))
-    write_text(path, text.getvalue())
-
-
-def _own_name(data: Path) -> str:
-    plain = plain_name(data)
-    return f"{plain}-own" if plain in shipped_weights() else plain

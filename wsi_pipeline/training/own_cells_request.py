@@ -16,6 +16,7 @@ from wsi_pipeline.training.cell_listing import Listing
 from wsi_pipeline.training.cell_models import ModelChoice
 from wsi_pipeline.training.cell_tables import read_table
 from wsi_pipeline.training.mixing import Mixing
+from wsi_pipeline.training.synthetic_choice import SyntheticChoice
 from wsi_pipeline.weights import shipped_weights
 
 
@@ -50,6 +51,10 @@ class CellTraining:
         See :func:`wsi_pipeline.training.cell_fit.fit`.
     ignore_unknown_labels, skip_unreadable, drop_conflicts, drop_rare
         Leave out, and count, what is otherwise refused.
+    synthetic
+        Generated images to add to the training part.
+    ablate_synthetic
+        Train so many times with and without them, and compare, instead of training once.
     """
 
     data: Path
@@ -75,6 +80,8 @@ class CellTraining:
     skip_unreadable: bool = False
     drop_conflicts: bool = False
     drop_rare: bool = False
+    synthetic: SyntheticChoice | None = None
+    ablate_synthetic: int = 0
 
     def __post_init__(self) -> None:
         if self.folds == 1 or self.folds < 0 or self.folds > len(STUDENT_T) + 1:
@@ -91,6 +98,15 @@ class CellTraining:
             raise ConfigError(f"--epochs, --patience, --mixup and --cutmix mean nothing for --model {self.model.name}")
         if self.model.is_classical and (self.stain is not None or self.views is not None):
             raise ConfigError(f"--stain and --views mean nothing for --model {self.model.name}")
+        if self.model.is_classical and self.synthetic is not None:
+            raise ConfigError(
+                f"--synthetic means nothing for --model {self.model.name}: generated images do not have the fine "
+                "texture that it measures"
+            )
+        if self.ablate_synthetic and self.synthetic is None:
+            raise ConfigError("--ablate-synthetic compares with and without generated images; give --synthetic")
+        if self.ablate_synthetic and self.folds:
+            raise ConfigError("--ablate-synthetic takes the plain split; leave out --folds and --fold")
         _ = self.preparation
         if self.name is not None and (
             self.name in shipped_weights() or not re.fullmatch(r"[A-Za-z0-9._+-]+", self.name)
