@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.cells.dysplasia import MEASURES, NEUTROPHILS, DysplasiaPass, codes_of
 from wsi_pipeline.cells.combine import combine_cells
 from wsi_pipeline.cells.red_cells import RedCellPass
 from wsi_pipeline.cells.seams import SeamStatistic, seam_statistic
-from wsi_pipeline.cells.table import MergedTable, TableSummary, write_cells
+from wsi_pipeline.cells.table import MergedTable, TableSummary, Keep, kept_rows, typed_white, write_cells
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
+from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
 from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
 from wsi_pipeline.regions import area_mm2, write_regions
@@ -62,8 +68,9 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     use_threads(config.runtime.threads)
     slide = slide_of(job.spec)
     taxonomy = taxonomy_of(config)
-    table, red = _write_table(job, prepared, merged)
+    table, red, neutrophils = _write_table(job, prepared, merged, taxonomy)
     shapes = red_shapes(red, config)
+    dysplastic = dysplasia_answer(neutrophils, config)
     cells = job.folder / "cells.parquet"
     regions = final_regions(job, prepared)
     lost_mm2 = sum(area_mm2(part.geometry, slide) for part in regions.excluded if part.reason == "corrupt-tile")
@@ -148,6 +155,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         ],
         "differential_corrected": corrected.to_dict(),
         "red_cells": None if shapes is None or red is None else {**shapes.to_dict(), "size": red_sizes(red)},
+        "dysplasia": None if dysplastic is None else dysplastic.to_dict(),
         "denominator": {"n": counts.n, "wording": counts.denominator},
         "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
@@ -159,6 +167,8 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     }
     if shapes is not None:
         write_text(job.folder / "red_cells.csv", shapes.to_csv(job.slide_id))
+    if dysplastic is not None:
+        write_text(job.folder / "dysplasia.csv", dysplastic.to_csv(job.slide_id))
     write_json(job.folder / "summary.json", summary)
     if config.exports.report:
         also = red_taxonomy(red)
@@ -184,10 +194,18 @@ def expected_files(job: SlideJob) -> list[Path]:
         "qupath.geojson.gz": exports.qupath,
         "labels.ome.zarr": exports.labels,
         "red_cells.csv": job.config.cells.red_classifier is not None,
+        "dysplasia.csv": _tells_dysplasia(job.config),
         "summary.json": True,
         "report.html": exports.report,
     }
     return [job.folder / name for name, asked in wanted.items() if asked]
+
+
+def _tells_dysplasia(config: PipelineConfig) -> bool:
+    if config.cells.dysplasia_reference is None or config.cells.classifier is None:
+        return False
+    card = find_weights(config.cells.classifier, "cells").card
+    return bool(set(card["classes"]) & set(codes_of(load_taxonomy(card["taxonomy"]), NEUTROPHILS)))
 
 
 def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
@@ -214,20 +232,48 @@ def _classifier(job: SlideJob) -> tuple[tuple[str, ...], int | None]:
     return tuple(card["classes"]), int(card["network"]["embedding_dim"]) if config.embedding else None
 
 
-def _write_table(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[TableSummary, RedCellPass | None]:
-    """Write ``cells.parquet``; with a classifier of red cells, return also what it found."""
+def _write_table(
+    job: SlideJob, prepared: Prepared, merged: MergedTable, taxonomy: Taxonomy
+) -> tuple[TableSummary, RedCellPass | None, DysplasiaPass | None]:
+    """Write ``cells.parquet``; return also what was found of red cells and neutrophils, where that was asked."""
     out = job.folder / "cells.parquet"
     name = job.config.cells.red_classifier
     if prepared.cut is None:
         red = red_pass(name, ledger_of(job, prepared.key).part("merged", "table"))
-        return _type(job, prepared.key, merged, "", out, red), red
+        neutrophils = _dysplasia(job, taxonomy, _typed_white(job, prepared.key, merged))
+        return _type(job, prepared.key, merged, "", out, red, neutrophils), red, neutrophils
     waves = [wave_table(job, prepared.key, number) for number in range(prepared.cut.n_waves)]
     keep = prepared.cut.fields.owns
     # As the dye, the usual red cell is that of the first wave, so no cell depends on where the count stops.
     red = red_pass(name, waves[0] if waves else None)
     classes, dimension = _classifier(job)
-    table = combine_cells(waves, out, keep=keep, classes=classes, embedding_dim=dimension, name_red=red)
-    return table, red
+    neutrophils = _dysplasia(job, taxonomy, _kept_white(waves, keep))
+    table = combine_cells(
+        waves, out, keep=keep, classes=classes, embedding_dim=dimension, name_red=red, add=neutrophils
+    )
+    return table, red, neutrophils
+
+
+def _dysplasia(job: SlideJob, taxonomy: Taxonomy, white: Iterator[pa.Table]) -> DysplasiaPass | None:
+    return dysplasia_pass(job.config, taxonomy, _classifier(job)[0], white)
+
+
+def _typed_white(job: SlideJob, key: str, merged: MergedTable) -> Iterator[pa.Table]:
+    """Yield the white cells of a slide, for its stain."""
+    ledger, (classes, _) = ledger_of(job, key), _classifier(job)
+    chunks = [ledger.part("classes", chunk_name(i)) for i in range(merged.n_chunks)]
+    columns = ["truncated", *MEASURES]
+    yield from typed_white(ledger.part("merged", "table"), chunks, classes=classes, columns=columns)
+
+
+def _kept_white(waves: list[Path], keep: Keep) -> Iterator[pa.Table]:
+    """Yield the counted white cells of waves of fields, for the stain of the slide."""
+    for path in waves:
+        columns = ["kind", "class_name", "truncated", "seed_x", "seed_y", *MEASURES]
+        with pq.ParquetFile(path) as source:
+            for group in range(source.num_row_groups):
+                band = kept_rows(source.read_row_group(group, columns=columns), keep)
+                yield band.filter(pa.compute.equal(band.column("kind"), "white"))
 
 
 def wave_table(job: SlideJob, key: str, number: int) -> Path:
@@ -243,14 +289,20 @@ def write_wave(job: SlideJob, key: str, number: int, merged: MergedTable) -> Pat
 
 
 def _type(
-    job: SlideJob, key: str, merged: MergedTable, of: str, out: Path, name_red: RedCellPass | None = None
+    job: SlideJob,
+    key: str,
+    merged: MergedTable,
+    of: str,
+    out: Path,
+    name_red: RedCellPass | None = None,
+    add: DysplasiaPass | None = None,
 ) -> TableSummary:
     """Write a merged table with the answers of its chunks; ``of`` is its stage in the ledger."""
     ledger = ledger_of(job, key)
     classes, dimension = _classifier(job)
     chunks = [ledger.part(f"{of}classes", chunk_name(i)) for i in range(merged.n_chunks)] if classes else []
     table = ledger.part(f"{of}merged", "table")
-    return write_cells(table, chunks, out, classes=classes, embedding_dim=dimension, name_red=name_red)
+    return write_cells(table, chunks, out, classes=classes, embedding_dim=dimension, name_red=name_red, add=add)
 
 
 def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str, str | None]:

@@ -60,11 +60,22 @@ class CropFeatures:
             raise DataError(f"crops must be uint8 (n, side, side, 3), found {crops.dtype} {crops.shape}")
         rows = np.full((len(crops), len(NAMES)), np.nan, np.float32)
         for i, (crop, light) in enumerate(zip(crops, background, strict=True)):
-            labels, nuclear = self._segment(crop)
-            if (cell := _middle(labels)) is not None:
-                alone = (labels == cell).astype(np.int32)
+            if (found := self.masks(crop)) is not None:
+                alone, nuclear = found[0].astype(np.int32), found[1]
                 rows[i] = measure_morphology(alone, crop, mpp=MPP, background=np.maximum(light, 1), nucleus=nuclear)[0]
         return rows
+
+    def masks(self, crop: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]] | None:
+        """Return where the cell in the middle of a crop is, and where nuclear stain is; None without a cell.
+
+        Parameters
+        ----------
+        crop
+            uint8 ``(side, side, 3)`` at 0.25 um per pixel.
+        """
+        labels, nuclear = self._segment(crop)
+        cell = _middle(labels)
+        return None if cell is None else (labels == cell, nuclear)
 
     def _segment(self, crop: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
         import shapely

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,17 @@ Keep = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], npt.NDArray[np.b
 """Says of seeds (x, y; working pixels) whether their cells are wanted."""
 Naming = Callable[[pa.Table], pa.Table]
 """Gives the red cells of a band their class (:class:`~wsi_pipeline.cells.red_cells.RedCellPass`)."""
+
+
+class Adding(Protocol):
+    """Adds columns to typed bands (:class:`~wsi_pipeline.cells.dysplasia.DysplasiaPass`)."""
+
+    @property
+    def fields(self) -> tuple[pa.Field, ...]:
+        """The columns."""
+
+    def __call__(self, band: pa.Table) -> pa.Table:
+        """Return a band with them."""
 
 
 def _bands(
@@ -320,6 +331,7 @@ def write_cells(
     classes: Sequence[str],
     embedding_dim: int | None,
     name_red: Naming | None = None,
+    add: Adding | None = None,
 ) -> TableSummary:
     """Write ``cells.parquet`` from the merged table and the classifier's chunks, and count.
 
@@ -335,13 +347,38 @@ def write_cells(
         Length of the embedding when it is to be written.
     name_red
         Names the red cells of each band.
+    add
+        Adds columns to each band.
     """
     schema = table_schema(classes, embedding_dim)
     stream = _ClassStream(chunks)
     source = pq.ParquetFile(table)
     groups = (source.read_row_group(i) for i in range(source.num_row_groups))
     typed = (_typed(group, stream, classes, embedding_dim, schema) for group in groups)
-    return write_typed(named(typed, name_red), out, schema, answered=bool(classes))
+    return write_typed(named(typed, name_red), out, schema, answered=bool(classes), add=add)
+
+
+def typed_white(
+    table: Path, chunks: Sequence[Path], *, classes: Sequence[str], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Yield some columns of the white cells of a merged table, with the classifier's answer as ``class_name``.
+
+    Parameters
+    ----------
+    table, chunks, classes
+        As for :func:`write_cells`.
+    columns
+        Of the merged table, ``class_name`` not among them.
+    """
+    stream, names = _ClassStream(chunks), np.asarray(classes, object)
+    with pq.ParquetFile(table) as source:
+        for group in range(source.num_row_groups):
+            band = source.read_row_group(group, columns=["kind", *columns])
+            white = band.filter(pa.compute.equal(band.column("kind"), "white"))
+            if len(white):
+                answers = stream.take(len(white))
+                best = np.stack([answers.column(c).to_numpy() for c in classes], axis=1).argmax(axis=1)
+                yield white.append_column("class_name", pa.array(names[best], pa.string()))
 
 
 def named(bands: Iterator[pa.Table], name_red: Naming | None) -> Iterator[pa.Table]:
@@ -349,7 +386,9 @@ def named(bands: Iterator[pa.Table], name_red: Naming | None) -> Iterator[pa.Tab
     return bands if name_red is None else (name_red(band) for band in bands)
 
 
-def write_typed(bands: Iterator[pa.Table], out: Path, schema: pa.Schema, *, answered: bool) -> TableSummary:
+def write_typed(
+    bands: Iterator[pa.Table], out: Path, schema: pa.Schema, *, answered: bool, add: Adding | None = None
+) -> TableSummary:
     """Write typed rows as ``cells.parquet``, and count.
 
     Parameters
@@ -358,7 +397,12 @@ def write_typed(bands: Iterator[pa.Table], out: Path, schema: pa.Schema, *, answ
         In table order; each starts a row group.
     answered
         Whether a classifier has seen the white cells.
+    add
+        Adds columns after those of the schema.
     """
+    if add is not None:
+        schema = pa.schema([*schema, *add.fields], metadata=schema.metadata)
+        bands = map(add, bands)
     kinds: Counter[str] = Counter()
     named: Counter[str] = Counter()
     seen: Counter[str] = Counter()

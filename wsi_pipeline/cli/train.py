@@ -342,5 +342,40 @@ def red_cells(
     typer.echo(f"weights: {weights}\ncard: {weights.with_suffix('.md')}")
 
 
+@app.command("dysplasia")
+def dysplasia(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Class folders of cells of healthy people; default pbc of the data sets."),
+    ] = None,
+    out: Out = Path("training_runs/dysplasia"),
+    name: Annotated[str, typer.Option(help="Name of the reference, and of its file.")] = "neutrophils",
+    mpp: Annotated[
+        float | None, typer.Option(help="Microns per pixel of the images; needed with --data.", min=0.02, max=2)
+    ] = None,
+    taxonomy: Annotated[str, typer.Option(help="Folder names are its codes or aliases.")] = "pbc-blast",
+    source: Annotated[str | None, typer.Option(help="What the cells are, for the provenance.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the data.")] = None,
+    per_class: Annotated[int, typer.Option(help="Images of a class at most.", min=80, max=100_000)] = 300,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Make a reference of normal neutrophils, and test it on cells whose granules are attenuated."""
+    from wsi_pipeline.runtime.devices import resolve_device
+    from wsi_pipeline.training.cell_data import SHIPPED_SETS
+    from wsi_pipeline.training.dysplasia import train_dysplasia
+
+    if data is not None and mpp is None:
+        raise ConfigError(f"--data {data}: give the microns per pixel of its images with --mpp")
+    pbc = SHIPPED_SETS[0]
+    if data is None:
+        source, licence = source or f"{pbc.title}; {pbc.attribution}", licence or pbc.licence
+    path = train_dysplasia(
+        data or _root(None) / pbc.folder, out, mpp=mpp or pbc.mpp, taxonomy=taxonomy, name=name, source=source,
+        licence=licence, per_class=per_class, seed=seed, device=resolve_device(_device(device)), report=_say,
+    )  # fmt: skip
+    typer.echo(f"reference: {path}")
+
+
 def _say(line: str) -> None:
     typer.echo(line)

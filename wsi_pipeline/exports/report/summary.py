@@ -144,6 +144,32 @@ class RedCells(_Part):
     size: RedCellSize
 
 
+class DysplasiaRow(_Part):
+    """A share of neutrophils; percentages 0 to 100, None where the row abstains."""
+
+    measure: str
+    count: int
+    n: int
+    percent: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    published: str | None = None
+    published_percent: float | None = None
+    learnt: str | None = None
+    learnt_percent: float
+    reason: str | None = None
+
+
+class Dysplasia(_Part):
+    """Dysplasia of the neutrophils, and the stain it was judged under."""
+
+    rows: tuple[DysplasiaRow, ...] = ()
+    wording: str = ""
+    left_out: dict[str, int] = {}
+    stain: dict[str, float | None] = {}
+    reference: str = ""
+
+
 class Denominator(_Part):
     """What the percentages are of."""
 
@@ -258,6 +284,7 @@ class SlideSummary(_Part):
     differential: tuple[DifferentialRow, ...] = ()
     differential_corrected: Corrected = Corrected()
     red_cells: RedCells | None = None
+    dysplasia: Dysplasia | None = None
     denominator: Denominator = Denominator()
     indices: tuple[Index, ...] = ()
     predictions: tuple[Answer, ...] = ()

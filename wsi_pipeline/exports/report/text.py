@@ -35,6 +35,16 @@ REASONS = {
     "too-few-cells": "too few cells",
     "few-cells": "few cells: read with caution",
     "too-few-red-cells": "too few red cells",
+    "too-few-neutrophils": "too few neutrophils",
+    "too-few-eosinophils": "too few eosinophils on the slide to judge its stain by",
+    "too-few-lymphocytes": "too few lymphocytes on the slide to judge its stain by",
+    "eosinophil-granules-faint": "stain or focus do not even show the granules of the slide's eosinophils",
+    "eosin-faint": "the slide's eosinophils are stained too faintly",
+    "nuclear-stain-faint": "the slide's lymphocytes are stained too faintly",
+    "eosinophils-not-classified": "the classifier does not know eosinophils, by which the stain is judged",
+    "lymphocytes-not-classified": "the classifier does not know lymphocytes, by which the stain is judged",
+    "segmented-not-told-from-bands": "the classifier does not tell segmented neutrophils from bands",
+    "resolution-differs": "the working resolution differs from that of the reference",
     "unlike-training": "the slide is unlike what the classifier has seen",
     "interval-spans-1-percent": "the interval spans 1 %",
     "within-false-positives": "no more than the classifier's false positives",
@@ -81,6 +91,12 @@ REASONS = {
     "bad-regions": "the regions file cannot be used",
     "missing-weights": "model weights are missing",
     "missing-device": "the device asked for is not there",
+}
+
+MEASURES = {
+    "hypogranular": "Hypogranular",
+    "pseudo_pelger": "Pseudo-Pelger (of segmented neutrophils)",
+    "dysplastic_fraction": "Either: dysplastic fraction",
 }
 
 KINDS = {
