@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import write_json, write_text
-from wsi_pipeline.cells.dysplasia import MEASURES, NEUTROPHILS, DysplasiaPass, codes_of
 from wsi_pipeline.cells.combine import combine_cells
+from wsi_pipeline.cells.dysplasia import MEASURES, NEUTROPHILS, DysplasiaPass, codes_of
 from wsi_pipeline.cells.red_cells import RedCellPass
 from wsi_pipeline.cells.seams import SeamStatistic, seam_statistic
-from wsi_pipeline.cells.table import MergedTable, TableSummary, Keep, kept_rows, typed_white, write_cells
+from wsi_pipeline.cells.table import Keep, MergedTable, TableSummary, kept_rows, typed_white, write_cells
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.exports.labels import write_labels

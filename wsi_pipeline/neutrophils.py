@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -59,7 +60,7 @@ def dysplasia_answer(found: DysplasiaPass | None, config: PipelineConfig) -> Dys
     if found is None:
         return None
     stain = {
-        name: None if value != value else value  # NaN is no JSON
+        name: None if math.isnan(value) else value  # NaN is no JSON
         for name, value in vars(found.stain).items()
     }
     return dysplasia(

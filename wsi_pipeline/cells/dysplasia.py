@@ -47,8 +47,8 @@ COLUMNS = (("granularity_score", pa.float32()), ("hypogranular", pa.bool_()), ("
 
 FloatArray = npt.NDArray[np.float64]
 _NUMBERS = (
-    "mpp", "neutrophil_granularity_od", "hypogranular_below", "eosinophil_granularity_od", "eosinophil_granularity_from",
-    "eosinophil_eosin_from", "lymphocyte_nucleus_od", "lymphocyte_nucleus_from", "round_from", "bilobed_from",
+    "mpp", "neutrophil_granularity_od", "hypogranular_below", "eosinophil_granularity_od",
+    "eosinophil_granularity_from", "eosinophil_eosin_from", "lymphocyte_nucleus_od", "lymphocyte_nucleus_from", "round_from", "bilobed_from",
     "condensed_from",
 )  # fmt: skip
 
@@ -358,7 +358,7 @@ def measures(table: pa.Table, rows: npt.NDArray[np.intp] | None = None) -> Float
 
 
 def stain_of(tables: Iterable[pa.Table], taxonomy: Taxonomy) -> SlideStain:
-    """Return the stain of a slide from tables with ``class_name``, ``truncated`` and :data:`MEASURES` of white cells."""
+    """Return the stain of a slide from its white cells: ``class_name``, ``truncated`` and :data:`MEASURES`."""
     found: dict[str, list[FloatArray]] = {EOSINOPHIL: [], LYMPHOCYTE: []}
     for table in tables:
         names = table.column("class_name").to_numpy(zero_copy_only=False)

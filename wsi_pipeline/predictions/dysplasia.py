@@ -11,8 +11,8 @@ from typing import Any
 from wsi_pipeline.predictions.intervals import wilson
 
 DYSPLASIA_COLUMNS = (
-    "slide_id", "measure", "count", "n", "percent", "lower", "upper", "published_percent", "published", "learnt_percent",
-    "learnt", "abstained", "reason",
+    "slide_id", "measure", "count", "n", "percent", "lower", "upper", "published_percent", "published",
+    "learnt_percent", "learnt", "abstained", "reason",
 )  # fmt: skip
 PUBLISHED_PERCENT = 10.0
 """Share of dysplastic cells of a lineage from which it counts as dysplastic: WHO 2022 (Khoury et al., Leukemia

@@ -1,8 +1,8 @@
 """Make the reference of normal neutrophils, and show what the score does on neutrophils whose granules are attenuated.
 
 No public set labels dysplasia. The reference is half of the normal cells of class folders, split by near-duplicate
-group; the cut-offs are its percentiles. The other half, untouched by any choice, gives the flags' rates in normal cells,
-and, with the granules of its neutrophils attenuated (:mod:`wsi_pipeline.training.attenuation`), the response to a dose.
+group; the cut-offs are its percentiles. The other half, untouched by any choice, gives the flags' rates in normal
+cells, and, with the granules of its neutrophils attenuated (:mod:`wsi_pipeline.training.attenuation`), the response to a dose.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ LOW, ADEQUATE = 2.5, 5.0
 lymphocytes which a slide's median must reach."""
 CONDENSED = 10.0
 """Percentile of segmented neutrophils from which chromatin counts as condensed."""
+_OF = {LYMPHOCYTE: 3}
+"""What a cell must have to count: density of the nucleus of lymphocytes, which may have no cytoplasm to measure."""
 _SIDE = 128
 _LEAST = 40
 
@@ -68,10 +70,10 @@ class NormalCells:
     values: FloatArray
     in_reference: npt.NDArray[np.bool_]
 
-    def part(self, reference: bool) -> FloatArray:
-        """Return the measures of one half, of cells that have them."""
+    def part(self, reference: bool, measure: int = 0) -> FloatArray:
+        """Return the measures of one half, of cells that have this one: granularity, or another."""
         rows = self.values[self.in_reference == reference]
-        return rows[np.isfinite(rows[:, 0])]
+        return rows[np.isfinite(rows[:, measure])]
 
 
 def train_dysplasia(
@@ -113,8 +115,7 @@ def train_dysplasia(
     cells = _measured(data, known, mpp, per_class, measure, report)
     document = _document(cells, known, name, source or data.name, licence or "not stated", measure.sha256, taxonomy)
     first = DysplasiaReference.of_document({**document, "normal": _UNKNOWN}, name)
-    eosinophils, lymphocytes = (_of(cells, known, (m,)) for m in (EOSINOPHIL, LYMPHOCYTE))
-    stain = SlideStain.of(*(np.concatenate([c.part(False) for c in group]) for group in (eosinophils, lymphocytes)))
+    stain = SlideStain.of(_half(cells, known, (EOSINOPHIL,), False), _half(cells, known, (LYMPHOCYTE,), False))
     normal = _normal_rates(cells, known, stain, first)
     document["normal"] = {flag: [k, n] for flag, (k, n) in normal.items()}
     reference = DysplasiaReference.of_document(document, name)
@@ -156,11 +157,10 @@ def _measured(
         values = _columns(measure.measure(crops, light))
         half = np.array([key[g] < 0.5 for g in groups.tolist()])
         found[code] = NormalCells(paths=tuple(paths), values=values, in_reference=half)
-        n = int(np.isfinite(values[:, 0]).sum())
+        n = int(np.isfinite(values[:, 3]).sum())
         report(f"{code}: {len(paths)} pictures in {len(key)} groups, {n} measured, {int(half.sum())} for the reference")
     for meanings in (NEUTROPHILS, (SEGMENTED,), (EOSINOPHIL,), (LYMPHOCYTE,)):
-        group = [found[code] for code in codes_of(taxonomy, meanings) if code in found]
-        fewest = min((sum(len(c.part(half)) for c in group) for half in (True, False)), default=0)
+        fewest = min((len(_half(found, taxonomy, meanings, which)) for which in (True, False)), default=0)
         if fewest < _LEAST:
             raise DataError(
                 f"{data}: {' or '.join(meanings)}: {fewest} cells in a half; at least {_LEAST} are needed for a "
@@ -181,14 +181,17 @@ def _of(cells: dict[str, NormalCells], taxonomy: Taxonomy, meanings: Sequence[st
     return [cells[code] for code in codes_of(taxonomy, meanings) if code in cells]
 
 
+def _half(cells: dict[str, NormalCells], taxonomy: Taxonomy, meanings: Sequence[str], reference: bool) -> FloatArray:
+    """Return the measures of one half of some classes."""
+    parts = [c.part(reference, _OF.get(meanings[0], 0)) for c in _of(cells, taxonomy, meanings)]
+    return np.concatenate([np.empty((0, len(MEASURES))), *parts])
+
+
 def _document(
     cells: dict[str, NormalCells], taxonomy: Taxonomy, name: str, source: str, licence: str, sha256: str, labels: str
 ) -> dict[str, Any]:
-    def half(meanings: Sequence[str]) -> FloatArray:
-        return np.concatenate([c.part(True) for c in _of(cells, taxonomy, meanings)])
-
-    neutrophils, segmented = half(NEUTROPHILS), half((SEGMENTED,))
-    eosinophils, lymphocytes = half((EOSINOPHIL,)), half((LYMPHOCYTE,))
+    neutrophils, segmented = (_half(cells, taxonomy, meanings, True) for meanings in (NEUTROPHILS, (SEGMENTED,)))
+    eosinophils, lymphocytes = (_half(cells, taxonomy, (meaning,), True) for meaning in (EOSINOPHIL, LYMPHOCYTE))
     usual = float(np.median(neutrophils[:, 0]))
     nucleus = float(np.median(lymphocytes[:, 3]))
 
@@ -205,7 +208,7 @@ def _document(
         "source": source,
         "licence": licence,
         "taxonomy": labels,
-        "cells": {code: [len(c.part(True)), len(c.part(False))] for code, c in cells.items()},
+        "cells": {code: [int(c.in_reference.sum()), int((~c.in_reference).sum())] for code, c in cells.items()},
         "split": "reference and test, halves by near-duplicate group",
         "percentiles": {"flagged": LOW, "adequate": ADEQUATE, "condensed": CONDENSED},
         "segmented_by_sha256": sha256,
@@ -251,7 +254,7 @@ def _normal_rates(
 def _attenuated_scores(
     neutrophils: list[NormalCells], mpp: float, reference: DysplasiaReference, measure: CropFeatures, seed: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Return ``(n,)`` scores of the other half's neutrophils, and ``(n, len(KEEPS))`` with their granules attenuated."""
+    """Return ``(n,)`` scores of the other half's neutrophils, and ``(n, len(KEEPS))`` with attenuated granules."""
     before: list[float] = []
     after: list[list[float]] = []
     for cells in neutrophils:
@@ -352,7 +355,7 @@ def _faded(
                 crop = _crop(np.clip(np.rint(pale), 0, 255).astype(np.uint8), mpp)
                 rows.append(_columns(measure.measure(crop[None], light[None]))[0])
         values = np.array(rows)
-        return values[np.isfinite(values[:, 0])]
+        return values[np.isfinite(values[:, _OF.get(meanings[0], 0)])]
 
     stain = SlideStain.of(again((EOSINOPHIL,)), again((LYMPHOCYTE,)))
     score = granularity_score(again(NEUTROPHILS)[:, 0], reference)
