@@ -25,6 +25,7 @@ from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
 from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
+from wsi_pipeline.predictions.attributes import attribute_counts, attribute_rates, attributes_csv
 from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
 from wsi_pipeline.regions import area_mm2, write_regions
 from wsi_pipeline.runtime.provenance import commit, versions
@@ -100,6 +101,8 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         taxonomy=taxonomy,
         config=config.predictions,
     )
+    pairs = _attribute_pairs(config)
+    rates = attribute_rates(attribute_counts(cells, pairs), config.predictions.confidence) if pairs else None
     mpp = config.segmentation.mpp
     seams = seam_statistic(
         cells,
@@ -156,6 +159,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "differential_corrected": corrected.to_dict(),
         "red_cells": None if shapes is None or red is None else {**shapes.to_dict(), "size": red_sizes(red)},
         "dysplasia": None if dysplastic is None else dysplastic.to_dict(),
+        "attributes": None if rates is None else [rate.to_dict() for rate in rates],
         "denominator": {"n": counts.n, "wording": counts.denominator},
         "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
@@ -167,6 +171,8 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     }
     if shapes is not None:
         write_text(job.folder / "red_cells.csv", shapes.to_csv(job.slide_id))
+    if rates is not None:
+        write_text(job.folder / "attributes.csv", attributes_csv(rates, job.slide_id))
     if dysplastic is not None:
         write_text(job.folder / "dysplasia.csv", dysplastic.to_csv(job.slide_id))
     write_json(job.folder / "summary.json", summary)
@@ -194,6 +200,7 @@ def expected_files(job: SlideJob) -> list[Path]:
         "qupath.geojson.gz": exports.qupath,
         "labels.ome.zarr": exports.labels,
         "red_cells.csv": job.config.cells.red_classifier is not None,
+        "attributes.csv": bool(_attribute_pairs(job.config)),
         "dysplasia.csv": _tells_dysplasia(job.config),
         "summary.json": True,
         "report.html": exports.report,
@@ -232,6 +239,20 @@ def _classifier(job: SlideJob) -> tuple[tuple[str, ...], int | None]:
     return tuple(card["classes"]), int(card["network"]["embedding_dim"]) if config.embedding else None
 
 
+def _attributes(job: SlideJob) -> tuple[str, ...]:
+    """Return the codes of the attributes that the classifier answers."""
+    return tuple(dict.fromkeys(attribute for _, attribute in _attribute_pairs(job.config)))
+
+
+def _attribute_pairs(config: PipelineConfig) -> list[tuple[str, str]]:
+    """Return each class and attribute its cells can have, as the classifier's card says."""
+    if config.cells.classifier is None:
+        return []
+    card = find_weights(config.cells.classifier, "cells").card
+    entries = card.get("attributes") or []
+    return [(own, entry["code"]) for entry in entries for own in card["classes"] if own in entry["classes"]]
+
+
 def _write_table(
     job: SlideJob, prepared: Prepared, merged: MergedTable, taxonomy: Taxonomy
 ) -> tuple[TableSummary, RedCellPass | None, DysplasiaPass | None]:
@@ -249,7 +270,14 @@ def _write_table(
     classes, dimension = _classifier(job)
     neutrophils = _dysplasia(job, taxonomy, _kept_white(waves, keep))
     table = combine_cells(
-        waves, out, keep=keep, classes=classes, embedding_dim=dimension, name_red=red, add=neutrophils
+        waves,
+        out,
+        keep=keep,
+        classes=classes,
+        embedding_dim=dimension,
+        attributes=_attributes(job),
+        name_red=red,
+        add=neutrophils,
     )
     return table, red, neutrophils
 
@@ -302,7 +330,16 @@ def _type(
     classes, dimension = _classifier(job)
     chunks = [ledger.part(f"{of}classes", chunk_name(i)) for i in range(merged.n_chunks)] if classes else []
     table = ledger.part(f"{of}merged", "table")
-    return write_cells(table, chunks, out, classes=classes, embedding_dim=dimension, name_red=name_red, add=add)
+    return write_cells(
+        table,
+        chunks,
+        out,
+        classes=classes,
+        embedding_dim=dimension,
+        attributes=_attributes(job),
+        name_red=name_red,
+        add=add,
+    )
 
 
 def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str, str | None]:

@@ -435,5 +435,6 @@ def classify(job: SlideJob, key: str, chunk: int, of: str = "") -> float:
         crops[i] = slide.read(Box(x0=int(x), y0=int(y), x1=int(x) + side, y1=int(y) + side), classifier.mpp)
     with computing():
         answer = classifier.predict(crops, plan.background, batch_size=config.cells.batch_size)
-    write_classes(part, classifier.classes, answer.p, answer.embedding if config.cells.embedding else None)
+    embedding = answer.embedding if config.cells.embedding else None
+    write_classes(part, classifier.classes, answer.p, embedding, classifier.told_attributes(answer))
     return time.monotonic() - started

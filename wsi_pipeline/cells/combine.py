@@ -21,6 +21,7 @@ def combine_cells(
     keep: Keep,
     classes: Sequence[str],
     embedding_dim: int | None,
+    attributes: Sequence[str] = (),
     name_red: Naming | None = None,
     add: Adding | None = None,
 ) -> TableSummary:
@@ -32,10 +33,10 @@ def combine_cells(
         As :func:`~wsi_pipeline.cells.table.write_cells` wrote them; no cell is in two.
     keep
         Which cells are taken.
-    classes, embedding_dim, name_red, add
+    classes, embedding_dim, attributes, name_red, add
         As in :func:`~wsi_pipeline.cells.table.write_cells`.
     """
-    schema = table_schema(classes, embedding_dim)
+    schema = table_schema(classes, embedding_dim, attributes)
     return write_typed(named(_interleaved(tables, keep), name_red), out, schema, answered=bool(classes), add=add)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from wsi_pipeline.cells.features import FEATURES
+from wsi_pipeline.taxonomies.attributes import COLUMN
 
 KIND_CLASS = {
     "white": "white_cell",
@@ -65,11 +66,14 @@ TOO_LARGE_SEEDS = b"too_large_seeds"
 """Key beside it: their seeds (x, y; working pixels) as a JSON array."""
 
 
-def table_schema(classes: Sequence[str], embedding_dim: int | None) -> pa.Schema:
-    """Return the full schema: measured columns, ``p_<class>`` of each class, and the embedding when asked for."""
+def table_schema(classes: Sequence[str], embedding_dim: int | None, attributes: Sequence[str] = ()) -> pa.Schema:
+    """Return the full schema: measured columns, ``p_<class>`` and ``attr_<attribute>``, and the embedding if asked for."""
     fields = list(MEASURED)
     after = [f.name for f in fields].index("class_probability") + 1
-    fields[after:after] = [pa.field(f"p_{name}", pa.float32()) for name in classes]
+    fields[after:after] = [
+        *(pa.field(f"p_{name}", pa.float32()) for name in classes),
+        *(pa.field(f"{COLUMN}{name}", pa.float32()) for name in attributes),
+    ]
     if embedding_dim is not None:
         fields.append(pa.field("embedding", pa.list_(pa.float16(), embedding_dim)))
     return pa.schema(fields, metadata={b"geo": json.dumps(_GEO).encode()})

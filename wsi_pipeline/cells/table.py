@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cells.features import FEATURES
 from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, TOO_LARGE_SEEDS, table_schema
 from wsi_pipeline.segmentation.dye import NO_RED_CELLS, RedDye, red_dye, white_in_name_only
+from wsi_pipeline.taxonomies.attributes import COLUMN
 from wsi_pipeline.tiling import ORDER_CELL_PX, Block
 
 ROW_GROUP = 16384
@@ -265,9 +266,11 @@ def write_classes(
     classes: Sequence[str],
     probabilities: npt.NDArray[np.float32],
     embedding: npt.NDArray[np.float16] | None,
+    attributes: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> None:
-    """Write the classifier's answers to one chunk: a column a class, and the embedding when asked for."""
+    """Write the classifier's answers to one chunk: a column a class and attribute, and the embedding if asked for."""
     columns = {name: pa.array(probabilities[:, i]) for i, name in enumerate(classes)}
+    columns |= {f"{COLUMN}{name}": pa.array(values) for name, values in (attributes or {}).items()}
     if embedding is not None:
         columns["embedding"] = _fixed_list(embedding)
     with atomic_path(path) as temporary:
@@ -330,6 +333,7 @@ def write_cells(
     *,
     classes: Sequence[str],
     embedding_dim: int | None,
+    attributes: Sequence[str] = (),
     name_red: Naming | None = None,
     add: Adding | None = None,
 ) -> TableSummary:
@@ -345,16 +349,18 @@ def write_cells(
         Names of the classifier's classes; empty without a classifier.
     embedding_dim
         Length of the embedding when it is to be written.
+    attributes
+        Codes of the attributes the classifier answers.
     name_red
         Names the red cells of each band.
     add
         Adds columns to each band.
     """
-    schema = table_schema(classes, embedding_dim)
+    schema = table_schema(classes, embedding_dim, attributes)
     stream = _ClassStream(chunks)
     source = pq.ParquetFile(table)
     groups = (source.read_row_group(i) for i in range(source.num_row_groups))
-    typed = (_typed(group, stream, classes, embedding_dim, schema) for group in groups)
+    typed = (_typed(group, stream, classes, embedding_dim, schema, attributes) for group in groups)
     return write_typed(named(typed, name_red), out, schema, answered=bool(classes), add=add)
 
 
@@ -429,7 +435,12 @@ def write_typed(
 
 
 def _typed(
-    band: pa.Table, stream: _ClassStream, classes: Sequence[str], embedding_dim: int | None, schema: pa.Schema
+    band: pa.Table,
+    stream: _ClassStream,
+    classes: Sequence[str],
+    embedding_dim: int | None,
+    schema: pa.Schema,
+    attributes: Sequence[str] = (),
 ) -> pa.Table:
     """Add class columns to a band: the classifier's for white cells, null for the rest."""
     columns = {name: band.column(name) for name in band.column_names}
@@ -451,6 +462,11 @@ def _typed(
         absent[white] = False
         for i, name in enumerate(classes):
             columns[f"p_{name}"] = pa.array(probabilities[:, i], mask=absent)
+        for name in attributes:
+            values = np.full(n, np.nan, np.float32)
+            if answers is not None:
+                values[white] = answers.column(f"{COLUMN}{name}").to_numpy()
+            columns[f"{COLUMN}{name}"] = pa.array(values, mask=np.isnan(values))
         if embedding_dim is not None:
             taken = np.full(n, -1)
             taken[white] = np.arange(len(white))

@@ -220,6 +220,12 @@ def cells(
     seed: Seed = 0,
     device: Device = None,
     restart: Annotated[bool, typer.Option("--restart", help="Ignore an earlier checkpoint.")] = False,
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn attributes too: a CSV file (name, attr_<code>: 1, 0 or empty), or 'columns' of --data."
+        ),
+    ] = None,
     card_only: Annotated[
         str | None,
         typer.Option(help="Train nothing: measure the confusion of these weights (a name or a file) into their card."),
@@ -238,7 +244,7 @@ def cells(
         "--patience": patience, "--mixup": mixup, "--cutmix": cutmix, "--backbone-weights": backbone_weights,
         "--pretrained": pretrained, "--tune": tune, "--ignore-unknown-labels": ignore_unknown_labels,
         "--skip-unreadable": skip_unreadable, "--drop-conflicts": drop_conflicts, "--drop-rare": drop_rare,
-        "--model": model != "compact", "--stain": stain, "--views": views,
+        "--model": model != "compact", "--attributes": attributes, "--stain": stain, "--views": views,
     }  # fmt: skip
     own_only = [option for option, value in given.items() if value or (value == 0 and option == "--fold")]
     if card_only is not None:
@@ -292,6 +298,7 @@ def cells(
             fold=fold,
             stain=stain,  # type: ignore[arg-type]
             views=views,
+            attributes=attributes,
             mixing=mixing if mixup or cutmix else None,
             patience=patience,
             epochs=epochs,

@@ -170,6 +170,18 @@ class Dysplasia(_Part):
     reference: str = ""
 
 
+class AttributeRate(_Part):
+    """Cells of a class with an attribute; percentages 0 to 100."""
+
+    name: str = Field(alias="class")
+    attribute: str
+    count: int
+    n: int
+    percent: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+
+
 class Denominator(_Part):
     """What the percentages are of."""
 
@@ -285,6 +297,7 @@ class SlideSummary(_Part):
     differential_corrected: Corrected = Corrected()
     red_cells: RedCells | None = None
     dysplasia: Dysplasia | None = None
+    attributes: tuple[AttributeRate, ...] | None = None
     denominator: Denominator = Denominator()
     indices: tuple[Index, ...] = ()
     predictions: tuple[Answer, ...] = ()

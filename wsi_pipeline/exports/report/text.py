@@ -6,6 +6,7 @@ import math
 import re
 
 from wsi_pipeline.exports.report.summary import CellularityFact, Scalar, Seams
+from wsi_pipeline.taxonomies.attributes import load_attributes
 
 SPECIMENS = {
     "blood_smear": "Peripheral blood smear",
@@ -128,6 +129,12 @@ GROUPS = {
 _CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _UNITS = (("_um2", "µm²"), ("_mm2", "mm²"), ("_um", "µm"), ("_px", "px"), ("_percent", "%"), ("_s", "s"))
 _UPPER = {"mpp": "Microns per pixel", "sha256": "SHA-256", "id": "ID", "mb": "MB"}
+
+
+def attribute(code: str) -> str:
+    """Return the English name of an attribute; that of an unknown one is its code in words."""
+    known = load_attributes()
+    return known.get(code).name_en.capitalize() if code in known.codes else title(code)
 
 
 def title(code: str) -> str:
