@@ -48,8 +48,8 @@ COLUMNS = (("granularity_score", pa.float32()), ("hypogranular", pa.bool_()), ("
 FloatArray = npt.NDArray[np.float64]
 _NUMBERS = (
     "mpp", "neutrophil_granularity_od", "hypogranular_below", "eosinophil_granularity_od",
-    "eosinophil_granularity_from", "eosinophil_eosin_from", "lymphocyte_nucleus_od", "lymphocyte_nucleus_from", "round_from", "bilobed_from",
-    "condensed_from",
+    "eosinophil_granularity_from", "eosinophil_eosin_from", "lymphocyte_nucleus_od", "lymphocyte_nucleus_from",
+    "round_from", "bilobed_from", "condensed_from",
 )  # fmt: skip
 
 

@@ -67,7 +67,7 @@ TOO_LARGE_SEEDS = b"too_large_seeds"
 
 
 def table_schema(classes: Sequence[str], embedding_dim: int | None, attributes: Sequence[str] = ()) -> pa.Schema:
-    """Return the full schema: measured columns, ``p_<class>`` and ``attr_<attribute>``, and the embedding if asked for."""
+    """Return the full schema: measured columns, ``p_<class>``, ``attr_<attribute>``, and the embedding if asked for."""
     fields = list(MEASURED)
     after = [f.name for f in fields].index("class_probability") + 1
     fields[after:after] = [

@@ -2,7 +2,8 @@
 
 No public set labels dysplasia. The reference is half of the normal cells of class folders, split by near-duplicate
 group; the cut-offs are its percentiles. The other half, untouched by any choice, gives the flags' rates in normal
-cells, and, with the granules of its neutrophils attenuated (:mod:`wsi_pipeline.training.attenuation`), the response to a dose.
+cells, and, with the granules of its neutrophils attenuated (:mod:`wsi_pipeline.training.attenuation`), the response to
+a dose.
 """
 
 from __future__ import annotations
@@ -341,7 +342,7 @@ def _faded(
     reference: DysplasiaReference,
     measure: CropFeatures,
     report: Callable[[str], None],
-    most: int = 60,
+    most: int = 30,
 ) -> dict[str, Any]:
     """Fade the stain of whole pictures of the other half: what the condition says, and what there would be without."""
 
