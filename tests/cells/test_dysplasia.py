@@ -182,7 +182,7 @@ def test_the_shipped_reference_says_where_it_is_from_and_how_often_normal_cells_
     assert 0 < REFERENCE.hypogranular_below < 1
     assert REFERENCE.round_from > REFERENCE.bilobed_from
     for flag, (k, n) in REFERENCE.normal.items():
-        assert n >= 100, flag
+        assert n >= 50, flag
         assert k / n < 0.1, flag
     assert granularity_score([REFERENCE.neutrophil_granularity_od], REFERENCE).tolist() == [1.0]
     strongest = about["dose_response"][-1]

@@ -66,6 +66,8 @@ def test_a_reference_of_real_cells_answers_to_the_dose(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "_LEAST", 5)
+    monkeypatch.setattr(training, "_LEAST_NUCLEI", 1)
+    monkeypatch.setattr(training, "MOST_ATTENUATED", 12)
     monkeypatch.setattr(training, "KEEPS", (0.5, 0.0))
     monkeypatch.setattr(training, "FADES", (0.4,))
     lines: list[str] = []

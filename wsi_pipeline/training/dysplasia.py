@@ -46,9 +46,9 @@ from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.training.attenuation import attenuate_granules
 from wsi_pipeline.training.splits import group_keys, near_duplicate_groups
 
-KEEPS = (0.8, 0.6, 0.4, 0.2, 0.0)
+KEEPS = (0.75, 0.5, 0.25, 0.0)
 """Shares of the granules' structure that stay."""
-FADES = (0.8, 0.6, 0.4)
+FADES = (0.5,)
 """Shares of the whole picture's optical density that stay, to see the stain condition at work."""
 LOW, ADEQUATE = 2.5, 5.0
 """Percentile of normal cells below which (above 100 less it) a cell is flagged; that of single eosinophils and
@@ -57,8 +57,10 @@ CONDENSED = 10.0
 """Percentile of segmented neutrophils from which chromatin counts as condensed."""
 _OF = {LYMPHOCYTE: 3}
 """What a cell must have to count: density of the nucleus of lymphocytes, which may have no cytoplasm to measure."""
+MOST_ATTENUATED = 30
+"""Neutrophils of a class whose granules are attenuated, at most."""
 _SIDE = 128
-_LEAST = 40
+_LEAST, _LEAST_NUCLEI = 40, 5
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -86,7 +88,7 @@ def train_dysplasia(
     name: str = "neutrophils",
     source: str | None = None,
     licence: str | None = None,
-    per_class: int = 300,
+    per_class: int = 150,
     seed: int = 0,
     device: str = "cpu",
     report: Callable[[str], None],
@@ -198,8 +200,8 @@ def _document(
 
     def plump(lobes: int) -> float:
         own = segmented[segmented[:, 1] == lobes]
-        if len(own) < 10:
-            raise DataError(f"{len(own)} segmented neutrophils with nuclei of {lobes} lobes; at least 10 are needed")
+        if len(own) < _LEAST_NUCLEI:
+            raise DataError(f"{len(own)} segmented neutrophils with nuclei of {lobes} lobes; {_LEAST_NUCLEI} are needed")
         return float(np.percentile(own[:, 2], 100 - LOW))
 
     return {
@@ -210,6 +212,7 @@ def _document(
         "licence": licence,
         "taxonomy": labels,
         "cells": {code: [int(c.in_reference.sum()), int((~c.in_reference).sum())] for code, c in cells.items()},
+        "nuclei": {f"{k} lobes": int((segmented[:, 1] == k).sum()) for k in (1, 2)},
         "split": "reference and test, halves by near-duplicate group",
         "percentiles": {"flagged": LOW, "adequate": ADEQUATE, "condensed": CONDENSED},
         "segmented_by_sha256": sha256,
@@ -259,7 +262,7 @@ def _attenuated_scores(
     before: list[float] = []
     after: list[list[float]] = []
     for cells in neutrophils:
-        for i in np.flatnonzero(~cells.in_reference & np.isfinite(cells.values[:, 0])).tolist():
+        for i in np.flatnonzero(~cells.in_reference & np.isfinite(cells.values[:, 0]))[:MOST_ATTENUATED].tolist():
             after.append(_attenuated(cells.paths[i], mpp, measure, seed + i))
             before.append(cells.values[i, 0])
     return granularity_score(before, reference), granularity_score(after, reference)
@@ -342,7 +345,7 @@ def _faded(
     reference: DysplasiaReference,
     measure: CropFeatures,
     report: Callable[[str], None],
-    most: int = 30,
+    most: int = 15,
 ) -> dict[str, Any]:
     """Fade the stain of whole pictures of the other half: what the condition says, and what there would be without."""
 
