@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.cells.dysplasia import load_reference
 from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import ConfigError, ModelError, OutputError, WsiPipelineError
 from wsi_pipeline.exports.report import write_cohort_report
@@ -199,6 +200,8 @@ def _check_models(config: PipelineConfig, allow_simulated: bool) -> None:
         cards.append(find_weights(config.cells.classifier, "cells").card)
     if config.cells.red_classifier is not None:
         cards.append(find_weights(config.cells.red_classifier, "red_cells").card)
+    if config.cells.dysplasia_reference is not None:
+        load_reference(config.cells.dysplasia_reference)
     for card in cards:
         if config.specimen not in card["specimens"]:
             made_for = ", ".join(card["specimens"])

@@ -146,6 +146,9 @@ class CellsConfig(_Section):
 
     classifier: str | None = Field("pbc-blast", description="None leaves cells at their kind.")
     red_classifier: str | None = Field(None, description="Names the shapes of red cells; None leaves them red cells.")
+    dysplasia_reference: str | None = Field(
+        "pbc-neutrophils", description="Normal neutrophils that dysplasia is told against, or a file; None tells none."
+    )
     batch_size: int = Field(64, ge=1, le=1024)
     chunk_cells: int = Field(2048, ge=64, description="Cells classified by one task, in table order.")
     embedding: bool = Field(False, description="Write the classifier's embedding of each cell.")
@@ -157,6 +160,7 @@ class PredictionsConfig(_Section):
     min_cells: int = Field(100, ge=1, description="Below this many countable cells every answer abstains.")
     target_cells: int = Field(200, ge=1, description="Below this many the answer is marked as based on few cells.")
     min_red_cells: int = Field(1000, ge=1, description="Below this many red cells their shapes are not interpreted.")
+    min_neutrophils: int = Field(100, ge=1, description="Below this many neutrophils there is no dysplastic fraction.")
     confidence: float = Field(0.95, gt=0.5, lt=1)
 
     @model_validator(mode="after")

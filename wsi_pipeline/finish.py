@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.cells.combine import combine_cells
+from wsi_pipeline.cells.dysplasia import MEASURES, NEUTROPHILS, DysplasiaPass, codes_of
 from wsi_pipeline.cells.evidence import columns_of
 from wsi_pipeline.cells.red_cells import RedCellPass
 from wsi_pipeline.cells.seams import SeamStatistic, seam_statistic
-from wsi_pipeline.cells.table import MergedTable, TableSummary, write_cells
+from wsi_pipeline.cells.table import Keep, MergedTable, TableSummary, kept_rows, typed_white, write_cells
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
+from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
+from wsi_pipeline.predictions.attributes import attribute_counts, attribute_rates, attributes_csv
 from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
 from wsi_pipeline.regions import area_mm2, write_regions
 from wsi_pipeline.runtime.provenance import commit, versions
@@ -65,8 +71,9 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     use_threads(config.runtime.threads)
     slide = slide_of(job.spec)
     taxonomy = taxonomy_of(config)
-    table, red = _write_table(job, prepared, merged)
+    table, red, neutrophils = _write_table(job, prepared, merged, taxonomy)
     shapes = red_shapes(red, config)
+    dysplastic = dysplasia_answer(neutrophils, config)
     cells = job.folder / "cells.parquet"
     regions = final_regions(job, prepared)
     lost_mm2 = sum(area_mm2(part.geometry, slide) for part in regions.excluded if part.reason == "corrupt-tile")
@@ -96,6 +103,8 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         taxonomy=taxonomy,
         config=config.predictions,
     )
+    pairs = _attribute_pairs(config)
+    rates = attribute_rates(attribute_counts(cells, pairs), config.predictions.confidence) if pairs else None
     mpp = config.segmentation.mpp
     seams = seam_statistic(
         cells,
@@ -151,6 +160,8 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         ],
         "differential_corrected": corrected.to_dict(),
         "red_cells": None if shapes is None or red is None else {**shapes.to_dict(), "size": red_sizes(red)},
+        "dysplasia": None if dysplastic is None else dysplastic.to_dict(),
+        "attributes": None if rates is None else [rate.to_dict() for rate in rates],
         "denominator": {"n": counts.n, "wording": counts.denominator},
         "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
@@ -162,6 +173,10 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     }
     if shapes is not None:
         write_text(job.folder / "red_cells.csv", shapes.to_csv(job.slide_id))
+    if rates is not None:
+        write_text(job.folder / "attributes.csv", attributes_csv(rates, job.slide_id))
+    if dysplastic is not None:
+        write_text(job.folder / "dysplasia.csv", dysplastic.to_csv(job.slide_id))
     write_json(job.folder / "summary.json", summary)
     if config.exports.report:
         also = red_taxonomy(red)
@@ -196,10 +211,19 @@ def expected_files(job: SlideJob) -> list[Path]:
         "qupath.geojson.gz": exports.qupath,
         "labels.ome.zarr": exports.labels,
         "red_cells.csv": job.config.cells.red_classifier is not None,
+        "attributes.csv": bool(_attribute_pairs(job.config)),
+        "dysplasia.csv": _tells_dysplasia(job.config),
         "summary.json": True,
         "report.html": exports.report,
     }
     return [job.folder / name for name, asked in wanted.items() if asked]
+
+
+def _tells_dysplasia(config: PipelineConfig) -> bool:
+    if config.cells.dysplasia_reference is None or config.cells.classifier is None:
+        return False
+    card = find_weights(config.cells.classifier, "cells").card
+    return bool(set(card["classes"]) & set(codes_of(load_taxonomy(card["taxonomy"]), NEUTROPHILS)))
 
 
 def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
@@ -218,7 +242,7 @@ def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
 
 
 def _classifier(job: SlideJob) -> dict[str, Any]:
-    """Return the classifier's classes, the length of its embedding when that is to be written, and its evidence."""
+    """Return what tables are written with: classes, length of the embedding if asked for, evidence, attributes."""
     config = job.config.cells
     if config.classifier is None:
         return {"classes": (), "embedding_dim": None}
@@ -227,22 +251,58 @@ def _classifier(job: SlideJob) -> dict[str, Any]:
         "classes": tuple(weights.card["classes"]),
         "embedding_dim": int(weights.card["network"]["embedding_dim"]) if config.embedding else None,
         "evidence": columns_of(weights),
+        "attributes": tuple(dict.fromkeys(attribute for _, attribute in _attribute_pairs(job.config))),
     }
 
 
-def _write_table(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[TableSummary, RedCellPass | None]:
-    """Write ``cells.parquet``; with a classifier of red cells, return also what it found."""
+def _attribute_pairs(config: PipelineConfig) -> list[tuple[str, str]]:
+    """Return each class and attribute its cells can have, as the classifier's card says."""
+    if config.cells.classifier is None:
+        return []
+    card = find_weights(config.cells.classifier, "cells").card
+    entries = card.get("attributes") or []
+    return [(own, entry["code"]) for entry in entries for own in card["classes"] if own in entry["classes"]]
+
+
+def _write_table(
+    job: SlideJob, prepared: Prepared, merged: MergedTable, taxonomy: Taxonomy
+) -> tuple[TableSummary, RedCellPass | None, DysplasiaPass | None]:
+    """Write ``cells.parquet``; return also what was found of red cells and neutrophils, where that was asked."""
     out = job.folder / "cells.parquet"
     name = job.config.cells.red_classifier
     if prepared.cut is None:
         red = red_pass(name, ledger_of(job, prepared.key).part("merged", "table"))
-        return _type(job, prepared.key, merged, "", out, red), red
+        neutrophils = _dysplasia(job, taxonomy, _typed_white(job, prepared.key, merged))
+        return _type(job, prepared.key, merged, "", out, red, neutrophils), red, neutrophils
     waves = [wave_table(job, prepared.key, number) for number in range(prepared.cut.n_waves)]
     keep = prepared.cut.fields.owns
     # As the dye, the usual red cell is that of the first wave, so no cell depends on where the count stops.
     red = red_pass(name, waves[0] if waves else None)
-    table = combine_cells(waves, out, keep=keep, name_red=red, **_classifier(job))
-    return table, red
+    neutrophils = _dysplasia(job, taxonomy, _kept_white(waves, keep))
+    table = combine_cells(waves, out, keep=keep, name_red=red, add=neutrophils, **_classifier(job))
+    return table, red, neutrophils
+
+
+def _dysplasia(job: SlideJob, taxonomy: Taxonomy, white: Iterator[pa.Table]) -> DysplasiaPass | None:
+    return dysplasia_pass(job.config, taxonomy, _classifier(job)["classes"], white)
+
+
+def _typed_white(job: SlideJob, key: str, merged: MergedTable) -> Iterator[pa.Table]:
+    """Yield the white cells of a slide, for its stain."""
+    ledger, classes = ledger_of(job, key), _classifier(job)["classes"]
+    chunks = [ledger.part("classes", chunk_name(i)) for i in range(merged.n_chunks)]
+    columns = ["truncated", *MEASURES]
+    yield from typed_white(ledger.part("merged", "table"), chunks, classes=classes, columns=columns)
+
+
+def _kept_white(waves: list[Path], keep: Keep) -> Iterator[pa.Table]:
+    """Yield the counted white cells of waves of fields, for the stain of the slide."""
+    for path in waves:
+        columns = ["kind", "class_name", "truncated", "seed_x", "seed_y", *MEASURES]
+        with pq.ParquetFile(path) as source:
+            for group in range(source.num_row_groups):
+                band = kept_rows(source.read_row_group(group, columns=columns), keep)
+                yield band.filter(pa.compute.equal(band.column("kind"), "white"))
 
 
 def wave_table(job: SlideJob, key: str, number: int) -> Path:
@@ -258,14 +318,20 @@ def write_wave(job: SlideJob, key: str, number: int, merged: MergedTable) -> Pat
 
 
 def _type(
-    job: SlideJob, key: str, merged: MergedTable, of: str, out: Path, name_red: RedCellPass | None = None
+    job: SlideJob,
+    key: str,
+    merged: MergedTable,
+    of: str,
+    out: Path,
+    name_red: RedCellPass | None = None,
+    add: DysplasiaPass | None = None,
 ) -> TableSummary:
     """Write a merged table with the answers of its chunks; ``of`` is its stage in the ledger."""
     ledger = ledger_of(job, key)
     answers = _classifier(job)
     chunks = [ledger.part(f"{of}classes", chunk_name(i)) for i in range(merged.n_chunks)] if answers["classes"] else []
     table = ledger.part(f"{of}merged", "table")
-    return write_cells(table, chunks, out, name_red=name_red, **answers)
+    return write_cells(table, chunks, out, name_red=name_red, add=add, **answers)
 
 
 def _status(job: SlideJob, prepared: Prepared, merged: MergedTable) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import wsi_pipeline
+from wsi_pipeline.cells.dysplasia import reference_sha256
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.runtime.ledger import Ledger, key_of
@@ -106,6 +107,7 @@ def results_key(
         model=model_sha256,
         precision=precision,
         classifier=classifier_sha256,
+        neutrophils=reference_sha256(config.cells.dysplasia_reference),
         red_classifier=red_classifier_sha256,
         evidence=evidence_sha256,
         # Parts computed on another device or with other threads may differ in the last bits; they are not mixed.

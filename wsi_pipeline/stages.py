@@ -441,5 +441,6 @@ def classify(job: SlideJob, key: str, chunk: int, of: str = "") -> float:
     with computing():
         answer = classifier.predict(crops, plan.background, batch_size=config.cells.batch_size)
         columns = evidence.columns(answer) if evidence is not None else {}
-    write_classes(part, classifier.classes, answer.p, answer.embedding if config.cells.embedding else None, columns)
+    embedding = answer.embedding if config.cells.embedding else None
+    write_classes(part, classifier.classes, answer.p, embedding, columns, classifier.told_attributes(answer))
     return time.monotonic() - started

@@ -15,6 +15,7 @@ from wsi_pipeline.weights import Weights, find_weights
 if TYPE_CHECKING:
     import torch
 
+    from wsi_pipeline.cells.attributes import AttributeHead
     from wsi_pipeline.cells.backbones import Network
     from wsi_pipeline.cells.classical import FeatureModel
     from wsi_pipeline.cells.preparation import Preparation
@@ -35,10 +36,13 @@ class Probabilities:
         float32 ``(n, classes)``, calibrated on the validation split; rows add up to 1.
     embedding
         float16 ``(n, embedding_dim)``.
+    attributes
+        float32 ``(n, attributes)``, each by itself from 0 to 1, not calibrated; None without a head for them.
     """
 
     p: npt.NDArray[np.float32]
     embedding: npt.NDArray[np.float16]
+    attributes: npt.NDArray[np.float32] | None = None
 
 
 class CellClassifier:
@@ -60,12 +64,21 @@ class CellClassifier:
         Specimens it may be used on.
     embedding_dim
         Length of an embedding.
+    attributes
+        Codes of the attributes it answers besides; empty without any.
+    attribute_classes
+        bool ``(classes, attributes)``: whether a cell of the class can have the attribute.
     card
         The whole card.
     """
 
     def __init__(
-        self, weights: Weights, network: Network | FeatureModel, preparation: Preparation, device: str
+        self,
+        weights: Weights,
+        network: Network | FeatureModel,
+        preparation: Preparation,
+        device: str,
+        attributes: AttributeHead | None = None,
     ) -> None:
         card = weights.card
         self.weights = weights
@@ -82,6 +95,11 @@ class CellClassifier:
         self._temperature = float(card["temperature"])
         self._preparation = preparation
         self._network = network
+        self._attributes = attributes
+        self.attributes: tuple[str, ...] = () if attributes is None else attributes.codes
+        self.attribute_classes: npt.NDArray[np.bool_] = (
+            np.zeros((len(self.classes), 0), bool) if attributes is None else attributes.applies
+        )
 
     @property
     def network(self) -> Network | FeatureModel:
@@ -130,6 +148,7 @@ class CellClassifier:
         light = np.broadcast_to(background, (n, 3))
         p = np.zeros((n, len(self.classes)), dtype=np.float32)
         embedding = np.zeros((n, self.embedding_dim), dtype=np.float16)
+        present = None if self._attributes is None else np.zeros((n, len(self.attributes)), dtype=np.float32)
         padded = np.empty((batch_size, *wanted), dtype=np.uint8)
         shade = np.empty((batch_size, 3), dtype=np.uint8)
         with torch.inference_mode():
@@ -140,7 +159,16 @@ class CellClassifier:
                 features, logits = self._features_and_logits(padded, shade)
                 p[start:stop] = torch.softmax(logits / self._temperature, dim=1)[: stop - start].cpu().numpy()
                 embedding[start:stop] = features[: stop - start].to(torch.float16).cpu().numpy()
-        return Probabilities(p=p, embedding=embedding)
+                if self._attributes is not None and present is not None:
+                    present[start:stop] = self._attributes.probabilities(features)[: stop - start].cpu().numpy()
+        return Probabilities(p=p, embedding=embedding, attributes=present)
+
+    def told_attributes(self, answer: Probabilities) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the probabilities of attributes by code, NaN where a cell of the answered class cannot have it."""
+        if answer.attributes is None:
+            return {}
+        told = np.where(self.attribute_classes[answer.p.argmax(axis=1)], answer.attributes, np.float32(np.nan))
+        return {code: told[:, i] for i, code in enumerate(self.attributes)}
 
     def _features_and_logits(
         self, windows: npt.NDArray[np.uint8], background: npt.NDArray[np.uint8]
@@ -178,6 +206,7 @@ def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassi
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from wsi_pipeline.cells.attributes import PREFIX, AttributeHead
     from wsi_pipeline.cells.backbones import build_network
     from wsi_pipeline.cells.classical import KINDS, load_feature_model
     from wsi_pipeline.cells.preparation import Preparation
@@ -200,7 +229,9 @@ def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassi
         return CellClassifier(weights, load_feature_model(weights, device), preparation, device)
     try:
         network = build_network(description)
-        network.load_state_dict(load_file(weights.path))
+        tensors = load_file(weights.path)
+        second = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
+        network.load_state_dict(tensors)
     except (TypeError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, ModelError):
             raise ModelError(f"{weights.path.with_suffix('.json')}: {error}") from None
@@ -209,5 +240,14 @@ def load_classifier(name_or_path: str | Path, device: str = "cpu") -> CellClassi
         raise ModelError(
             f"{weights.path} has {network.spec.n_classes} outputs, its card {len(weights.card['classes'])} classes"
         )
+    entries = weights.card.get("attributes") or []
+    if bool(second) != bool(entries):
+        raise ModelError(f"{weights.path}: weights and card disagree on whether it has attributes")
+    where = str(weights.path.with_suffix(".json"))
+    head = (
+        AttributeHead.of_card(entries, weights.card["classes"], second, network.spec.embedding_dim, where).to(device)
+        if entries
+        else None
+    )
     network.fold()
-    return CellClassifier(weights, network.to(device), preparation, device)
+    return CellClassifier(weights, network.to(device), preparation, device, head)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsi_pipeline.cells.schema import table_schema
-from wsi_pipeline.cells.table import Keep, Naming, TableSummary, kept_rows, named, write_typed
+from wsi_pipeline.cells.table import Adding, Keep, Naming, TableSummary, kept_rows, named, write_typed
 from wsi_pipeline.tiling import ORDER_CELL_PX
 
 
@@ -22,7 +22,9 @@ def combine_cells(
     classes: Sequence[str],
     embedding_dim: int | None,
     evidence: Sequence[str] = (),
+    attributes: Sequence[str] = (),
     name_red: Naming | None = None,
+    add: Adding | None = None,
 ) -> TableSummary:
     """Write ``cells.parquet`` from typed tables, and count.
 
@@ -32,11 +34,11 @@ def combine_cells(
         As :func:`~wsi_pipeline.cells.table.write_cells` wrote them; no cell is in two.
     keep
         Which cells are taken.
-    classes, embedding_dim, evidence, name_red
+    classes, embedding_dim, evidence, attributes, name_red, add
         As in :func:`~wsi_pipeline.cells.table.write_cells`.
     """
-    schema = table_schema(classes, embedding_dim, evidence)
-    return write_typed(named(_interleaved(tables, keep), name_red), out, schema, answered=bool(classes))
+    schema = table_schema(classes, embedding_dim, evidence, attributes)
+    return write_typed(named(_interleaved(tables, keep), name_red), out, schema, answered=bool(classes), add=add)
 
 
 def _interleaved(tables: Sequence[Path], keep: Keep) -> Iterator[pa.Table]:

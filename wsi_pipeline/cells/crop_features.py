@@ -61,14 +61,23 @@ class CropFeatures:
             raise DataError(f"crops must be uint8 (n, side, side, 3), found {crops.dtype} {crops.shape}")
         rows = np.full((len(crops), len(NAMES)), np.nan, np.float32)
         for i, (crop, light) in enumerate(zip(crops, background, strict=True)):
-            found = self.segment(crop)
-            labels = found.instances.labels
-            if (cell := middle_cell(labels)) is not None:
-                alone = (labels == cell).astype(np.int32)
-                rows[i] = measure_morphology(
-                    alone, crop, mpp=MPP, background=np.maximum(light, 1), nucleus=found.nuclear
-                )[0]
+            if (found := self.masks(crop)) is not None:
+                alone, nuclear = found[0].astype(np.int32), found[1]
+                rows[i] = measure_morphology(alone, crop, mpp=MPP, background=np.maximum(light, 1), nucleus=nuclear)[0]
         return rows
+
+    def masks(self, crop: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]] | None:
+        """Return where the cell in the middle of a crop is, and where nuclear stain is; None without a cell.
+
+        Parameters
+        ----------
+        crop
+            uint8 ``(side, side, 3)`` at 0.25 um per pixel.
+        """
+        found = self.segment(crop)
+        labels = found.instances.labels
+        cell = middle_cell(labels)
+        return None if cell is None else (labels == cell, found.nuclear)
 
     def segment(self, crop: npt.NDArray[np.uint8]) -> SegmentedBlock:
         """Return the cells of one crop, uint8 ``(side, side, 3)`` at 0.25 um per pixel."""

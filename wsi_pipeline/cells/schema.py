@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from wsi_pipeline.cells.features import FEATURES
+from wsi_pipeline.taxonomies.attributes import COLUMN
 
 KIND_CLASS = {
     "white": "white_cell",
@@ -65,11 +66,13 @@ TOO_LARGE_SEEDS = b"too_large_seeds"
 """Key beside it: their seeds (x, y; working pixels) as a JSON array."""
 
 
-def table_schema(classes: Sequence[str], embedding_dim: int | None, evidence: Sequence[str] = ()) -> pa.Schema:
-    """Return the full schema: measured columns, ``p_<class>`` of each class, evidence, the embedding when asked for."""
+def table_schema(
+    classes: Sequence[str], embedding_dim: int | None, evidence: Sequence[str] = (), attributes: Sequence[str] = ()
+) -> pa.Schema:
+    """Return the full schema: measured columns, ``p_<class>``, evidence, ``attr_<attribute>``, embedding if asked."""
     fields = list(MEASURED)
     after = [f.name for f in fields].index("class_probability") + 1
-    added = [*(f"p_{name}" for name in classes), *evidence]
+    added = [*(f"p_{name}" for name in classes), *evidence, *(f"{COLUMN}{name}" for name in attributes)]
     fields[after:after] = [pa.field(name, pa.float32()) for name in added]
     if embedding_dim is not None:
         fields.append(pa.field("embedding", pa.list_(pa.float16(), embedding_dim)))

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cells.features import FEATURES
 from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, TOO_LARGE_SEEDS, table_schema
 from wsi_pipeline.segmentation.dye import NO_RED_CELLS, RedDye, red_dye, white_in_name_only
+from wsi_pipeline.taxonomies.attributes import COLUMN
 from wsi_pipeline.tiling import ORDER_CELL_PX, Block
 
 ROW_GROUP = 16384
@@ -64,6 +65,17 @@ Keep = Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], npt.NDArray[np.b
 """Says of seeds (x, y; working pixels) whether their cells are wanted."""
 Naming = Callable[[pa.Table], pa.Table]
 """Gives the red cells of a band their class (:class:`~wsi_pipeline.cells.red_cells.RedCellPass`)."""
+
+
+class Adding(Protocol):
+    """Adds columns to typed bands (:class:`~wsi_pipeline.cells.dysplasia.DysplasiaPass`)."""
+
+    @property
+    def fields(self) -> tuple[pa.Field, ...]:
+        """The columns."""
+
+    def __call__(self, band: pa.Table) -> pa.Table:
+        """Return a band with them."""
 
 
 def _bands(
@@ -256,10 +268,12 @@ def write_classes(
     probabilities: npt.NDArray[np.float32],
     embedding: npt.NDArray[np.float16] | None,
     evidence: Mapping[str, npt.NDArray[np.float32]] = MappingProxyType({}),
+    attributes: Mapping[str, npt.NDArray[np.float32]] = MappingProxyType({}),
 ) -> None:
-    """Write the classifier's answers to one chunk: a column a class, the evidence, the embedding when asked for."""
+    """Write the classifier's answers to one chunk: classes, evidence, attributes, and the embedding if asked for."""
     columns = {name: pa.array(probabilities[:, i]) for i, name in enumerate(classes)}
     columns |= {name: pa.array(values) for name, values in evidence.items()}
+    columns |= {f"{COLUMN}{name}": pa.array(values) for name, values in attributes.items()}
     if embedding is not None:
         columns["embedding"] = _fixed_list(embedding)
     with atomic_path(path) as temporary:
@@ -323,7 +337,9 @@ def write_cells(
     classes: Sequence[str],
     embedding_dim: int | None,
     evidence: Sequence[str] = (),
+    attributes: Sequence[str] = (),
     name_red: Naming | None = None,
+    add: Adding | None = None,
 ) -> TableSummary:
     """Write ``cells.parquet`` from the merged table and the classifier's chunks, and count.
 
@@ -339,15 +355,42 @@ def write_cells(
         Length of the embedding when it is to be written.
     evidence
         Columns of evidence that the chunks have.
+    attributes
+        Codes of the attributes the classifier answers.
     name_red
         Names the red cells of each band.
+    add
+        Adds columns to each band.
     """
-    schema = table_schema(classes, embedding_dim, evidence)
+    schema = table_schema(classes, embedding_dim, evidence, attributes)
     stream = _ClassStream(chunks)
     source = pq.ParquetFile(table)
     groups = (source.read_row_group(i) for i in range(source.num_row_groups))
-    typed = (_typed(group, stream, classes, embedding_dim, evidence, schema) for group in groups)
-    return write_typed(named(typed, name_red), out, schema, answered=bool(classes))
+    typed = (_typed(group, stream, classes, embedding_dim, evidence, attributes, schema) for group in groups)
+    return write_typed(named(typed, name_red), out, schema, answered=bool(classes), add=add)
+
+
+def typed_white(
+    table: Path, chunks: Sequence[Path], *, classes: Sequence[str], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Yield some columns of the white cells of a merged table, with the classifier's answer as ``class_name``.
+
+    Parameters
+    ----------
+    table, chunks, classes
+        As for :func:`write_cells`.
+    columns
+        Of the merged table, ``class_name`` not among them.
+    """
+    stream, names = _ClassStream(chunks), np.asarray(classes, object)
+    with pq.ParquetFile(table) as source:
+        for group in range(source.num_row_groups):
+            band = source.read_row_group(group, columns=["kind", *columns])
+            white = band.filter(pa.compute.equal(band.column("kind"), "white"))
+            if len(white):
+                answers = stream.take(len(white))
+                best = np.stack([answers.column(c).to_numpy() for c in classes], axis=1).argmax(axis=1)
+                yield white.append_column("class_name", pa.array(names[best], pa.string()))
 
 
 def named(bands: Iterator[pa.Table], name_red: Naming | None) -> Iterator[pa.Table]:
@@ -355,7 +398,9 @@ def named(bands: Iterator[pa.Table], name_red: Naming | None) -> Iterator[pa.Tab
     return bands if name_red is None else (name_red(band) for band in bands)
 
 
-def write_typed(bands: Iterator[pa.Table], out: Path, schema: pa.Schema, *, answered: bool) -> TableSummary:
+def write_typed(
+    bands: Iterator[pa.Table], out: Path, schema: pa.Schema, *, answered: bool, add: Adding | None = None
+) -> TableSummary:
     """Write typed rows as ``cells.parquet``, and count.
 
     Parameters
@@ -364,7 +409,12 @@ def write_typed(bands: Iterator[pa.Table], out: Path, schema: pa.Schema, *, answ
         In table order; each starts a row group.
     answered
         Whether a classifier has seen the white cells.
+    add
+        Adds columns after those of the schema.
     """
+    if add is not None:
+        schema = pa.schema([*schema, *add.fields], metadata=schema.metadata)
+        bands = map(add, bands)
     kinds: Counter[str] = Counter()
     named: Counter[str] = Counter()
     seen: Counter[str] = Counter()
@@ -396,6 +446,7 @@ def _typed(
     classes: Sequence[str],
     embedding_dim: int | None,
     evidence: Sequence[str],
+    attributes: Sequence[str],
     schema: pa.Schema,
 ) -> pa.Table:
     """Add class columns to a band: the classifier's for white cells, null for the rest."""
@@ -423,6 +474,11 @@ def _typed(
             if answers is not None:
                 values[white] = answers.column(name).to_numpy()
             columns[name] = pa.array(values, mask=absent)
+        for name in attributes:
+            values = np.full(n, np.nan, np.float32)
+            if answers is not None:
+                values[white] = answers.column(f"{COLUMN}{name}").to_numpy()
+            columns[f"{COLUMN}{name}"] = pa.array(values, mask=np.isnan(values))
         if embedding_dim is not None:
             taken = np.full(n, -1)
             taken[white] = np.arange(len(white))

@@ -231,6 +231,12 @@ def cells(
     seed: Seed = 0,
     device: Device = None,
     restart: Annotated[bool, typer.Option("--restart", help="Ignore an earlier checkpoint.")] = False,
+    attributes: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn attributes too: a CSV file (name, attr_<code>: 1, 0 or empty), or 'columns' of --data."
+        ),
+    ] = None,
     card_only: Annotated[
         str | None,
         typer.Option(help="Train nothing: measure the confusion of these weights (a name or a file) into their card."),
@@ -249,8 +255,8 @@ def cells(
         "--patience": patience, "--mixup": mixup, "--cutmix": cutmix, "--backbone-weights": backbone_weights,
         "--pretrained": pretrained, "--tune": tune, "--ignore-unknown-labels": ignore_unknown_labels,
         "--skip-unreadable": skip_unreadable, "--drop-conflicts": drop_conflicts, "--drop-rare": drop_rare,
-        "--model": model != "compact", "--stain": stain, "--views": views, "--synthetic": synthetic,
-        "--ablate-synthetic": ablate_synthetic,
+        "--model": model != "compact", "--attributes": attributes, "--stain": stain, "--views": views,
+        "--synthetic": synthetic, "--ablate-synthetic": ablate_synthetic,
     }  # fmt: skip
     own_only = [option for option, value in given.items() if value or (value == 0 and option == "--fold")]
     if card_only is not None:
@@ -307,6 +313,7 @@ def cells(
             fold=fold,
             stain=stain,  # type: ignore[arg-type]
             views=views,
+            attributes=attributes,
             mixing=mixing if mixup or cutmix else None,
             patience=patience,
             epochs=epochs,
@@ -484,6 +491,41 @@ def red_cells(
         report=_say,
     )
     typer.echo(f"weights: {weights}\ncard: {weights.with_suffix('.md')}")
+
+
+@app.command("dysplasia")
+def dysplasia(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Class folders of cells of healthy people; default pbc of the data sets."),
+    ] = None,
+    out: Out = Path("training_runs/dysplasia"),
+    name: Annotated[str, typer.Option(help="Name of the reference, and of its file.")] = "neutrophils",
+    mpp: Annotated[
+        float | None, typer.Option(help="Microns per pixel of the images; needed with --data.", min=0.02, max=2)
+    ] = None,
+    taxonomy: Annotated[str, typer.Option(help="Folder names are its codes or aliases.")] = "pbc-blast",
+    source: Annotated[str | None, typer.Option(help="What the cells are, for the provenance.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the data.")] = None,
+    per_class: Annotated[int, typer.Option(help="Images of a class at most.", min=80, max=100_000)] = 150,
+    seed: Seed = 0,
+    device: Device = None,
+) -> None:
+    """Make a reference of normal neutrophils, and test it on cells whose granules are attenuated."""
+    from wsi_pipeline.runtime.devices import resolve_device
+    from wsi_pipeline.training.cell_data import SHIPPED_SETS
+    from wsi_pipeline.training.dysplasia import train_dysplasia
+
+    if data is not None and mpp is None:
+        raise ConfigError(f"--data {data}: give the microns per pixel of its images with --mpp")
+    pbc = SHIPPED_SETS[0]
+    if data is None:
+        source, licence = source or f"{pbc.title}; {pbc.attribution}", licence or pbc.licence
+    path = train_dysplasia(
+        data or _root(None) / pbc.folder, out, mpp=mpp or pbc.mpp, taxonomy=taxonomy, name=name, source=source,
+        licence=licence, per_class=per_class, seed=seed, device=resolve_device(_device(device)), report=_say,
+    )  # fmt: skip
+    typer.echo(f"reference: {path}")
 
 
 def _say(line: str) -> None:

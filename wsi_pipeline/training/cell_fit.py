@@ -8,6 +8,7 @@ on the validation split are kept; the test split is looked at once, after that c
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from wsi_pipeline.cells.attributes import AttributedNetwork, masked_loss
 from wsi_pipeline.cells.backbones import Network
 from wsi_pipeline.cells.network import CellNetwork, NetworkSpec, initialise
 from wsi_pipeline.cells.preparation import Preparation, Stain
@@ -102,7 +104,7 @@ class CellRecipe:
 class Fitted:
     """The chosen network with its history: one record an epoch."""
 
-    network: Network
+    network: Network | AttributedNetwork
     classes: tuple[str, ...]
     best_epoch: int
     history: list[dict[str, float]]
@@ -159,6 +161,7 @@ def fit(
     mixing: Mixing | None = None,
     patience: int = 0,
     also: Mapping[str, Any] | None = None,
+    attributes: npt.NDArray[np.int8] | None = None,
     report: Callable[[str], None],
 ) -> Fitted:
     """Train on the cells of split ``train``, choose the epoch on ``val``.
@@ -188,6 +191,10 @@ def fit(
         Stop after this many epochs without a better one; 0 trains all epochs.
     also
         What else a checkpoint must have been written with to be gone on with, as JSON holds it.
+    attributes
+        ``(n, k)`` labels of attributes of all cells: 1 present, 0 absent, -1 unknown. They get a head of their own,
+        whose loss is the mean over the known labels of a batch, added to that of the classes. The epoch is chosen by
+        the classes. Images are not mixed then.
     report
         Receives progress lines.
 
@@ -212,7 +219,7 @@ def fit(
     draws = recipe.draws or len(train)
     batches = math.ceil(draws / recipe.batch)
     torch.manual_seed(recipe.seed)
-    network: Network
+    network: Network | AttributedNetwork
     if build is None:
         network = CellNetwork(recipe.network(len(classes)), dropout=recipe.dropout)
         initialise(network, recipe.seed)
@@ -223,6 +230,8 @@ def fit(
         taken = _take_over(network, start_from)
         report(f"took over {taken} of {len(network.state_dict())} tensors")
         peak *= _FINE_TUNING
+    if attributes is not None:
+        network = AttributedNetwork(network, attributes.shape[1], recipe.seed)
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average, best = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(_parameter_groups(network, recipe), lr=peak)
@@ -233,6 +242,8 @@ def fit(
     if mixing is not None:
         identity["mixing"] = asdict(mixing)
     identity |= also or {}
+    if attributes is not None:
+        identity["attributes"] = hashlib.sha256(attributes.tobytes()).hexdigest()
     checkpoint = out / "checkpoint.safetensors"
     history: list[dict[str, float]] = []
     networks: dict[str, nn.Module] = {"live": network, "average": average, "best": best}
@@ -278,10 +289,15 @@ def fit(
             if mixing is not None:
                 window, target = mix(window, target, len(classes), generator, mixing)
             with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
-                logits = network(window)
+                answer = network(window)
+            logits = answer if attributes is None else answer[0]
             loss = nn.functional.cross_entropy(
                 logits.float(), target.to(device), label_smoothing=recipe.label_smoothing
             )
+            if attributes is not None:
+                # Nobody has labelled what smudging leaves of a cell.
+                known = torch.from_numpy(attributes[index]).masked_fill(smudge[:, None], -1)
+                loss = loss + masked_loss(answer[1].float(), known.to(device))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -310,7 +326,7 @@ def fit(
 
 
 def logits_of(
-    network: Network,
+    network: Network | AttributedNetwork,
     cells: PackedCells,
     index: npt.NDArray[np.int64],
     recipe: CellRecipe,

@@ -16,13 +16,14 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from wsi_pipeline.atomic import write_json
+from wsi_pipeline.cells.backbones import Network
 from wsi_pipeline.cells.out_of_distribution import CUT_OFF, fit_out_of_distribution
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.separation import auroc
@@ -146,9 +147,10 @@ def _without(
     kept = tuple(c for c in classes if c not in pair)
     report(f"held out: {' and '.join(pair)}")
     fitted = fit(_some(cells, known), split[known], kept, folder, recipe, device=device, report=report)
-    fitted.network.fold()
+    network = cast(Network, fitted.network)  # Trained without attributes.
+    network.fold()
     looked = np.isin(split, ("train", "val", "test"))
-    p, embedding = _look(fitted.network, cells, np.flatnonzero(looked), recipe, device)
+    p, embedding = _look(network, cells, np.flatnonzero(looked), recipe, device)
     train, val = (np.flatnonzero((split == s) & known) for s in ("train", "val"))
     labels = np.array([kept.index(n) for n in cells.class_names[train].tolist()], dtype=np.int64)
     score = fit_out_of_distribution(embedding[train], labels, p[val], embedding[val])

@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from wsi_pipeline.cells.attributes import AttributedNetwork
 from wsi_pipeline.cells.classifier import TASK, load_classifier
 from wsi_pipeline.errors import DataError, DeviceError
 from wsi_pipeline.evaluation.classification import calibration, evaluate_classification
 from wsi_pipeline.evaluation.tables import classification_metrics
 from wsi_pipeline.training.cards import Card, Figure, save_weights, write_card
+from wsi_pipeline.training.cell_attributes import AttributeLabels, attribute_figures, learnable, read_attributes
 from wsi_pipeline.training.cell_confusion import card_confusion, confusion_tables
 from wsi_pipeline.training.cell_data import PackedCells
 from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of
@@ -100,6 +102,11 @@ class _Run:
         self.packed, self.taxonomy, self.classes = own.packed, own.taxonomy, own.classes
         self.grouping, self.groups = own.grouping, own.groups
         self.cells: PackedCells = own.cells
+        self.attributes: AttributeLabels | None = None
+        if request.attributes is not None:
+            self.attributes = read_attributes(
+                request.attributes, request.data, self.cells.files.tolist(), self.cells.class_names, own.taxonomy
+            )
         self.features: npt.NDArray[np.float32] | None = None
         self._features_sha256 = ""
         self.added: dict[str, Any] = {}
@@ -148,6 +155,8 @@ class _Run:
             "mixing": None if self.request.mixing is None else asdict(self.request.mixing),
             "cells": self.own.digest,
         }  # fmt: skip
+        if self.attributes is not None:
+            about["attributes"] = [self.attributes.codes, self.attributes.values.tolist()]
         return json.loads(json.dumps(about))
 
     def _train(
@@ -162,11 +171,23 @@ class _Run:
         self.own.write_split(out / "split.csv", split)
         name = self.request.name or own_name(self.request.data)
         weights = out / f"{name}.safetensors"
-        fitting = self._fit_classical if self.request.model.is_classical else self._fit_network
+        attributes = None if self.attributes is None else learnable(self.attributes, split)
+        for note in () if attributes is None else attributes.notes:
+            self.report(note)
         self.added = {}
-        described, temperature, history, chosen, started = fitting(split, out, fold, weights)
+        described, temperature, history, chosen, started = (
+            self._fit_classical(split, out, fold, weights)
+            if self.request.model.is_classical
+            else self._fit_network(split, out, fold, weights, attributes)
+        )
         test = np.flatnonzero(split == "test")
         card = self._card(name, split, described, temperature, chosen, started, len(history))
+        if attributes is not None:
+            card = replace(
+                card,
+                details={**card.details, "attributes": attributes.to_card()},
+                fails_on=(*card.fails_on, ATTRIBUTES_FAIL),
+            )
         # The card without figures makes the weights loadable, so that what is measured is what will be used.
         write_card(card, weights)
         classifier = load_classifier(weights, self.device)
@@ -176,6 +197,10 @@ class _Run:
         across: list[Figure] = []
         if folds:
             summary["cross_validation"], across = over_folds(folds)
+        seen: tuple[Figure, ...] = ()
+        if attributes is not None and result.attributes is not None:
+            seen = attribute_figures(attributes.values[test], result.attributes, self.groups[test], attributes)
+            summary["attributes"] = [asdict(figure) for figure in seen]
         summary |= extra or {}
         write_outputs(out, history=history, chosen=chosen, summary=summary, roc=artefacts.pop("roc"), **artefacts)
         measured = report_on(answers, self.taxonomy, self.classes)
@@ -185,7 +210,7 @@ class _Run:
             tables["Cross-validation"] = folds_table(folds)
         full = replace(
             card,
-            figures=(*across, *measured.figures),
+            figures=(*across, *measured.figures, *seen),
             tables={**tables, **confusion_tables(confusion)},
             details={**card.details, "confusion": confusion},
         )
@@ -194,7 +219,14 @@ class _Run:
             self.report(f"{figure.name}, {figure.on}, n={figure.n}: {figure.value:.3f}")
         return weights
 
-    def _fit_network(self, split: npt.NDArray[np.str_], out: Path, fold: int | None, weights: Path) -> _Fit:
+    def _fit_network(
+        self,
+        split: npt.NDArray[np.str_],
+        out: Path,
+        fold: int | None,
+        weights: Path,
+        attributes: AttributeLabels | None,
+    ) -> _Fit:
         request, recipe = self.request, self.recipe
         earlier = find_weights(request.start_from, TASK) if request.start_from is not None else None
         cells, parts = self._with_synthetic(split, fold)
@@ -213,9 +245,11 @@ class _Run:
             mixing=request.mixing,
             patience=request.patience,
             also=self._about_synthetic(fold),
+            attributes=None if attributes is None else attributes.values,
             report=self.report,
         )
-        save_weights(fitted.network.state_dict(), weights)
+        network = fitted.network
+        save_weights(network.weights() if isinstance(network, AttributedNetwork) else network.state_dict(), weights)
         val = np.flatnonzero(split == "val")
         logits = logits_of(fitted.network, self.cells, val, recipe, device=self.device)
         temperature = best_temperature(logits, self.own.labels[val])
@@ -367,3 +401,9 @@ class _Run:
 
 
 _Fit = tuple[dict[str, Any], float, list[dict[str, float]], int, str | None]
+
+
+ATTRIBUTES_FAIL = (
+    "Probabilities of attributes are not calibrated, and were learnt from the cells whose labels state them; whoever "
+    "labelled only what stood out has taught that."
+)

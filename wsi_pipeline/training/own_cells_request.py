@@ -47,6 +47,8 @@ class CellTraining:
     stain, views
         How the classifier sees its windows (:class:`~wsi_pipeline.cells.preparation.Preparation`); None takes
         normalised stain, once. Models on features measure the image as it is.
+    attributes
+        ``columns``, or a CSV file of attributes (:mod:`~wsi_pipeline.training.cell_attributes`); None learns none.
     mixing, patience
         See :func:`wsi_pipeline.training.cell_fit.fit`.
     ignore_unknown_labels, skip_unreadable, drop_conflicts, drop_rare
@@ -72,6 +74,7 @@ class CellTraining:
     fold: int | None = None
     stain: Stain | None = None
     views: int | None = None
+    attributes: str | None = None
     mixing: Mixing | None = None
     patience: int = 0
     epochs: int | None = None
@@ -107,6 +110,10 @@ class CellTraining:
             raise ConfigError("--ablate-synthetic compares with and without generated images; give --synthetic")
         if self.ablate_synthetic and self.folds:
             raise ConfigError("--ablate-synthetic takes the plain split; leave out --folds and --fold")
+        if self.attributes is not None and self.model.is_classical:
+            raise ConfigError(f"--attributes needs a network; --model {self.model.name} is none")
+        if self.attributes is not None and self.mixing is not None:
+            raise ConfigError("--attributes goes without --mixup and --cutmix: a mixture has no known attributes")
         _ = self.preparation
         if self.name is not None and (
             self.name in shipped_weights() or not re.fullmatch(r"[A-Za-z0-9._+-]+", self.name)

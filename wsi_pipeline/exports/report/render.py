@@ -27,6 +27,8 @@ def render(template: str, out: Path, **values: Any) -> None:
         answer_class=text.answer_class,
         reason_text=text.reason,
         task_of=lambda code: text.TASKS.get(code, text.title(code)),
+        attribute_of=text.attribute,
+        measure_of=lambda code: text.MEASURES.get(code, text.title(code)),
         grouped=text.count,
         plain=text.number,
         percent=text.percent,

@@ -185,6 +185,44 @@ class GalleryFacts(_Part):
     used: int = 0
 
 
+class DysplasiaRow(_Part):
+    """A share of neutrophils; percentages 0 to 100, None where the row abstains."""
+
+    measure: str
+    count: int
+    n: int
+    percent: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    published: str | None = None
+    published_percent: float | None = None
+    learnt: str | None = None
+    learnt_percent: float
+    reason: str | None = None
+
+
+class Dysplasia(_Part):
+    """Dysplasia of the neutrophils, and the stain it was judged under."""
+
+    rows: tuple[DysplasiaRow, ...] = ()
+    wording: str = ""
+    left_out: dict[str, int] = {}
+    stain: dict[str, float | None] = {}
+    reference: str = ""
+
+
+class AttributeRate(_Part):
+    """Cells of a class with an attribute; percentages 0 to 100."""
+
+    name: str = Field(alias="class")
+    attribute: str
+    count: int
+    n: int
+    percent: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+
+
 class Denominator(_Part):
     """What the percentages are of."""
 
@@ -301,6 +339,8 @@ class SlideSummary(_Part):
     red_cells: RedCells | None = None
     agreement: Agreement | None = None
     gallery: GalleryFacts | None = None
+    dysplasia: Dysplasia | None = None
+    attributes: tuple[AttributeRate, ...] | None = None
     denominator: Denominator = Denominator()
     indices: tuple[Index, ...] = ()
     predictions: tuple[Answer, ...] = ()

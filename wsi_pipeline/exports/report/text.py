@@ -6,6 +6,7 @@ import math
 import re
 
 from wsi_pipeline.exports.report.summary import CellularityFact, Scalar, Seams
+from wsi_pipeline.taxonomies.attributes import load_attributes
 
 SPECIMENS = {
     "blood_smear": "Peripheral blood smear",
@@ -35,6 +36,16 @@ REASONS = {
     "too-few-cells": "too few cells",
     "few-cells": "few cells: read with caution",
     "too-few-red-cells": "too few red cells",
+    "too-few-neutrophils": "too few neutrophils",
+    "too-few-eosinophils": "too few eosinophils on the slide to judge its stain by",
+    "too-few-lymphocytes": "too few lymphocytes on the slide to judge its stain by",
+    "eosinophil-granules-faint": "stain or focus do not even show the granules of the slide's eosinophils",
+    "eosin-faint": "the slide's eosinophils are stained too faintly",
+    "nuclear-stain-faint": "the slide's lymphocytes are stained too faintly",
+    "eosinophils-not-classified": "the classifier does not know eosinophils, by which the stain is judged",
+    "lymphocytes-not-classified": "the classifier does not know lymphocytes, by which the stain is judged",
+    "segmented-not-told-from-bands": "the classifier does not tell segmented neutrophils from bands",
+    "resolution-differs": "the working resolution differs from that of the reference",
     "unlike-training": "the slide is unlike what the classifier has seen",
     "interval-spans-1-percent": "the interval spans 1 %",
     "within-false-positives": "no more than the classifier's false positives",
@@ -86,6 +97,12 @@ REASONS = {
     "missing-device": "the device asked for is not there",
 }
 
+MEASURES = {
+    "hypogranular": "Hypogranular",
+    "pseudo_pelger": "Pseudo-Pelger (of segmented neutrophils)",
+    "dysplastic_fraction": "Either: dysplastic fraction",
+}
+
 KINDS = {
     "white": "Nucleated cells",
     "red": "Red cells",
@@ -115,6 +132,12 @@ GROUPS = {
 _CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _UNITS = (("_um2", "µm²"), ("_mm2", "mm²"), ("_um", "µm"), ("_px", "px"), ("_percent", "%"), ("_s", "s"))
 _UPPER = {"mpp": "Microns per pixel", "sha256": "SHA-256", "id": "ID", "mb": "MB"}
+
+
+def attribute(code: str) -> str:
+    """Return the English name of an attribute; that of an unknown one is its code in words."""
+    known = load_attributes()
+    return known.get(code).name_en.capitalize() if code in known.codes else title(code)
 
 
 def title(code: str) -> str:
