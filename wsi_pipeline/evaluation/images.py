@@ -12,6 +12,7 @@ Mask files are read by their values, since folders mix conventions:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,17 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".npy", ".bmp", ".jpg", ".jpeg")
 MAX_PIXELS = 400_000_000
 MIN_COMPONENT_PX = 10
+
+
+def find_image(name: str, folders: Iterable[Path]) -> Path | None:
+    """Return the file of an image's name, which may lack its suffix, in the first folder that has it, or None."""
+    if not name:
+        return None
+    for folder in folders:
+        for candidate in (folder / name, *(folder / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES)):
+            if candidate.is_file():
+                return candidate
+    return None
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:

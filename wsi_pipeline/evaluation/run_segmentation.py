@@ -59,6 +59,20 @@ class Segmenter:
         """Return the width of one working pixel in pixels of an image, at least 1."""
         return max(1, math.ceil(self.config.segmentation.mpp / mpp))
 
+    def check_size(self, slide: Slide) -> None:
+        """Refuse an image that is too large to be segmented in one piece.
+
+        Raises
+        ------
+        DataError
+            Its size, and the largest one.
+        """
+        if max(*slide.size_at(self.config.segmentation.mpp), *slide.dimensions) > _MAX_SIDE_PX:
+            raise DataError(
+                f"{slide.path}: {slide.dimensions[0]} x {slide.dimensions[1]} px is too large for evaluation "
+                f"on single images ({_MAX_SIDE_PX} px a side)"
+            )
+
     def labels(self, slide: Slide) -> Labels:
         """Return ``(h, w)`` int32 instances of an open image, at its own resolution."""
         labels, kinds = self.cells(slide)
@@ -74,11 +88,7 @@ class Segmenter:
         DataError
             The image is too large to be segmented in one piece.
         """
-        if max(*slide.size_at(self.config.segmentation.mpp), *slide.dimensions) > _MAX_SIDE_PX:
-            raise DataError(
-                f"{slide.path}: {slide.dimensions[0]} x {slide.dimensions[1]} px is too large for evaluation "
-                f"on single images ({_MAX_SIDE_PX} px a side)"
-            )
+        self.check_size(slide)
         found = segment_image(slide, self.model, self.config)
         return _at_level0(found.block.instances.labels, slide, self.config.segmentation.mpp), found.kind
 
