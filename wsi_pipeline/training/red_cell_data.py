@@ -45,25 +45,17 @@ class LabelledRedCells:
         Name of the field of each point.
     fate
         What became of the points: ``measured``, or why not.
-    n_cells
-        Red cells found in each field.
     """
 
     features: npt.NDArray[np.float32]
     classes: npt.NDArray[np.object_]
     fields: npt.NDArray[np.object_]
     fate: dict[str, int]
-    n_cells: dict[str, int]
 
     @property
     def measured(self) -> npt.NDArray[np.bool_]:
         """``(n,)`` whether the point has a row."""
         return np.asarray(np.isfinite(self.features[:, 0]))
-
-    @property
-    def batch(self) -> npt.NDArray[np.int64]:
-        """``(n,)`` number of the field among all."""
-        return np.unique(self.fields.astype(str), return_inverse=True)[1]
 
 
 def read_red_cells(
@@ -94,7 +86,6 @@ def read_red_cells(
     classes: list[str] = []
     fields: list[str] = []
     fate: Counter[str] = Counter()
-    n_cells: dict[str, int] = {}
     for number, pair in enumerate(pairs):
         points = read_points(pair.truth)
         if not len(points.xy):
@@ -106,7 +97,6 @@ def read_red_cells(
             table, labels = red_cells_of(slide, model)
             frame = slide.frame(load_config("blood_smear").segmentation.mpp)
         features = red_features(table, RedReference.of([table]))
-        n_cells[pair.name] = len(table)
         x, y = np.floor(frame.from_px0(points.xy + 0.5)).astype(int).T
         of = labels[np.clip(y, 0, labels.shape[0] - 1), np.clip(x, 0, labels.shape[1] - 1)]
         shared = np.bincount(of, minlength=len(table) + 1)[of] > 1
@@ -125,7 +115,6 @@ def read_red_cells(
         classes=np.array(classes, object),
         fields=np.array(fields, object),
         fate=dict(fate),
-        n_cells=n_cells,
     )
 
 
