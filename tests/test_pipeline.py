@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {"cells.classifier": CLASSIFIER, "cells.chunk_cells":
 """Small chunks, so that there is more than one; most runs go without reports, which have tests of their own."""
 
 TABLES = ("differential.csv", "differential_corrected.csv", "predictions.csv")
-FILES = ("regions.geojson", "qupath.geojson.gz")
+FILES = ("regions.geojson", "qupath.geojson.gz", "red_cells.csv")
 
 
 def arguments(settings: dict[str, Any]) -> list[str]:

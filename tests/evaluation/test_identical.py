@@ -47,6 +47,7 @@ def write(folder: Path, values: Columns, row_group_size: int = 2500) -> Path:
     pq.write_table(table, slide / "cells.parquet", row_group_size=row_group_size)
     for name in ("differential.csv", "differential_corrected.csv", "predictions.csv"):
         (folder / name).write_text("slide_id,class\ns,blast\n")
+    (slide / "red_cells.csv").write_text("slide_id,class\ns,schistocyte\n")
     for name in ("regions.geojson", "qupath.geojson.gz"):
         (slide / name).write_bytes(b"{}")
     return folder
@@ -137,6 +138,7 @@ def test_fewer_rows_other_row_groups_and_other_columns(reference: Path, tmp_path
     [
         ("differential.csv", "differential.csv, line 2"),
         ("predictions.csv", "predictions.csv, line 2"),
+        ("slides/s/red_cells.csv", "red_cells.csv, line 2"),
         ("slides/s/regions.geojson", "regions.geojson (bytes)"),
         ("slides/s/qupath.geojson.gz", "qupath.geojson.gz (bytes)"),
     ],

@@ -39,6 +39,7 @@ def test_the_specimens_are_those_of_the_data() -> None:
     assert marrow == {"matek-marrow", "pbc-blast"}
     assert {name for name, specimen in SMEARS if specimen == "blood_smear"} == set(taxonomy_names()) - {
         "matek-marrow",
+        "red-cells",
         "section",
     }
 

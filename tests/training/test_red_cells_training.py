@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wsi_pipeline.cells.red_cell_model import load_red_cell_classifier
 from wsi_pipeline.cells.red_cells import FEATURE_NAMES
+from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, DataError
+from wsi_pipeline.predictions.red_cells import red_cell_differential
 from wsi_pipeline.taxonomies import load_taxonomy
+from wsi_pipeline.training import red_cells
 from wsi_pipeline.training.red_cell_data import LabelledRedCells, read_other_laboratory, read_red_cells
 from wsi_pipeline.training.red_cells import (
     blocks_of,
@@ -34,9 +39,7 @@ def labelled(per_class: int = 40, n_fields: int = 40, apart: float = 3.0) -> Lab
     features = (centres[target] + rng.normal(size=(len(target), len(FEATURE_NAMES)))).astype(np.float32)
     features[::10] = np.nan
     fields = np.array([str(i) for i in rng.integers(0, n_fields, len(target))], object)
-    return LabelledRedCells(
-        features=features, classes=np.array(CLASSES, object)[target], fields=fields, fate={}, n_cells={}
-    )
+    return LabelledRedCells(features=features, classes=np.array(CLASSES, object)[target], fields=fields, fate={})
 
 
 def test_a_field_lies_in_one_fold_and_folds_are_of_like_size() -> None:
@@ -76,6 +79,31 @@ def test_errors_are_counted_by_class_and_of_normal_cells() -> None:
     assert found["counts"][schistocyte][schistocyte] == found["counts"][schistocyte][normal] == 1
     assert found["uncategorised"]["red_cell_normal"] == 1
     assert found["false_positives"]["schistocyte"] == {"normal": [1, 4], "other": [1, 4]}
+
+
+def test_what_is_written_loads_answers_and_states_its_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring fields is left out (it has a test of its own); everything after it is as in the command."""
+    cells = labelled()
+    monkeypatch.setattr(red_cells, "read_red_cells", lambda *_args, **_options: cells)
+    weights = train_red_cells(tmp_path / "fields", tmp_path, name="mine", mpp=0.1, folds=3)
+    model = load_red_cell_classifier(str(weights))
+    assert (model.name, model.classes) == ("mine", CLASSES)
+    names, sure = model.answer(cells.features[cells.measured])
+    assert (names == cells.classes[cells.measured]).mean() > 0.9
+    assert sure.min() > 1 / len(CLASSES)
+    card = model.card
+    assert card["split"]["folds"] == 3
+    assert {f["name"] for f in card["metrics"]} >= {"macro-F1", "F1 of schistocyte", "expected calibration error"}
+    assert [source["title"] for source in card["data"]] == ["your own fields"]
+    counts = np.array(card["confusion"]["specimens"]["blood_smear"]["counts"])
+    assert counts.sum() + sum(card["errors"]["uncategorised"].values()) == cells.measured.sum()
+    # The answer's errors in the card are what a slide's differential needs.
+    found = red_cell_differential(
+        {"red_cell_normal": 1200, "schistocyte": 60}, {}, card=card, uncategorised="red_cell_uncategorised",
+        specimen="blood_smear", config=load_config("blood_smear").predictions,
+    )  # fmt: skip
+    assert next(row for row in found.rows if row.name == "schistocyte").corrected is not None
+    assert json.loads((tmp_path / "metrics.json").read_text())["macro_f1"] > 0.8
 
 
 def test_what_cannot_be_learnt_from_is_refused(tmp_path: Path) -> None:

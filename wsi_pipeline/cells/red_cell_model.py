@@ -108,13 +108,10 @@ class RedCellClassifier:
         """
         return probabilities(self.scores(features), self._temperature).astype(np.float32)
 
-    def answer_of(self, p: npt.NDArray[np.float32]) -> npt.NDArray[np.object_]:
-        """Return the class of each row of probabilities."""
-        best = np.asarray(self.classes, object)[p.argmax(axis=1)]
-        return np.where(p.max(axis=1) >= np.float32(self.least_probability), best, UNCATEGORISED)
-
     def answer(self, features: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.float32]]:
         """Return the class of each cell, and the probability of its likeliest class.
+
+        A cell whose likeliest class is less probable than ``least_probability`` is :data:`UNCATEGORISED`.
 
         Raises
         ------
@@ -122,7 +119,8 @@ class RedCellClassifier:
             As :meth:`scores`.
         """
         p = self.predict(features)
-        return self.answer_of(p), p.max(axis=1)
+        best, sure = np.asarray(self.classes, object)[p.argmax(axis=1)], p.max(axis=1)
+        return np.where(sure >= np.float32(self.least_probability), best, UNCATEGORISED), sure
 
 
 def probabilities(scores: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float64]:

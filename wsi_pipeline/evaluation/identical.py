@@ -1,8 +1,8 @@
 """Whether two runs of one slide wrote the same, and where they first differ.
 
 *Identical* are runs whose ``cells.parquet`` agrees bit by bit in every column but ``block``, in row groups and
-metadata, and whose ``differential.csv``, ``differential_corrected.csv``, ``predictions.csv``, ``regions.geojson`` and
-``qupath.geojson.gz`` agree byte by byte.
+metadata, and whose ``differential.csv``, ``differential_corrected.csv``, ``predictions.csv``, ``red_cells.csv``,
+``regions.geojson`` and ``qupath.geojson.gz`` agree byte by byte.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ MATCHED_IOU = 0.9
 """Cells of two runs that are not identical are the same cell from this intersection over union on."""
 
 TABLES = ("differential.csv", "differential_corrected.csv", "predictions.csv")
+SLIDE_TABLES = ("red_cells.csv",)
 FILES = ("regions.geojson", "qupath.geojson.gz")
 
 _BATCH = 4096
@@ -67,6 +68,8 @@ def first_difference(reference: Path, other: Path, slide_id: str) -> Difference 
     found = _table_difference(reference / parts / "cells.parquet", other / parts / "cells.parquet")
     for name in TABLES:
         found = found or _file_difference(reference / name, other / name, by_line=True)
+    for name in SLIDE_TABLES:
+        found = found or _file_difference(reference / parts / name, other / parts / name, by_line=True)
     for name in FILES:
         found = found or _file_difference(reference / parts / name, other / parts / name, by_line=False)
     return found

@@ -12,6 +12,7 @@ Mask files are read by their values, since folders mix conventions:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,17 @@ MIN_SIDE_PX = 12
 def is_too_small(width: int, height: int, mpp: float) -> bool:
     """Return whether an image of a single cell is too small to hold one at its resolution (um per pixel)."""
     return min(height, width) < max(MIN_SIDE_PX, MIN_SIDE_UM / mpp)
+
+
+def find_image(name: str, folders: Iterable[Path]) -> Path | None:
+    """Return the file of an image's name, which may lack its suffix, in the first folder that has it, or None."""
+    if not name:
+        return None
+    for folder in folders:
+        for candidate in (folder / name, *(folder / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES)):
+            if candidate.is_file():
+                return candidate
+    return None
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:

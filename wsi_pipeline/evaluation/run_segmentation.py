@@ -24,7 +24,7 @@ from wsi_pipeline.segmentation.dye import red_dye, white_in_name_only
 from wsi_pipeline.segmentation.kinds import CELL_KINDS
 from wsi_pipeline.segmentation.models import FlowModel, load_model
 from wsi_pipeline.segmentation.normalise import colour_histogram, normalisation_from_histogram
-from wsi_pipeline.segmentation.segment import segment_block
+from wsi_pipeline.segmentation.segment import SegmentedBlock, segment_block
 from wsi_pipeline.slides import Slide, open_slide
 from wsi_pipeline.tiling import TileLattice, halo_px, plan_blocks
 from wsi_pipeline.units import Box
@@ -59,6 +59,20 @@ class Segmenter:
         """Return the width of one working pixel in pixels of an image, at least 1."""
         return max(1, math.ceil(self.config.segmentation.mpp / mpp))
 
+    def check_size(self, slide: Slide) -> None:
+        """Refuse an image that is too large to be segmented in one piece.
+
+        Raises
+        ------
+        DataError
+            Its size, and the largest one.
+        """
+        if max(*slide.size_at(self.config.segmentation.mpp), *slide.dimensions) > _MAX_SIDE_PX:
+            raise DataError(
+                f"{slide.path}: {slide.dimensions[0]} x {slide.dimensions[1]} px is too large for evaluation "
+                f"on single images ({_MAX_SIDE_PX} px a side)"
+            )
+
     def labels(self, slide: Slide) -> Labels:
         """Return ``(h, w)`` int32 instances of an open image, at its own resolution."""
         labels, kinds = self.cells(slide)
@@ -74,38 +88,68 @@ class Segmenter:
         DataError
             The image is too large to be segmented in one piece.
         """
-        mpp = self.config.segmentation.mpp
-        width, height = slide.size_at(mpp)
-        if max(width, height, *slide.dimensions) > _MAX_SIDE_PX:
-            raise DataError(
-                f"{slide.path}: {slide.dimensions[0]} x {slide.dimensions[1]} px is too large for evaluation "
-                f"on single images ({_MAX_SIDE_PX} px a side)"
-            )
-        whole = shapely.box(0, 0, width, height)
-        pixels = slide.read(Box(x0=0, y0=0, x1=width, y1=height), mpp)
-        (block,) = plan_blocks(
-            (width, height),
-            whole,
-            core_px=max(width, height),
-            halo=halo_px(self.config.segmentation.max_cell_diameter_um, mpp),
-        )
-        found = segment_block(
-            lambda box: slide.read(box, mpp),
-            block,
-            lattice=TileLattice(
-                tile_px=self.model.tile_px, overlap_px=self.model.overlap_px, width=width, height=height
-            ),
-            dilated_region=whole,
-            normalisation=normalisation_from_histogram(colour_histogram(pixels)),
-            model=self.model,
-            config=self.config.segmentation,
-            specimen=self.config.specimen,
-        )
-        background = estimate_background(pixels)
-        votes = (found.kind, found.kind_support, found.mean_rgb)
-        dye = red_dye(*votes, found.instances.area_px * mpp**2, background)
-        kind = np.where(white_in_name_only(*votes, background, dye), "red", found.kind).astype(object)
-        return _at_level0(found.instances.labels, slide, mpp), kind
+        self.check_size(slide)
+        found = segment_image(slide, self.model, self.config)
+        return _at_level0(found.block.instances.labels, slide, self.config.segmentation.mpp), found.kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentedImage:
+    """A whole image as one block, at the working resolution.
+
+    Attributes
+    ----------
+    block
+        What was found; the window of ``block.block`` says where on the image its arrays lie.
+    kind
+        ``(n,)`` kind of each cell, after white cells that are red by their dye are called so.
+    pixels
+        ``(h, w, 3)`` uint8 of the image.
+    background
+        ``(3,)`` uint8 colour of empty glass.
+    """
+
+    block: SegmentedBlock
+    kind: npt.NDArray[np.object_]
+    pixels: npt.NDArray[np.uint8]
+    background: npt.NDArray[np.uint8]
+
+
+def segment_image(slide: Slide, model: FlowModel, config: PipelineConfig) -> SegmentedImage:
+    """Segment an open image in one piece, normalised by itself, as a run does a slide that is one block.
+
+    Parameters
+    ----------
+    slide
+        Opened with its resolution; small enough to be held in memory.
+    model
+        Loaded for the specimen of ``config``.
+    """
+    mpp = config.segmentation.mpp
+    width, height = slide.size_at(mpp)
+    whole = shapely.box(0, 0, width, height)
+    pixels = slide.read(Box(x0=0, y0=0, x1=width, y1=height), mpp)
+    (block,) = plan_blocks(
+        (width, height),
+        whole,
+        core_px=max(width, height),
+        halo=halo_px(config.segmentation.max_cell_diameter_um, mpp),
+    )
+    found = segment_block(
+        lambda box: slide.read(box, mpp),
+        block,
+        lattice=TileLattice(tile_px=model.tile_px, overlap_px=model.overlap_px, width=width, height=height),
+        dilated_region=whole,
+        normalisation=normalisation_from_histogram(colour_histogram(pixels)),
+        model=model,
+        config=config.segmentation,
+        specimen=config.specimen,
+    )
+    background = estimate_background(pixels)
+    votes = (found.kind, found.kind_support, found.mean_rgb)
+    dye = red_dye(*votes, found.instances.area_px * mpp**2, background)
+    kind = np.where(white_in_name_only(*votes, background, dye), "red", found.kind).astype(object)
+    return SegmentedImage(block=found, kind=kind, pixels=pixels, background=background)
 
 
 def keep_kinds(labels: Labels, kinds: npt.NDArray[np.object_], *wanted: str) -> Labels:

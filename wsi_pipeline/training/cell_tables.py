@@ -11,10 +11,10 @@ from pathlib import Path
 
 from wsi_pipeline.csv_rows import number, read_rows
 from wsi_pipeline.errors import DataError, some
-from wsi_pipeline.evaluation.images import IMAGE_SUFFIXES
+from wsi_pipeline.evaluation.cytologia import COLUMNS as BOX_COLUMNS
+from wsi_pipeline.evaluation.images import find_image
 from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp
 
-BOX_COLUMNS = ("name", "x1", "y1", "x2", "y2", "class")
 TABLE_COLUMNS = ("path", "class")
 
 
@@ -91,7 +91,7 @@ def _boxes(path: Path, header: list[str], rows: list[tuple[int, dict[str, str]]]
         where = f"{path} line {line}"
         name = row["name"]
         if name not in files:
-            files[name] = _find(name, folders)
+            files[name] = find_image(name, folders)
         file = files[name]
         x1, y1, x2, y2 = (number(row[c], where, c) for c in ("x1", "y1", "x2", "y2"))
         if x2 <= x1 or y2 <= y1:
@@ -124,17 +124,6 @@ def _boxes(path: Path, header: list[str], rows: list[tuple[int, dict[str, str]]]
     _refuse_absent(path, absent, *folders)
     notes = (f"{clipped} of {len(examples)} boxes reached beyond their image and were clipped",) if clipped else ()
     return Listing(door="boxes", examples=tuple(sorted(examples, key=lambda e: str(e.path))), notes=notes)
-
-
-def _find(name: str, folders: list[Path]) -> Path | None:
-    """Return the image of a name, which may lack its suffix."""
-    if not name:
-        return None
-    for folder in folders:
-        for candidate in (folder / name, *(folder / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES)):
-            if candidate.is_file():
-                return candidate
-    return None
 
 
 def _size(path: Path) -> tuple[int, int] | None:

@@ -14,19 +14,14 @@ import shapely
 
 from wsi_pipeline.cells.measure import measure_block
 from wsi_pipeline.cells.red_cells import FEATURE_NAMES, RedReference, red_features
-from wsi_pipeline.cells.windows import estimate_background
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.datasets import pair_folders, read_points
 from wsi_pipeline.evaluation.images import IMAGE_SUFFIXES
-from wsi_pipeline.segmentation.dye import red_dye, white_in_name_only
+from wsi_pipeline.evaluation.run_segmentation import segment_image
 from wsi_pipeline.segmentation.models import FlowModel, load_model
-from wsi_pipeline.segmentation.normalise import colour_histogram, normalisation_from_histogram
-from wsi_pipeline.segmentation.segment import segment_block
 from wsi_pipeline.slides import Slide, open_slide
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.tiling import TileLattice, halo_px, plan_blocks
-from wsi_pipeline.units import Box
 
 TAXONOMY = "red-cells"
 SEGMENTED_BY = "compact-smear"
@@ -50,25 +45,17 @@ class LabelledRedCells:
         Name of the field of each point.
     fate
         What became of the points: ``measured``, or why not.
-    n_cells
-        Red cells found in each field.
     """
 
     features: npt.NDArray[np.float32]
     classes: npt.NDArray[np.object_]
     fields: npt.NDArray[np.object_]
     fate: dict[str, int]
-    n_cells: dict[str, int]
 
     @property
     def measured(self) -> npt.NDArray[np.bool_]:
         """``(n,)`` whether the point has a row."""
         return np.asarray(np.isfinite(self.features[:, 0]))
-
-    @property
-    def batch(self) -> npt.NDArray[np.int64]:
-        """``(n,)`` number of the field among all."""
-        return np.unique(self.fields.astype(str), return_inverse=True)[1]
 
 
 def read_red_cells(
@@ -99,7 +86,6 @@ def read_red_cells(
     classes: list[str] = []
     fields: list[str] = []
     fate: Counter[str] = Counter()
-    n_cells: dict[str, int] = {}
     for number, pair in enumerate(pairs):
         points = read_points(pair.truth)
         if not len(points.xy):
@@ -111,7 +97,6 @@ def read_red_cells(
             table, labels = red_cells_of(slide, model)
             frame = slide.frame(load_config("blood_smear").segmentation.mpp)
         features = red_features(table, RedReference.of([table]))
-        n_cells[pair.name] = len(table)
         x, y = np.floor(frame.from_px0(points.xy + 0.5)).astype(int).T
         of = labels[np.clip(y, 0, labels.shape[0] - 1), np.clip(x, 0, labels.shape[1] - 1)]
         shared = np.bincount(of, minlength=len(table) + 1)[of] > 1
@@ -130,7 +115,6 @@ def read_red_cells(
         classes=np.array(classes, object),
         fields=np.array(fields, object),
         fate=dict(fate),
-        n_cells=n_cells,
     )
 
 
@@ -187,39 +171,23 @@ def red_cells_of(slide: Slide, model: FlowModel) -> tuple[pa.Table, npt.NDArray[
 
     The image is ``(h, w)`` int32 at the working resolution.
     """
-    config = load_config("blood_smear", {"segmentation.model": SEGMENTED_BY}).segmentation
-    width, height = slide.size_at(config.mpp)
-    whole = shapely.box(0, 0, width, height)
-    pixels = slide.read(Box(x0=0, y0=0, x1=width, y1=height), config.mpp)
-    background = estimate_background(pixels)
-    (block,) = plan_blocks(
-        (width, height), whole, core_px=max(width, height), halo=halo_px(config.max_cell_diameter_um, config.mpp)
-    )
-    found = segment_block(
-        lambda box: slide.read(box, config.mpp),
-        block,
-        lattice=TileLattice(tile_px=model.tile_px, overlap_px=model.overlap_px, width=width, height=height),
-        dilated_region=whole,
-        normalisation=normalisation_from_histogram(colour_histogram(pixels)),
-        model=model,
-        config=config,
-        specimen="blood_smear",
-    )
-    votes = (found.kind, found.kind_support, found.mean_rgb)
-    dye = red_dye(*votes, found.instances.area_px * config.mpp**2, background)
-    red = (found.kind == "red") | white_in_name_only(*votes, background, dye)
+    config = load_config("blood_smear", {"segmentation.model": SEGMENTED_BY})
+    mpp = config.segmentation.mpp
+    width, height = slide.size_at(mpp)
+    image = segment_image(slide, model, config)
+    found, red = image.block, image.kind == "red"
     table = measure_block(
         found,
-        frame=slide.frame(config.mpp),
-        mpp=config.mpp,
+        frame=slide.frame(mpp),
+        mpp=mpp,
         slide_size=(width, height),
         region_px0=shapely.box(0, 0, *slide.dimensions),
         fingerprint="field",
-        background=background,
+        background=image.background,
     )
     number = np.zeros(len(red) + 1, np.int32)
     number[1:][red] = np.arange(1, red.sum() + 1)
-    window, labels = block.window, np.zeros((height, width), np.int32)
+    window, labels = found.block.window, np.zeros((height, width), np.int32)
     inside = found.instances.labels
     y0, x0 = max(0, -window.y0), max(0, -window.x0)
     part = inside[y0 : y0 + height, x0 : x0 + width]

@@ -6,7 +6,6 @@ rare classes and copies at other scales did not help (``docs/red-cells.md``).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,37 +20,23 @@ from wsi_pipeline.cells.red_cell_model import TASK, UNCATEGORISED, RedCellClassi
 from wsi_pipeline.cells.red_cells import FEATURE_NAMES
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.evaluation.baselines import majority_labels
-from wsi_pipeline.evaluation.classification import (
-    Calibration,
-    ClassificationMetrics,
-    calibration,
-    evaluate_classification,
-)
+from wsi_pipeline.evaluation.classification import ClassificationMetrics, calibration, evaluate_classification
 from wsi_pipeline.evaluation.tables import classification_metrics, classification_table
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of, write_card
-from wsi_pipeline.training.cells import best_temperature, today
+from wsi_pipeline.training.cards import write_card
+from wsi_pipeline.training.cells import best_temperature
+from wsi_pipeline.training.red_cell_card import BLOCK_FIELDS, COST, KEEP, REPEATS, red_cell_card
 from wsi_pipeline.training.red_cell_data import (
     CHULA_MPP,
-    SEGMENTED_BY,
     TAXONOMY,
     LabelledRedCells,
-    OtherLaboratory,
     read_other_laboratory,
     read_red_cells,
 )
-from wsi_pipeline.weights import find_weights, shipped_weights
+from wsi_pipeline.weights import shipped_weights
 
-COST = 10.0
-REPEATS = 4
-"""Arrangements of the folds: the figure differs between them."""
-KEEP = 0.95
-"""Share of labelled cells that keep an answer; the others, least sure, are uncategorised."""
 MIN_CELLS = 10
 """Fewest measured cells of a class."""
-BLOCK_FIELDS = 6
-"""Fields in a row that make a block: neighbours in number resemble each other more."""
-NAMED = ("schistocyte", "teardrop", "spherocyte")
 
 Scores = npt.NDArray[np.float64]
 
@@ -142,7 +127,7 @@ def train_red_cells(
         report("elsewhere: " + ", ".join(f"{c} {alarms.count(c)}" for c in (*classes, UNCATEGORISED)))
     trust = calibration(p.max(axis=1), p.argmax(axis=1) == target)
     report(classification_table(found["field"][0], baseline=found["field"][1]))
-    card = _card(
+    card = red_cell_card(
         name, cells, classes, found, errors, trust, mpp=mpp, folds=folds, other=other, gamma=gamma,
         temperature=temperature, least=least, repeated=repeated, n_vectors=len(tensors["vectors"]),
     )  # fmt: skip
@@ -275,16 +260,6 @@ def measure(
     return mine, evaluate_classification(truth, majority_labels(truth), classes=classes, groups=groups)
 
 
-def domain_of(features: npt.NDArray[np.float32], other: OtherLaboratory | None) -> dict[str, list[float]]:
-    """Return the 1st and 99th percentile of each feature among the cells learnt from, 0 for one without values.
-
-    A slide whose mean cell lies outside is unlike all that the classifier has seen.
-    """
-    everything = features if other is None else np.concatenate([features, other.normal])
-    low, high = np.nan_to_num(np.nanquantile(everything.astype(np.float64), [0.01, 0.99], axis=0))
-    return {"lower": [round(v, 6) for v in low.tolist()], "upper": [round(v, 6) for v in high.tolist()]}
-
-
 def error_rates(
     classes: Sequence[str], truth: npt.NDArray[np.object_], p: npt.NDArray[np.float64], least: float
 ) -> dict[str, Any]:
@@ -328,112 +303,3 @@ def _save(tensors: dict[str, npt.NDArray[Any]], path: Path) -> None:
     from safetensors.numpy import save
 
     write_bytes(path, save({key: np.ascontiguousarray(value) for key, value in tensors.items()}))
-
-
-def _card(
-    name: str,
-    cells: LabelledRedCells,
-    classes: tuple[str, ...],
-    found: dict[str, tuple[ClassificationMetrics, ClassificationMetrics]],
-    errors: dict[str, Any],
-    trust: Calibration,
-    *,
-    mpp: float,
-    folds: int,
-    other: OtherLaboratory | None,
-    gamma: float,
-    temperature: float,
-    least: float,
-    repeated: list[float],
-    n_vectors: int,
-) -> Card:
-    (mine, trivial), n = found["field"], found["field"][0].n
-    seen = cells.measured & (cells.classes != UNCATEGORISED)
-    unnamed = cells.measured & (cells.classes == UNCATEGORISED)
-    on = f"all labelled points, {folds} folds by field; points without a cell of their own count as wrong"
-    f1 = {score.name: score.f1 for score in mine.per_class}
-    support = {score.name: score.support for score in mine.per_class}
-    blocks = found[f"block of {BLOCK_FIELDS} fields"][0]
-    figures = [
-        figure_of("macro-F1", on, n, mine.macro_f1, trivial.macro_f1),
-        Figure(
-            name="macro-F1, mean and range", on=f"{REPEATS} arrangements of the folds", n=n,
-            value=float(np.mean(repeated)), lower=min(repeated), upper=max(repeated),
-        ),
-        figure_of("accuracy", on, n, mine.accuracy, trivial.accuracy),
-        *(figure_of(f"F1 of {c}", on, support[c], f1[c]) for c in classes),
-        figure_of(
-            "macro-F1, blocks of fields", f"folds by blocks of {BLOCK_FIELDS} consecutive fields", n, blocks.macro_f1
-        ),
-        Figure(
-            name="expected calibration error", on="measured cells, on which the temperature was fitted",
-            n=int(seen.sum()), value=trust.ece,
-        ),
-    ]  # fmt: skip
-    n_seen = int(seen.sum())
-    sources = (
-        (
-            DataSource(
-                title="Chula RBC-12, 120 of its fields", licence="MIT",
-                attribution="Naruenatthanaset et al., arXiv 2012.01321", n_train=n_seen,
-            ),
-            DataSource(
-                title="BCCD, normal red cells by a rule (no labels of shape)", licence="MIT",
-                attribution="BCCD_Dataset", n_train=len(other.normal),
-            ),
-        )
-        if other is not None
-        else (DataSource(title="your own fields", licence="not stated", attribution="not stated", n_train=n_seen),)
-    )  # fmt: skip
-    fails = (
-        "No patient numbers exist, so cells of one patient may lie on both sides of a fold; the segmentation network "
-        "was trained on these fields, too. On other laboratories' slides expect less.",
-        "Elliptocytes come from fields of their own: telling them may be telling the batch.",
-        f"Cells that the annotators could not name ({int(unnamed.sum())} measured) are not recognised as such: only "
-        f"the {100 - 100 * KEEP:.0f} % of cells it is least sure of become {UNCATEGORISED}.",
-        "A share of a rare class below its false-positive rate says nothing; red_cells.csv gives both.",
-        "How well it finds abnormal cells on other laboratories' slides is not known: no other set has labels. How "
-        "often it takes their (mostly normal) cells for abnormal ones stands under elsewhere, and may be many times "
-        "the rate in cross-validation.",
-        "Teardrop, microcyte and burr cell rest on few cells.",
-    )
-    sure = (
-        f"red cells of {sources[0].title}, answered by {folds} models that saw no cell of their field, p >= {least:g}"
-    )
-    return Card(
-        name=name,
-        task=TASK,
-        description="Shapes of red cells of blood smears, by morphology: scaler and support vector machine (RBF).",
-        classes=classes,
-        specimens=("blood_smear",),
-        mpp=0.25,
-        data=sources,
-        licence="Apache-2.0",
-        split={"folds": folds, "by": "field", "fields": len(set(cells.fields.tolist())), **cells.fate},
-        figures=tuple(figures),
-        fails_on=fails,
-        date=today(),
-        details={
-            "taxonomy": TAXONOMY,
-            "features": list(FEATURE_NAMES),
-            "gamma": gamma,
-            "cost": COST,
-            "temperature": temperature,
-            "least_probability": least,
-            "n_vectors": n_vectors,
-            "images_mpp": mpp,
-            "segmented_by": SEGMENTED_BY,
-            "segmented_by_sha256": find_weights(SEGMENTED_BY, "segmentation").sha256,
-            "confusion": {
-                "specimens": {"blood_smear": {"classes": list(classes), "counts": errors["counts"], "images": sure}}
-            },
-            "domain": domain_of(cells.features[seen], other),
-            "errors": {key: errors[key] for key in ("uncategorised", "false_positives")},
-        },
-        tables={
-            "By class, and confusion": classification_table(mine, baseline=trivial),
-            "False positives (answered / cells of other classes, folds by field)": json.dumps(
-                errors["false_positives"], indent=1
-            ),
-        },
-    )
