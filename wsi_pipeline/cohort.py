@@ -7,8 +7,9 @@ import logging
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from wsi_pipeline.manifest import SlideEntry, list_slides
 from wsi_pipeline.pipeline import run_job
 from wsi_pipeline.runtime.batch import PATTERN
 from wsi_pipeline.runtime.devices import resolve_device
-from wsi_pipeline.runtime.executor import Executor, default_workers, open_executor
+from wsi_pipeline.runtime.executor import Executor, ThreadExecutor, default_workers, open_executor
 from wsi_pipeline.runtime.progress import Progress, SilentProgress
 from wsi_pipeline.runtime.provenance import commit, hardware, versions
 from wsi_pipeline.segmentation.cellpose_files import backbone_of, find_cellpose_file, read_state
@@ -321,7 +322,7 @@ def execute(
     started, clock = datetime.now(UTC), time.monotonic()
     device = resolve_device(plan.config.runtime.device)
     _open_folder(plan, restart)
-    with open_executor(cluster, plan.config.runtime) as executor:
+    with _executor_of(plan, cluster, device) as executor:
         runner = _Runner(executor, progress, retry_failed)
         threads = ThreadPoolExecutor(plan.config.runtime.slides_in_flight, thread_name_prefix="slide")
         try:
@@ -358,10 +359,26 @@ def execute(
     return CohortResult(out=plan.out, summaries=summaries)
 
 
+_THREADS_INSTEAD = 2
+"""Up to so many local workers on a CPU, a gallery's patients are threads of this process, which saves 1 GB."""
+
+
+@contextmanager
+def _executor_of(plan: CohortPlan, cluster: str, device: str) -> Iterator[Executor | ThreadExecutor]:
+    runtime = plan.config.runtime
+    workers = runtime.workers or default_workers(runtime)
+    patients = all(isinstance(job, GalleryJob) for job in plan.jobs)
+    if patients and cluster == "local" and device == "cpu" and workers <= _THREADS_INSTEAD:
+        yield ThreadExecutor(workers)
+    else:
+        with open_executor(cluster, runtime) as executor:
+            yield executor
+
+
 class _Runner:
     """Runs one job to a summary, whatever happens."""
 
-    def __init__(self, executor: Executor, progress: Progress, retry_failed: bool) -> None:
+    def __init__(self, executor: Executor | ThreadExecutor, progress: Progress, retry_failed: bool) -> None:
         self._executor = executor
         self._progress = progress
         self._retry_failed = retry_failed
@@ -392,7 +409,9 @@ class _Runner:
     def _run(self, job: SlideJob) -> dict[str, Any]:
         if isinstance(job, GalleryJob):
             self._progress.stage(job.slide_id, "images", 1)
-            return self._executor.call(run_patient, job)
+            return self._executor.call(run_patient, job, isinstance(self._executor, ThreadExecutor))
+        if isinstance(self._executor, ThreadExecutor):
+            raise TypeError("slides need workers of their own")
         return run_job(job, self._executor, self._progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,15 @@ def expected_files(job: GalleryJob) -> list[Path]:
     return [job.folder / name for name in wanted]
 
 
-def run_patient(job: GalleryJob) -> dict[str, Any]:
+def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
     """Run one patient, as a task on a worker; write its artefacts and return its summary.
+
+    Parameters
+    ----------
+    job
+        The patient.
+    beside_others
+        Whether patients of other threads compute at the same time; otherwise one at a time does in a process.
 
     Raises
     ------
@@ -75,7 +83,7 @@ def run_patient(job: GalleryJob) -> dict[str, Any]:
     classifier = classifier_model(str(config.cells.classifier), device)
     measurer = ImageMeasurer(crop_features(device))
     glass = np.median([s.background for s in used], axis=0).astype(np.uint8)
-    answers, measured, spent = _type_and_measure(job, used, classifier, measurer, glass)
+    answers, measured, spent = _type_and_measure(job, used, classifier, measurer, glass, beside_others)
 
     # Count, answer, compare, report.
     answering = time.monotonic()
@@ -184,6 +192,7 @@ def _type_and_measure(
     classifier: CellClassifier,
     measurer: ImageMeasurer,
     glass: npt.NDArray[np.uint8],
+    beside_others: bool,
 ) -> tuple[Probabilities, pa.Table, dict[str, float]]:
     """Return answers and measures of all images, batch by batch, so memory does not grow with the folder."""
     batch, side = job.config.cells.batch_size, classifier.window_px
@@ -195,7 +204,7 @@ def _type_and_measure(
         windows = np.stack(
             [resample(i, i.shape[1] / 2, i.shape[0] / 2, side=side, scale=classifier.mpp / job.mpp) for i in images]
         )
-        with computing():
+        with nullcontext() if beside_others else computing():
             begun = time.monotonic()
             light = np.stack([s.background for s in part if s.background is not None])
             answer = classifier.predict(windows, light, batch_size=batch)

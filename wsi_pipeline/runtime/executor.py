@@ -229,3 +229,22 @@ class SerialExecutor:
     def map(self, function: Callable[..., R], argument_lists: Iterable[tuple[Any, ...]]) -> Iterator[R]:
         for arguments in argument_lists:
             yield self.call(function, *arguments)
+
+
+class ThreadExecutor:
+    """The same interface in this process, for tasks that let go of the interpreter's lock; as many at once as asked.
+
+    One process holds the libraries and models once, where each worker process holds its own.
+    """
+
+    def __init__(self, n_workers: int) -> None:
+        self.n_workers = n_workers
+        self._free = threading.BoundedSemaphore(n_workers)
+
+    def call(self, function: Callable[..., R], *arguments: Any) -> R:
+        with self._free:
+            return function(*arguments)
+
+    def map(self, function: Callable[..., R], argument_lists: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+        for arguments in argument_lists:
+            yield self.call(function, *arguments)
