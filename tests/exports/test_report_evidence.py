@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,9 @@ def test_each_class_shows_its_surest_least_sure_and_most_unusual_cell(tmp_path: 
     assert problems == []
     typed = table[table["out_of_distribution"].notna()]
     assert (view.n, view.unusual) == (len(typed), int((typed["out_of_distribution"] > 0.95).sum()))
+    assert not view.is_unlike_training  # of 150 random scores about one in twenty is
+    assert replace(view, unusual=60).is_unlike_training
+    assert not replace(view, n=13, unusual=2).is_unlike_training
     assert len(view.classes) == 3
     assert len(slide.reads) == sum(len(c.cells) for c in view.classes) <= 9  # heatmaps of these alone
     for shown, (_, rows) in zip(
