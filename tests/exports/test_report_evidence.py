@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fake_slide import FakeMpp, FakeSlide
+from fake_slide import FakeMpp, FakeSlide, summary, write_summary
+from make_cells import make_cells
 
 from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.cells.evidence import COLUMNS, Evidence
 from wsi_pipeline.cells.out_of_distribution import fit_out_of_distribution
 from wsi_pipeline.cells.reference import THUMB_PX, Reference, picture_sheet
+from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.exports.report.charts import Styles
 from wsi_pipeline.exports.report.evidence import explain_slide
 from wsi_pipeline.taxonomies import load_taxonomy
@@ -73,6 +76,9 @@ def test_each_class_shows_its_surest_least_sure_and_most_unusual_cell(tmp_path: 
     assert problems == []
     typed = table[table["out_of_distribution"].notna()]
     assert (view.n, view.unusual) == (len(typed), int((typed["out_of_distribution"] > 0.95).sum()))
+    assert not view.is_unlike_training  # of 150 random scores about one in twenty is
+    assert replace(view, unusual=60).is_unlike_training
+    assert not replace(view, n=13, unusual=2).is_unlike_training
     assert len(view.classes) == 3
     assert len(slide.reads) == sum(len(c.cells) for c in view.classes) <= 9  # heatmaps of these alone
     for shown, (_, rows) in zip(
@@ -106,3 +112,22 @@ def test_a_slide_that_cannot_be_read_keeps_its_numbers(tmp_path: Path, evidence:
 def test_a_table_without_scores_has_no_section(tmp_path: Path, evidence: Evidence) -> None:
     _cells(tmp_path / "cells.parquet", scored=False)
     assert explain_slide(tmp_path / "cells.parquet", _slide(), LIGHT, evidence, STYLES) == (None, [])  # type: ignore[arg-type]
+
+
+def test_the_report_has_the_section_only_with_evidence(tmp_path: Path, evidence: Evidence) -> None:
+    cells = tmp_path / "cells.parquet"
+    make_cells(cells, 60, size_px0=(2000, 1500))
+    table = pq.read_table(cells)
+    white = np.array(table.column("kind").to_pylist()) == "white"
+    rng = np.random.default_rng(3)
+    for name in COLUMNS:
+        table = table.append_column(name, pa.array(rng.random(len(table)).astype(np.float32), mask=~white))
+    pq.write_table(table, cells)
+    write_summary(tmp_path, summary({"lymphocyte": 60}))
+    taxonomy = load_taxonomy("pbc-blast")
+    for given, said in (({}, False), ({"evidence": evidence, "background": LIGHT}, True)):
+        write_slide_report(tmp_path, slide=_slide(), taxonomy=taxonomy, specimen="blood_smear", **given)  # type: ignore[arg-type]
+        page = (tmp_path / "report.html").read_text()
+        assert ("Evidence for single cells" in page) == said
+        assert ("map of embeddings" in page) == said
+        assert (f"of {white.sum()} typed cells" in page) == said

@@ -18,6 +18,7 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.exports._stream import floats, iter_cells, strings
 from wsi_pipeline.exports.report.charts import Styles
 from wsi_pipeline.exports.report.pictures import data_uri
+from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.units import Box
 
 if TYPE_CHECKING:
@@ -111,6 +112,11 @@ class EvidenceView:
     def share(self) -> float:
         """Share of typed cells that are unusual."""
         return self.unusual / self.n if self.n else 0.0
+
+    @property
+    def is_unlike_training(self) -> bool:
+        """Whether more than twice as many are unusual as expected, beyond chance (Wilson, 95 %)."""
+        return self.n > 0 and wilson(self.unusual, self.n)[0] > 2 * self.expected
 
 
 @dataclass(frozen=True, kw_only=True)
