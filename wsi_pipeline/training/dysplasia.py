@@ -201,7 +201,9 @@ def _document(
     def plump(lobes: int) -> float:
         own = segmented[segmented[:, 1] == lobes]
         if len(own) < _LEAST_NUCLEI:
-            raise DataError(f"{len(own)} segmented neutrophils with nuclei of {lobes} lobes; {_LEAST_NUCLEI} are needed")
+            raise DataError(
+                f"{len(own)} segmented neutrophils with nuclei of {lobes} lobes; {_LEAST_NUCLEI} are needed"
+            )
         return float(np.percentile(own[:, 2], 100 - LOW))
 
     return {
