@@ -216,7 +216,8 @@ class _Run:
         )
         write_card(full, weights)
         for figure in full.figures:
-            self.report(f"{figure.name}, {figure.on}, n={figure.n}: {figure.value:.3f}")
+            value = "-" if figure.value is None else f"{figure.value:.3f}"
+            self.report(f"{figure.name}, {figure.on}, n={figure.n}: {value}")
         return weights
 
     def _fit_network(
