@@ -52,7 +52,7 @@ def calibration_cells(
         return np.flatnonzero(split == "test")
     reserved = np.array([is_reserved(name) for name in cells.files.tolist()])
     like_reserved = np.isin(groups, groups[reserved])
-    return np.flatnonzero((split != "train") & ~like_reserved)
+    return np.flatnonzero(np.isin(split, ("val", "test")) & ~like_reserved)
 
 
 def card_confusion(

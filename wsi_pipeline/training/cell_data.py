@@ -87,12 +87,15 @@ SHIPPED_SETS: tuple[CellSet, ...] = (
     ),
 )
 
+WHITE_CELL = "white_cell"
+"""Label of a white cell of unknown class."""
+
 FIELD_SETS: tuple[CellSet, ...] = (
     CellSet(
         folder="bccd",
         mpp=0.073,
-        classes={"RBC": "artefact", "background": "artefact", "Platelets": "platelet"},
-        title="Blood smear fields with boxes; bare red cells, empty places and platelets cut out",
+        classes={"RBC": "artefact", "background": "artefact", "Platelets": "platelet", "WBC": WHITE_CELL},
+        title="Blood smear fields with boxes; bare red cells, empty places, platelets and untyped white cells cut out",
         licence="MIT",
         attribution="BCCD_Dataset, Shenggan and cosmicad",
     ),
@@ -164,7 +167,7 @@ def shipped_recipe(data: Path, *, per_field: int = 1) -> list[Cutout]:
     data
         Folder that holds ``pbc``, ``marrow-cells``, ``bccd`` and ``rbc-morphology``.
     per_field
-        Red cells, empty places and platelets (each) taken from a field.
+        Red cells, empty places, platelets (four times as many) and white cells taken from a field.
 
     Raises
     ------
@@ -286,7 +289,10 @@ def pack_cached(cutouts: list[Cutout], *, side: int, mpp: float, cache: Path) ->
 
 
 def _bccd_cutouts(folder: Path, known: CellSet, per_field: int) -> list[Cutout]:
-    """Red cells, empty places and platelets, away from white cells; the first two away from platelets too."""
+    """Untyped white cells; red cells, empty places and platelets away from them, the first two from platelets too.
+
+    The white cells keep platelet and artefact from being recognised by the look of these fields.
+    """
     files = sorted((folder / "boxes").glob("*.xml"))
     if not files:
         raise DataError(f"{folder / 'boxes'} holds no Pascal VOC boxes (*.xml)")
@@ -296,11 +302,13 @@ def _bccd_cutouts(folder: Path, known: CellSet, per_field: int) -> list[Cutout]:
         if image is None:
             raise DataError(f"{folder / 'fields'} has no image for {file.name}")
         boxes = _read_boxes(file)
-        middles = {name: [_middle(box) for n, box in boxes if n == name] for name in ("RBC", "Platelets")} | {
+        middles = {name: [_middle(box) for n, box in boxes if n == name] for name in ("RBC", "Platelets", "WBC")} | {
             "background": [(x + 0.5, y + 0.5) for y in range(40, 440, 20) for x in range(40, 600, 20)]
         }
         for name, places in middles.items():
             room_um = {"WBC": _FROM_WHITE_UM, "Platelets": 0.0 if name == "Platelets" else _FROM_PLATELET_UM}
+            if name == "WBC":
+                room_um = {}
             free = [
                 place
                 for place in places

@@ -25,7 +25,7 @@ from wsi_pipeline.cells.attributes import AttributedNetwork, masked_loss
 from wsi_pipeline.cells.backbones import Network
 from wsi_pipeline.cells.network import CellNetwork, NetworkSpec, initialise
 from wsi_pipeline.cells.preparation import Preparation, Stain
-from wsi_pipeline.errors import DataError
+from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.simulation.split import is_reserved
 from wsi_pipeline.training.augment import FAR, NEAR, AugmentSpec, augment_in_turn
 from wsi_pipeline.training.averaging import update_average
@@ -35,8 +35,8 @@ from wsi_pipeline.training.mixing import Mixing, mix
 from wsi_pipeline.training.splits import near_duplicate_groups, split_by_group
 from wsi_pipeline.training.synthetic_guard import check_synthetic_in_train
 
-ARTEFACT = "artefact"
-_NEVER_SMUDGED = frozenset({"platelet", ARTEFACT})
+ARTEFACT, PLATELET = "artefact", "platelet"
+_NEVER_SMUDGED = frozenset({PLATELET, ARTEFACT})
 _FINE_TUNING = 0.5
 """Share of the learning rate when the training starts from an earlier network."""
 
@@ -162,6 +162,7 @@ def fit(
     patience: int = 0,
     also: Mapping[str, Any] | None = None,
     attributes: npt.NDArray[np.int8] | None = None,
+    partial: Mapping[str, Sequence[str]] | None = None,
     report: Callable[[str], None],
 ) -> Fitted:
     """Train on the cells of split ``train``, choose the epoch on ``val``.
@@ -195,6 +196,9 @@ def fit(
         ``(n, k)`` labels of attributes of all cells: 1 present, 0 absent, -1 unknown. They get a head of their own,
         whose loss is the mean over the known labels of a batch, added to that of the classes. The epoch is chosen by
         the classes. Images are not mixed then.
+    partial
+        Labels that say only that a cell is of one of several classes; their loss is the negative logarithm of the sum
+        of those probabilities. They are for training alone. Images are not mixed then.
     report
         Receives progress lines.
 
@@ -207,7 +211,13 @@ def fit(
     augmentations = augmentations or AUGMENTATIONS[recipe.stain]
     check_synthetic_in_train(cells.sources, split)
     rank = {name: i for i, name in enumerate(classes)}
-    labels = np.array([rank[name] for name in cells.class_names.tolist()], dtype=np.int64)
+    partial = partial or {}
+    if partial and mixing is not None:
+        raise ConfigError("labels that leave the class open go without mixup and CutMix")
+    # Open labels have the numbers after the classes'; a row of `possible` for each says which classes they may be.
+    number = rank | {name: len(classes) + i for i, name in enumerate(partial)}
+    possible = torch.tensor([[name in may_be for name in classes] for may_be in partial.values()], device=device)
+    labels = np.array([number[name] for name in cells.class_names.tolist()], dtype=np.int64)
     train, val = np.flatnonzero(split == "train"), np.flatnonzero(split == "val")
     empty = [name for name, i in rank.items() if not (labels[train] == i).any()]
     if empty or not len(val):
@@ -242,6 +252,8 @@ def fit(
     if mixing is not None:
         identity["mixing"] = asdict(mixing)
     identity |= also or {}
+    if partial:
+        identity["partial"] = {name: list(may_be) for name, may_be in partial.items()}
     if attributes is not None:
         identity["attributes"] = hashlib.sha256(attributes.tobytes()).hexdigest()
     checkpoint = out / "checkpoint.safetensors"
@@ -291,9 +303,7 @@ def fit(
             with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
                 answer = network(window)
             logits = answer if attributes is None else answer[0]
-            loss = nn.functional.cross_entropy(
-                logits.float(), target.to(device), label_smoothing=recipe.label_smoothing
-            )
+            loss = _loss(logits.float(), target.to(device), possible, recipe.label_smoothing)
             if attributes is not None:
                 # Nobody has labelled what smudging leaves of a cell.
                 known = torch.from_numpy(attributes[index]).masked_fill(smudge[:, None], -1)
@@ -323,6 +333,20 @@ def fit(
         )
     scores = [h["val_macro_f1"] for h in history]
     return Fitted(network=best, classes=classes, best_epoch=int(np.argmax(scores)) + 1, history=history)
+
+
+def _loss(logits: torch.Tensor, target: torch.Tensor, possible: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """Return the mean loss; targets numbered after the classes are rows of ``possible``, bool ``(k, classes)``."""
+    n_classes = logits.shape[1]
+    if target.ndim > 1 or not len(possible):
+        return nn.functional.cross_entropy(logits, target, label_smoothing=label_smoothing)
+    is_open = target >= n_classes
+    known = nn.functional.cross_entropy(
+        logits, target.clamp(max=n_classes - 1), label_smoothing=label_smoothing, reduction="none"
+    )
+    may_be = possible[(target - n_classes).clamp(min=0)]
+    log_p = torch.log_softmax(logits, dim=1).masked_fill(~may_be, -torch.inf)
+    return torch.where(is_open, -torch.logsumexp(log_p, dim=1), known).mean()
 
 
 def logits_of(

@@ -32,6 +32,7 @@ from wsi_pipeline.training.cell_confusion import calibration_cells, card_confusi
 from wsi_pipeline.training.cell_data import (
     FIELD_SETS,
     SHIPPED_SETS,
+    WHITE_CELL,
     Cutout,
     PackedCells,
     pack_cached,
@@ -39,7 +40,7 @@ from wsi_pipeline.training.cell_data import (
     shipped_recipe,
 )
 from wsi_pipeline.training.cell_evidence_data import check_split
-from wsi_pipeline.training.cell_fit import CellRecipe, Fitted, fit, logits_of, split_cells
+from wsi_pipeline.training.cell_fit import ARTEFACT, PLATELET, CellRecipe, Fitted, fit, logits_of, split_cells
 from wsi_pipeline.training.cell_report import answers_on, report_on
 from wsi_pipeline.weights import Weights, find_weights, load_weights
 
@@ -136,7 +137,7 @@ def train_cells(
     recipe = replace(recipe, seed=seed, epochs=epochs or recipe.epochs)
     labels = load_taxonomy(taxonomy)
     cutouts = shipped_recipe(data) if mpp is None else _folder_cutouts(data, mpp, labels)
-    present = {c.class_name for c in cutouts}
+    present = {c.class_name for c in cutouts} - ({WHITE_CELL} if mpp is None else set())
     classes = tuple(code for code in labels.classifier_classes if code in present)
     if len(classes) < 2 or present - set(classes):
         raise DataError(
@@ -146,12 +147,14 @@ def train_cells(
     report(f"reading {len(cutouts)} cells of {len(classes)} classes")
     cells = pack_cached(cutouts, side=recipe.side_px, mpp=recipe.mpp, cache=out / "cells.npz")
     split, groups = _fixed_split(cells, out / "split.csv", recipe.window_px, resume=resume, report=report)
+    white = [code for code in classes if code not in (PLATELET, ARTEFACT)]
     fitted = fit(
         cells,
         split,
         classes,
         out,
         recipe,
+        partial={WHITE_CELL: white} if mpp is None else None,
         device=device,
         resume=resume,
         start_from=tensors_of(earlier) if earlier is not None else None,
@@ -319,6 +322,8 @@ def _fixed_split(
             return np.array([r["split"] for r in rows]), np.array([int(r["group"]) for r in rows])
     report("looking for near-duplicates")
     split, groups = split_cells(cells, window_px=window_px)
+    # Cells of unknown class are trained on, but nothing can be measured on them.
+    split = np.where((cells.class_names == WHITE_CELL) & (split != "train"), "unused", split)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "source", "class", "digest", "group", "split"])
