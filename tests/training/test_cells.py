@@ -21,10 +21,18 @@ from wsi_pipeline.simulation.split import is_reserved
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.training.augment import FAR, NEAR, AugmentSpec, augment, augment_in_turn
 from wsi_pipeline.training.cell_confusion import calibration_cells, card_confusion, write_confusion
-from wsi_pipeline.training.cell_data import PackedCells, pack, pack_cached, read_class_folders, shipped_recipe
-from wsi_pipeline.training.cell_fit import CellRecipe, sampling_weights
+from wsi_pipeline.training.cell_data import (
+    WHITE_CELL,
+    PackedCells,
+    pack,
+    pack_cached,
+    read_class_folders,
+    shipped_recipe,
+)
+from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of, sampling_weights
 from wsi_pipeline.training.cell_report import Answers, report_on, source_leak
 from wsi_pipeline.training.cells import measure_confusion, train_cells
+from wsi_pipeline.training.mixing import Mixing
 
 RECIPE = CellRecipe(
     window_px=32, side_px=48, stem=8, widths=(16, 24), depths=(1, 1), embedding_dim=16, batch=16, epochs=6, dropout=0.0
@@ -260,6 +268,30 @@ def test_blank_surroundings_leave_the_cell() -> None:
     assert float(window[0, :, 0, 0].mean()) > 0.9
 
 
+def test_an_open_label_teaches_what_a_cell_is_not(folders: Path, tmp_path: Path) -> None:
+    cutouts = read_class_folders(folders, 0.5)
+    third = [replace(c, class_name="third") for c in cutouts if c.class_name == "EOS"][:12]
+    known = [c for c in cutouts if c.class_name == "Lymphocyte"]
+    unknown = [replace(c, class_name="open") for c in cutouts if c.class_name == "EOS"][12:]
+    other = [replace(c, class_name="other") for c in known[:6]]
+    cells = pack([*third, *known, *other, *unknown], side=48, mpp=0.25)
+    split = np.where(np.arange(len(cells)) % 5 == 0, "val", "train")
+    split = np.where((cells.class_names == "open") & (split == "val"), "unused", split)
+    classes = ("third", "Lymphocyte", "other")
+    may_be = {"open": ["Lymphocyte", "other"]}
+    fitted = fit(cells, split, classes, tmp_path, RECIPE, partial=may_be, report=lambda _: None)
+    index = np.flatnonzero((cells.class_names == "open") & (split == "train"))
+    p = torch.softmax(torch.from_numpy(logits_of(fitted.network, cells, index, RECIPE)), dim=1)
+    without = fit(
+        cells, np.where(cells.class_names == "open", "unused", split), classes, tmp_path / "without", RECIPE,
+        partial=may_be, report=lambda _: None,
+    )  # fmt: skip
+    before = torch.softmax(torch.from_numpy(logits_of(without.network, cells, index, RECIPE)), dim=1)
+    assert before[:, 0].mean() > 0.5 > p[:, 0].mean()
+    with pytest.raises(ConfigError, match="mixup"):
+        fit(cells, split, classes, tmp_path / "mixed", RECIPE, partial=may_be, mixing=Mixing(), report=lambda _: None)
+
+
 def test_the_cache_follows_its_list(folders: Path, tmp_path: Path) -> None:
     cutouts = read_class_folders(folders, 0.5)
     cache = tmp_path / "cells.npz"
@@ -343,6 +375,6 @@ def test_the_shipped_recipe_reads_the_public_sets(data_root: Path) -> None:
     counts = {s: sum(c.source == s for c in cutouts) for s in ("pbc", "marrow-cells", "bccd", "rbc-morphology")}
     assert counts["pbc"] == 8473
     assert counts["marrow-cells"] == 2100
-    assert {c.class_name for c in cutouts} == set(load_taxonomy("pbc-blast").classifier_classes)
+    assert {c.class_name for c in cutouts} == {*load_taxonomy("pbc-blast").classifier_classes, WHITE_CELL}
     few = [replace(c) for c in cutouts[::1500]]
     assert pack(few, side=144, mpp=0.25).images.shape == (len(few), 144, 144, 3)
