@@ -106,7 +106,7 @@ def macro_f1_of_arms(
         scores = np.stack(
             [_macro_f1(pooled[:, b * size : (b + 1) * size], n_classes) for b in range(2 * len(answers))], axis=1
         ).reshape(len(pooled), len(answers), 2)
-        table = {}
+        table: dict[str, FloatArray] = {}
         for k, part in [*((str(i), scores[:, i]) for i in range(len(answers))), ("mean", scores.mean(axis=1))]:
             table |= {f"{ARMS[0]} {k}": part[:, 0], f"{ARMS[1]} {k}": part[:, 1]}
             table[f"difference {k}"] = part[:, 1] - part[:, 0]
