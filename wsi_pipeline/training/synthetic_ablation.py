@@ -61,8 +61,8 @@ def compare(
     for i, name in enumerate(own.classes):
         scores = [float(np.mean([_f1(truth, pair[arm], i) for pair in answers])) for arm in (0, 1)]
         by_class.append([name, int((truth == i).sum()), *scores])
-    table = text_table([*header[:2], "test cells", "macro-F1", "lower", "upper"], rows)
-    classes = text_table(["F1 by class, mean of seeds", "test cells", *ARMS], by_class)
+    table = text_table([*header[:2], "test cells", "macro-F1", "lower", "upper"], [_short(r) for r in rows])
+    classes = text_table(["F1 by class, mean of seeds", "test cells", *ARMS], [_short(r) for r in by_class])
     write_text(
         out / "ablation.md",
         f"# Real against real and synthetic\n\n```\n{table}\n```\n\n```\n{classes}\n```\n\nThe same split, steps and "
@@ -122,6 +122,10 @@ def _macro_f1(flat: FloatArray, k: int) -> FloatArray:
     f1 = np.nan_to_num(divide(2 * np.diagonal(matrix, axis1=1, axis2=2), support + matrix.sum(axis=1)))
     present = support > 0
     return divide((f1 * present).sum(axis=1), present.sum(axis=1).astype(np.float64))
+
+
+def _short(row: list[Any]) -> list[Any]:
+    return [f"{v:.3f}" if isinstance(v, float) else v for v in row]
 
 
 def _f1(truth: npt.NDArray[np.int64], answer: npt.NDArray[np.int64], label: int) -> float:
