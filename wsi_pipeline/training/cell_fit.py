@@ -246,7 +246,7 @@ def fit(
     average, best = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(_parameter_groups(network, recipe), lr=peak)
     identity: dict[str, Any] = {"recipe": plain_recipe(recipe), "augmentations": [asdict(a) for a in augmentations]}
-    identity |= {"classes": list(classes), "n_train": len(train), "fine_tuned": start_from is not None}
+    identity |= {"classes": list(classes), "cells": _digest_of(cells, train), "fine_tuned": start_from is not None}
     if build is not None:
         identity["network"] = network.spec.to_dict()
     if mixing is not None:
@@ -333,6 +333,12 @@ def fit(
         )
     scores = [h["val_macro_f1"] for h in history]
     return Fitted(network=best, classes=classes, best_epoch=int(np.argmax(scores)) + 1, history=history)
+
+
+def _digest_of(cells: PackedCells, index: npt.NDArray[np.int64]) -> str:
+    """Return a hash of the pixels and labels that are trained on."""
+    lines = zip(cells.digests[index].tolist(), cells.class_names[index].tolist(), strict=True)
+    return hashlib.sha256("\n".join(f"{digest} {name}" for digest, name in lines).encode()).hexdigest()
 
 
 def _loss(logits: torch.Tensor, target: torch.Tensor, possible: torch.Tensor, label_smoothing: float) -> torch.Tensor:
