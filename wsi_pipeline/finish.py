@@ -147,23 +147,11 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "n_cells": merged.n_cells,
         "taxonomy": taxonomy.name,
         "counts": {"kind": table.kinds, "class": by_class},
-        "differential": [
-            {
-                "class": row.code,
-                "count": row.count,
-                "percent": row.percent,
-                "lower": row.lower,
-                "upper": row.upper,
-                "in_denominator": row.in_denominator,
-            }
-            for row in counts.rows
-        ],
+        **counts.to_dict(),
         "differential_corrected": corrected.to_dict(),
         "red_cells": None if shapes is None or red is None else {**shapes.to_dict(), "size": red_sizes(red)},
         "dysplasia": None if dysplastic is None else dysplastic.to_dict(),
         "attributes": None if rates is None else [rate.to_dict() for rate in rates],
-        "denominator": {"n": counts.n, "wording": counts.denominator},
-        "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
         "quality": _quality(table, merged, prepared, halved, seams, regions.area_mm2, lost_mm2),
         "regions": prepared.about["regions_facts"],

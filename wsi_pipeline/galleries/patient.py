@@ -146,22 +146,10 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
             "skipped": {s.image.name: f"{s.status}: {s.detail}" for s in found if s.status != "ok"},
         },
         "counts": {"kind": {"white": len(used)}, "class": by_class},
-        "differential": [
-            {
-                "class": row.code,
-                "count": row.count,
-                "percent": row.percent,
-                "lower": row.lower,
-                "upper": row.upper,
-                "in_denominator": row.in_denominator,
-            }
-            for row in counts.rows
-        ],
+        **counts.to_dict(),
         "differential_corrected": corrected.to_dict(),
         "agreement": comparison.to_dict() if comparison.classes else None,
         "red_cells": None,
-        "denominator": {"n": counts.n, "wording": counts.denominator},
-        "indices": [vars(index) for index in counts.indices],
         "predictions": [prediction.to_dict() for prediction in predictions],
         "quality": {
             "images": len(found),

@@ -79,16 +79,21 @@ class Differential:
         return sum(self.counts.get(code, 0) for code in codes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``summary.json`` holds; JSON values only."""
+        """Return ``differential``, ``denominator`` and ``indices`` of ``summary.json``; JSON values only."""
         return {
-            "specimen": self.specimen,
-            "taxonomy": self.taxonomy,
-            "confidence": self.confidence,
-            "n": self.n,
-            "denominator": self.denominator,
-            "rows": [vars(row) for row in self.rows],
+            "differential": [
+                {
+                    "class": row.code,
+                    "count": row.count,
+                    "percent": row.percent,
+                    "lower": row.lower,
+                    "upper": row.upper,
+                    "in_denominator": row.in_denominator,
+                }
+                for row in self.rows
+            ],
+            "denominator": {"n": self.n, "wording": self.denominator},
             "indices": [vars(index) for index in self.indices],
-            "notes": list(self.notes),
         }
 
 
