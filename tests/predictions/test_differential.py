@@ -149,7 +149,7 @@ def test_percentages_add_up_and_nothing_is_absolute(counts: dict[str, int], spec
     if result.n:
         assert sum(percents) == pytest.approx(100)
     assert all(r.lower <= r.percent <= r.upper for r in result.rows if r.percent is not None)  # type: ignore[operator]
-    text = json.dumps(result.to_dict(), allow_nan=False)
+    text = json.dumps([result.to_dict(), result.notes], allow_nan=False)
     assert "10^9" not in text
     assert "/L" not in text
 
