@@ -33,10 +33,10 @@ def merged(path: Path) -> Path:
 
 def test_attributes_stand_beside_the_classes_and_are_null_where_there_is_none(tmp_path: Path) -> None:
     table, chunk, out = merged(tmp_path / "table"), tmp_path / "chunk", tmp_path / "cells.parquet"
-    write_classes(chunk, ("a", "b"), P, None, TOLD)
+    write_classes(chunk, ("a", "b"), P, None, attributes=TOLD)
     write_cells(table, [chunk], out, classes=("a", "b"), embedding_dim=None, attributes=("vacuoles",))
     found = pq.read_table(out)
-    assert found.schema.equals(table_schema(("a", "b"), None, ("vacuoles",)))
+    assert found.schema.equals(table_schema(("a", "b"), None, attributes=("vacuoles",)))
     values = found.column("attr_vacuoles").to_pylist()
     assert values[1:] == [None, None]
     assert values[0] == np.float32(0.7)
@@ -47,7 +47,7 @@ def test_attributes_stand_beside_the_classes_and_are_null_where_there_is_none(tm
 
 def test_without_attributes_the_chunk_and_the_table_are_as_they_were(tmp_path: Path) -> None:
     write_classes(tmp_path / "plain", ("a", "b"), P, None)
-    write_classes(tmp_path / "empty", ("a", "b"), P, None, {})
+    write_classes(tmp_path / "empty", ("a", "b"), P, None, attributes={})
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "empty").read_bytes()
     assert pq.read_schema(tmp_path / "plain").names == ["a", "b"]
     assert not [name for name in table_schema(("a",), 3).names if name.startswith("attr_")]

@@ -14,6 +14,7 @@ import pyarrow as pa
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.cells.classifier import CellClassifier, Probabilities
 from wsi_pipeline.cells.crop_features import MPP, SEGMENTED_BY
+from wsi_pipeline.cells.evidence import Evidence
 from wsi_pipeline.cells.windows import resample
 from wsi_pipeline.errors import PatientFolderError, UnreadableSlideError
 from wsi_pipeline.evaluation.images import read_image
@@ -28,7 +29,7 @@ from wsi_pipeline.job import attempt_key
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.provenance import commit, versions
-from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, use_threads
+from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, evidence_of, use_threads
 
 NOTE = (
     "A gallery has no positions: no regions, no area, no cells per field, no red cells and no file for QuPath. "
@@ -81,6 +82,7 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
     # Type and measure the cell in the middle of each.
     device = resolve_device(config.runtime.device)
     classifier = classifier_model(str(config.cells.classifier), device)
+    evidence = evidence_of(str(config.cells.classifier), device)
     measurer = ImageMeasurer(crop_features(device))
     glass = np.median([s.background for s in used], axis=0).astype(np.uint8)
     answers, measured, spent = _type_and_measure(job, used, classifier, measurer, glass, beside_others)
@@ -92,6 +94,8 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
         used,
         measured,
         answers,
+        evidence={} if evidence is None else evidence.columns(answers),
+        attributes=classifier.told_attributes(answers),
         classes=classifier.classes,
         taxonomy=taxonomy,
         labels={g.label: g for g in job.labels},
@@ -159,7 +163,7 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
             "truncated": truncated,
             "other files": job.n_other,
         },
-        "provenance": _provenance(job, classifier, measurer, device, glass),
+        "provenance": _provenance(job, classifier, evidence, measurer, device, glass),
         "timings": {"reading": surveyed - started, **spent, "answers": time.monotonic() - answering},
         "warnings": [*_warnings(job, found, problem, without_cell), *counts.notes],
     }
@@ -184,7 +188,7 @@ def _type_and_measure(
 ) -> tuple[Probabilities, pa.Table, dict[str, float]]:
     """Return answers and measures of all images, batch by batch, so memory does not grow with the folder."""
     batch, side = job.config.cells.batch_size, classifier.window_px
-    p, embeddings, rows = [], [], []
+    p, embeddings, attributes, rows = [], [], [], []
     spent = {"classification": 0.0, "morphology": 0.0}
     for start in range(0, len(used), batch):
         part = used[start : start + batch]
@@ -202,13 +206,19 @@ def _type_and_measure(
             spent["morphology"] += time.monotonic() - typed
         p.append(answer.p)
         embeddings.append(answer.embedding)
-    answers = Probabilities(p=np.concatenate(p), embedding=np.concatenate(embeddings))
+        attributes += [] if answer.attributes is None else [answer.attributes]
+    answers = Probabilities(
+        p=np.concatenate(p),
+        embedding=np.concatenate(embeddings),
+        attributes=np.concatenate(attributes) if attributes else None,
+    )
     return answers, pa.concat_tables(rows), spent
 
 
 def _provenance(
     job: GalleryJob,
     classifier: CellClassifier,
+    evidence: Evidence | None,
     measurer: ImageMeasurer,
     device: str,
     glass: npt.NDArray[np.uint8],
@@ -218,6 +228,7 @@ def _provenance(
         "mpp source": "option",
         "cell classifier": classifier.name,
         "cell classifier SHA-256": classifier.sha256,
+        "evidence SHA-256": None if evidence is None else evidence.sha256,
         "segmentation model": SEGMENTED_BY,
         "segmentation SHA-256": measurer.sha256,
         "resolution of measures, um/px": MPP,

@@ -21,6 +21,7 @@ from wsi_pipeline.cells.table import CELLS_FILE, ROW_GROUP
 from wsi_pipeline.galleries.labels import GivenLabel
 from wsi_pipeline.galleries.survey import Surveyed
 from wsi_pipeline.taxonomies import Taxonomy
+from wsi_pipeline.taxonomies.attributes import COLUMN
 
 GIVEN = (
     pa.field("image", pa.string()),
@@ -36,9 +37,11 @@ _OF_WHITE = tuple(f.name for f in FEATURES if f.kinds == ("white",))
 _OF_RED = tuple(f.name for f in FEATURES if f.kinds == ("red",))
 
 
-def gallery_schema(classes: Sequence[str], embedding_dim: int | None) -> pa.Schema:
-    """Return the schema of a gallery's ``cells.parquet``."""
-    schema = table_schema(classes, embedding_dim)
+def gallery_schema(
+    classes: Sequence[str], embedding_dim: int | None, evidence: Sequence[str], attributes: Sequence[str]
+) -> pa.Schema:
+    """Return the schema of a gallery's ``cells.parquet``; parameters as of :func:`table_schema`."""
+    schema = table_schema(classes, embedding_dim, evidence, attributes)
     for field in GIVEN:
         schema = schema.append(field)
     return schema
@@ -62,6 +65,8 @@ def cells_table(
     measured: pa.Table,
     answers: Probabilities,
     *,
+    evidence: Mapping[str, npt.NDArray[np.float32]],
+    attributes: Mapping[str, npt.NDArray[np.float32]],
     classes: Sequence[str],
     taxonomy: Taxonomy,
     labels: Mapping[str, GivenLabel],
@@ -77,6 +82,8 @@ def cells_table(
         Their rows from :class:`~wsi_pipeline.galleries.measure.ImageMeasurer`.
     answers
         Of the classifier, ``(n, classes)``.
+    evidence, attributes
+        Columns of evidence, and probabilities of attributes by code, NaN where a cell cannot have it; each ``(n,)``.
     labels
         Meaning of each class folder.
     embedding
@@ -92,6 +99,8 @@ def cells_table(
     columns["class_probability"] = pa.array(answers.p.max(axis=1), pa.float32())
     for i, name in enumerate(classes):
         columns[f"p_{name}"] = pa.array(np.ascontiguousarray(answers.p[:, i]))
+    columns |= {name: pa.array(values) for name, values in evidence.items()}
+    columns |= {f"{COLUMN}{name}": pa.array(values, mask=np.isnan(values)) for name, values in attributes.items()}
     bare = {c.code for c in taxonomy.classes if c.meaning in _WITHOUT_NUCLEUS}
     _clear(columns, np.isin(names.astype(str), sorted(bare)), _OF_WHITE)
     _clear(columns, np.ones(n, bool), _OF_RED)
@@ -103,7 +112,8 @@ def cells_table(
     columns["label_given"] = pa.array([s.image.label for s in found], pa.string())
     columns["label_class"] = pa.array([g.code if g else None for g in given], pa.string())
     columns["label_taxonomy"] = pa.array([g.taxonomy if g else None for g in given], pa.string())
-    schema = gallery_schema(classes, answers.embedding.shape[1] if embedding else None)
+    dimension = answers.embedding.shape[1] if embedding else None
+    schema = gallery_schema(classes, dimension, tuple(evidence), tuple(attributes))
     return pa.table([columns[field.name] for field in schema], schema=schema)
 
 

@@ -74,6 +74,7 @@ def write_gallery_report(slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, 
         galleries=galleries,
         cellularity=None,
         seams=None,
+        evidence=None,
         could_not=[*summary.warnings, *problems],
     )
 
