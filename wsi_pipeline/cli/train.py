@@ -507,7 +507,7 @@ def dysplasia(
     taxonomy: Annotated[str, typer.Option(help="Folder names are its codes or aliases.")] = "pbc-blast",
     source: Annotated[str | None, typer.Option(help="What the cells are, for the provenance.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the data.")] = None,
-    per_class: Annotated[int, typer.Option(help="Images of a class at most.", min=80, max=100_000)] = 150,
+    per_class: Annotated[int, typer.Option(help="Images of a class at most.", min=80, max=100_000)] = 600,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:

@@ -88,7 +88,7 @@ def train_dysplasia(
     name: str = "neutrophils",
     source: str | None = None,
     licence: str | None = None,
-    per_class: int = 150,
+    per_class: int = 600,
     seed: int = 0,
     device: str = "cpu",
     report: Callable[[str], None],
