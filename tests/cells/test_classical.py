@@ -71,6 +71,6 @@ def test_real_cells_are_told_by_their_morphology(data_root: Path, tmp_path: Path
     assert (turned.p[::-1] == whole.p).all()
     assert np.isfinite(whole.embedding).all()
     card = weights.with_suffix(".json")
-    card.write_text(card.read_text().replace('"shape_area_um2"', '"shape_size"'))
+    card.write_text(card.read_text().replace('"nc_ratio"', '"nc"'))
     with pytest.raises(ModelError, match="features are not those of this version"):
         load_classifier(weights)

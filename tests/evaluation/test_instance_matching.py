@@ -52,6 +52,13 @@ def test_parity_with_cellpose(seed: int) -> None:
     assert score.tp[0] > 5
 
 
+def test_the_iou_of_a_pair_at_the_threshold_is_not_below_it() -> None:
+    true = np.array([[3, 4, 2, 2, 2, 2], [2, 2, 2, 2, 2, 2], [2, 2, 1, 2, 2, 2], [2, 2, 2, 2, 2, 2]], np.int32)
+    pred = np.array([[1, 4, 0, 0, 2, 0], [2, 2, 0, 0, 0, 0], [0, 0, 3, 3, 3, 3], [3, 3, 3, 3, 3, 3]], np.int32)
+    match = match_instances(instance_overlaps(true, pred), 0.1, ignore_border=False)
+    assert (1, 3, 0.1) in match.pairs
+
+
 @settings(max_examples=150, deadline=None)
 @given(LABELS, st.sampled_from([0.1, 0.3, 0.5, 0.75]), st.data())
 def test_most_pairs_are_found(true: np.ndarray, threshold: float, data: st.DataObject) -> None:

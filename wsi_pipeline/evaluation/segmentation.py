@@ -248,13 +248,14 @@ def _assign(true: IntArray, pred: IntArray, iou: FloatArray) -> tuple[IntArray, 
 
     rows, r = np.unique(true, return_inverse=True)
     columns, c = np.unique(pred, return_inverse=True)
-    gain = np.zeros((len(rows), len(columns)))
+    value = np.zeros((len(rows), len(columns)))
+    value[r, c] = iou
     # One more pair outweighs any sum of IoU.
-    gain[r, c] = min(gain.shape) + iou
+    gain = np.where(value > 0, min(value.shape) + value, 0.0)
     i, j = linear_sum_assignment(gain, maximize=True)
     real = gain[i, j] > 0
     i, j = i[real], j[real]
-    return rows[i], columns[j], gain[i, j] - min(gain.shape)
+    return rows[i], columns[j], value[i, j]
 
 
 def _edge(labels: IntArray) -> IntArray:
