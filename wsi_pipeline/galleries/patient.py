@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
     )
     write_table(table, job.folder / "cells.parquet")
     names = table.column("class_name").to_pylist()
-    by_class = {name: names.count(name) for name in sorted(set(names))}
+    by_class = dict(sorted(Counter(names).items()))
     counts = differential(
         by_class, specimen=config.specimen, taxonomy=taxonomy, confidence=config.predictions.confidence
     )

@@ -214,23 +214,6 @@ def _close(part: Client | LocalCluster) -> None:
         _log.info("%s did not close within %s s", type(part).__name__, _CLOSE_S)
 
 
-class SerialExecutor:
-    """The same interface in this process, for small images and for tests of single stages."""
-
-    n_workers = 1
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def call(self, function: Callable[..., R], *arguments: Any) -> R:
-        with self._lock:
-            return function(*arguments)
-
-    def map(self, function: Callable[..., R], argument_lists: Iterable[tuple[Any, ...]]) -> Iterator[R]:
-        for arguments in argument_lists:
-            yield self.call(function, *arguments)
-
-
 class ThreadExecutor:
     """The same interface in this process, for tasks that let go of the interpreter's lock; as many at once as asked.
 
@@ -248,3 +231,10 @@ class ThreadExecutor:
     def map(self, function: Callable[..., R], argument_lists: Iterable[tuple[Any, ...]]) -> Iterator[R]:
         for arguments in argument_lists:
             yield self.call(function, *arguments)
+
+
+class SerialExecutor(ThreadExecutor):
+    """One task at a time, for small images and for tests of single stages."""
+
+    def __init__(self) -> None:
+        super().__init__(1)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import functools
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.taxonomies.model import Taxonomy
+from wsi_pipeline.taxonomies.model import Code, Taxonomy, Text, parse_yaml
 
 COLUMN = "attr_"
 """What stands before the code of an attribute in the names of columns."""
-
-_Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
-_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Attribute(BaseModel):
@@ -34,12 +30,12 @@ class Attribute(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    code: _Code
-    name_en: _Text
-    name_fr: _Text
-    definition: _Text
-    applies_to: Annotated[tuple[_Code, ...], Field(min_length=1)]
-    source: _Text
+    code: Code
+    name_en: Text
+    name_fr: Text
+    definition: Text
+    applies_to: Annotated[tuple[Code, ...], Field(min_length=1)]
+    source: Text
 
     def classes_of(self, taxonomy: Taxonomy) -> tuple[str, ...]:
         """Return the codes of a taxonomy's classes that can have it."""
@@ -88,15 +84,7 @@ def parse_attributes(text: str, source: str) -> AttributeRegistry:
     ConfigError
         Not YAML, or not a registry; the message names ``source`` and the key.
     """
-    try:
-        tree: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {error}") from None
-    try:
-        return AttributeRegistry.model_validate(tree)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'registry'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{source}: {problems}") from None
+    return parse_yaml(AttributeRegistry, text, source, whole="registry")
 
 
 @functools.cache

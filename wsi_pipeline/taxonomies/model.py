@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from importlib import resources
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -14,8 +14,9 @@ from wsi_pipeline.errors import ConfigError, DataError
 
 Lineage = Literal["granulocytic", "monocytic", "lymphoid", "erythroid", "megakaryocytic", "undetermined", "none"]
 Maturity = Literal["blast", "precursor", "mature", "none"]
-_Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
-_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_M = TypeVar("_M", bound=BaseModel)
 _Channel = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -49,13 +50,13 @@ class CellClass(_Model):
         Folder names and codes of public data sets that mean the same class.
     """
 
-    code: _Code
-    name_en: _Text
-    name_fr: _Text
+    code: Code
+    name_en: Text
+    name_fr: Text
     color: tuple[_Channel, _Channel, _Channel]
     lineage: Lineage
     maturity: Maturity
-    meaning: _Code | None = None
+    meaning: Code | None = None
     countable: dict[Specimen, bool] = {}
     classified: bool = True
     aliases: tuple[str, ...] = ()
@@ -79,11 +80,11 @@ class Taxonomy(_Model):
     """
 
     name: str
-    description: _Text
+    description: Text
     classes: Annotated[tuple[CellClass, ...], Field(min_length=1)]
-    denominators: dict[Specimen, _Text] = {}
-    roll_ups: dict[_Code, Annotated[tuple[_Code, ...], Field(min_length=1)]] = {}
-    refused_roll_ups: dict[_Code, _Text] = {}
+    denominators: dict[Specimen, Text] = {}
+    roll_ups: dict[Code, Annotated[tuple[Code, ...], Field(min_length=1)]] = {}
+    refused_roll_ups: dict[Code, Text] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Taxonomy:
@@ -195,14 +196,25 @@ def parse_taxonomy(text: str, source: str) -> Taxonomy:
     ConfigError
         Not YAML, or not a taxonomy; the message names ``source`` and the key.
     """
+    return parse_yaml(Taxonomy, text, source, whole="taxonomy")
+
+
+def parse_yaml(model: type[_M], text: str, source: str, *, whole: str) -> _M:
+    """Read YAML into a model; a problem of the whole is reported under the name ``whole``.
+
+    Raises
+    ------
+    ConfigError
+        Not YAML, or not what the model describes; the message names ``source`` and the key.
+    """
     try:
         tree: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not YAML: {error}") from None
     try:
-        return Taxonomy.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'taxonomy'}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or whole}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{source}: {problems}") from None
 
 

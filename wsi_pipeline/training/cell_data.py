@@ -153,6 +153,10 @@ class PackedCells:
     def __len__(self) -> int:
         return len(self.images)
 
+    def where(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> PackedCells:
+        """Return some of the cells, by a mask or by their numbers."""
+        return PackedCells(**{name: getattr(self, name)[chosen] for name in self.__dataclass_fields__})
+
     def windows(self, window_px: int, index: npt.NDArray[np.int64] | slice = slice(None)) -> npt.NDArray[np.uint8]:
         """Return the middle ``(n, window_px, window_px, 3)`` of the cells, or of some of them."""
         edge = (self.images.shape[1] - window_px) // 2
@@ -306,9 +310,9 @@ def _bccd_cutouts(folder: Path, known: CellSet, per_field: int) -> list[Cutout]:
             "background": [(x + 0.5, y + 0.5) for y in range(40, 440, 20) for x in range(40, 600, 20)]
         }
         for name, places in middles.items():
-            room_um = {"WBC": _FROM_WHITE_UM, "Platelets": 0.0 if name == "Platelets" else _FROM_PLATELET_UM}
-            if name == "WBC":
-                room_um = {}
+            room_um = {} if name == "WBC" else {"WBC": _FROM_WHITE_UM}
+            if name in ("RBC", "background"):
+                room_um["Platelets"] = _FROM_PLATELET_UM
             free = [
                 place
                 for place in places

@@ -38,7 +38,7 @@ def packed_split(folder: Path) -> tuple[PackedCells, npt.NDArray[np.str_], npt.N
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{packed} or {listed} is damaged ({error}); train once more, it starts where it was") from None
     kept = np.isin(cells.digests, digests)  # Pictures under several labels were left out of the split.
-    cells = PackedCells(**{name: getattr(cells, name)[kept] for name in PackedCells.__dataclass_fields__})
+    cells = cells.where(kept)
     if cells.digests.tolist() != digests.tolist():
         raise DataError(f"{listed} lists {len(digests)} cells, {packed} has {len(cells)} of them; train once more")
     return cells, split, groups

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_pipeline.cells.reference import Reference
 from wsi_pipeline.evaluation.classification import Calibration
-from wsi_pipeline.training.cell_outputs import _figure, _plain, _save
+from wsi_pipeline.training.cell_outputs import in_words, new_figure, save_figure
 
 _MIN_FOR_TSNE = 20
 
@@ -26,12 +26,12 @@ def draw_map(path: Path, reference: Reference, mapped_by: str) -> None:
         perplexity = min(30.0, (len(reference) - 1) / 3)
         tsne = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=0)
         views.append(("t-SNE, for this figure only", tsne.fit_transform(reference.embedding.astype(np.float32))))
-    figure = _figure(5.2 * len(views) + 1.8, 5)
+    figure = new_figure(5.2 * len(views) + 1.8, 5)
     axes = np.atleast_1d(figure.subplots(1, len(views)))
     for axis, (title, place) in zip(axes, views, strict=True):
         _scatter(axis, reference, place, title)
     axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=2)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _scatter(axis: Any, reference: Reference, place: Any, title: str) -> None:
@@ -41,7 +41,7 @@ def _scatter(axis: Any, reference: Reference, place: Any, title: str) -> None:
     for i, name in enumerate(reference.classes):
         own = reference.class_index == i
         if own.any():
-            axis.scatter(place[own, 0], place[own, 1], s=7, color=colours(i % 20), label=_plain(name), linewidths=0)
+            axis.scatter(place[own, 0], place[own, 1], s=7, color=colours(i % 20), label=in_words(name), linewidths=0)
     axis.set_title(f"{title}; {len(reference)} reference cells", fontsize=10)
     axis.set_xticks([])
     axis.set_yticks([])
@@ -50,7 +50,7 @@ def _scatter(axis: Any, reference: Reference, place: Any, title: str) -> None:
 
 def draw_temperature(path: Path, before: Calibration, after: Calibration, temperature: float) -> None:
     """Draw the reliability curve before and after temperature scaling."""
-    figure = _figure(5, 4.6)
+    figure = new_figure(5, 4.6)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfect")
     for found, name, marker in (
@@ -64,4 +64,4 @@ def draw_temperature(path: Path, before: Calibration, after: Calibration, temper
     axes.set_ylim(0, 1.02)
     axes.set_title("Reliability on test cells", fontsize=10)
     axes.legend(loc="upper left")
-    _save(figure, path)
+    save_figure(figure, path)

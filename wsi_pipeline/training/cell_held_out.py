@@ -98,7 +98,7 @@ def held_out_classes(
         There are fewer than four classes, so that too few are left.
     """
     known = np.isin(cells.class_names, classes)
-    cells, split = _some(cells, known), split[known]
+    cells, split = cells.where(known), split[known]
     names = [n for n in classes if n != ARTEFACT]
     if len(names) < 4:
         raise DataError(f"{len(names)} classes: leaving two out needs at least four")
@@ -146,7 +146,7 @@ def _without(
     known = ~np.isin(cells.class_names, pair)
     kept = tuple(c for c in classes if c not in pair)
     report(f"held out: {' and '.join(pair)}")
-    fitted = fit(_some(cells, known), split[known], kept, folder, recipe, device=device, report=report)
+    fitted = fit(cells.where(known), split[known], kept, folder, recipe, device=device, report=report)
     network = cast(Network, fitted.network)  # Trained without attributes.
     network.fold()
     looked = np.isin(split, ("train", "val", "test"))
@@ -198,7 +198,3 @@ def _look(
 def small_recipe(mpp: float, window_px: int, side_px: int, preparation: dict[str, Any], epochs: int) -> CellRecipe:
     """Return the recipe of the small networks for a classifier's windows."""
     return replace(SMALL, mpp=mpp, window_px=window_px, side_px=side_px, epochs=epochs, **preparation)
-
-
-def _some(cells: PackedCells, chosen: npt.NDArray[np.bool_]) -> PackedCells:
-    return PackedCells(**{name: getattr(cells, name)[chosen] for name in PackedCells.__dataclass_fields__})

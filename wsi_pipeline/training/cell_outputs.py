@@ -57,7 +57,7 @@ def write_outputs(
     """
     write_json(out / "metrics.json", dict(summary))
     names = list(metrics.classes)
-    _table(
+    write_rows(
         out / "per_class.csv",
         ["class", "cells", "precision", "recall", "f1", "f1_lower", "f1_upper", "auc"],
         [
@@ -66,17 +66,17 @@ def write_outputs(
             for c in metrics.per_class
         ],
     )  # fmt: skip
-    _table(
+    write_rows(
         out / "confusion.csv",
         ["true \\ answered", *metrics.answers],
         [[n, *row] for n, row in zip(names, metrics.confusion, strict=True)],
     )
-    _table(
+    write_rows(
         out / "reliability.csv",
         ["from", "to", "cells", "confidence", "accuracy"],
         [[b.lower, b.upper, b.n, b.confidence, b.accuracy] for b in calibration.bins],
     )
-    _table(
+    write_rows(
         out / "roc.csv",
         ["class", "false_positive_rate", "true_positive_rate"],
         [[n, x, y] for n, c in roc.items() for x, y in zip(c["fpr"], c["tpr"], strict=True)],
@@ -86,7 +86,7 @@ def write_outputs(
     _plot_roc(out / "roc.png", roc)
     if history:
         columns = list(history[0])
-        _table(
+        write_rows(
             out / "learning_curve.csv",
             ["epoch" if "val_macro_f1" in columns else "round", *columns],
             [[i, *(h[c] for c in columns)] for i, h in enumerate(history, 1)],
@@ -94,7 +94,8 @@ def write_outputs(
         _plot_history(out / "learning_curve.png", history, chosen)
 
 
-def _table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV file; fractions with six digits, None as an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -103,18 +104,21 @@ def _table(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     write_text(path, text.getvalue())
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty figure of so many inches, without a window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, the same bytes for the same figure."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def _plain(name: str) -> str:
+def in_words(name: str) -> str:
+    """Return a code as it is read: blanks for underscores."""
     return name.replace("_", " ")
 
 
@@ -122,7 +126,7 @@ def _plot_confusion(path: Path, metrics: ClassificationMetrics) -> None:
     counts = np.array(metrics.confusion, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(4.5, 0.55 * counts.shape[1] + 2.5)
-    figure = _figure(side + 0.6, side)
+    figure = new_figure(side + 0.6, side)
     axes = figure.subplots()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (i, j), n in np.ndenumerate(counts.astype(int)):
@@ -130,17 +134,17 @@ def _plot_confusion(path: Path, metrics: ClassificationMetrics) -> None:
             axes.text(
                 j, i, str(n), ha="center", va="center", fontsize=8, color="white" if shares[i, j] > 0.5 else "black"
             )
-    axes.set_xticks(range(counts.shape[1]), [_plain(a) for a in metrics.answers], rotation=45, ha="right")
-    axes.set_yticks(range(counts.shape[0]), [_plain(c) for c in metrics.classes])
+    axes.set_xticks(range(counts.shape[1]), [in_words(a) for a in metrics.answers], rotation=45, ha="right")
+    axes.set_yticks(range(counts.shape[0]), [in_words(c) for c in metrics.classes])
     axes.set_xlabel("answered")
     axes.set_ylabel("true")
     axes.set_title(f"Test cells, n = {metrics.n}; colour: share of the true class", fontsize=10)
     figure.colorbar(picture, ax=axes, shrink=0.7)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_reliability(path: Path, calibration: Calibration) -> None:
-    figure = _figure(5, 5)
+    figure = new_figure(5, 5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     used = [b for b in calibration.bins if b.n]
     above.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfect")
@@ -159,28 +163,28 @@ def _plot_reliability(path: Path, calibration: Calibration) -> None:
     below.set_xlabel("probability of the answer")
     below.set_ylabel("cells")
     below.set_xlim(0, 1)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_roc(path: Path, roc: Mapping[str, Mapping[str, Any]]) -> None:
     import matplotlib
 
-    figure = _figure(8 if len(roc) > 6 else 7, 5)
+    figure = new_figure(8 if len(roc) > 6 else 7, 5)
     axes = figure.subplots()
     colours = matplotlib.colormaps["tab20"]
     for i, (name, curve) in enumerate(roc.items()):
-        axes.plot(curve["fpr"], curve["tpr"], color=colours(i % 20), label=f"{_plain(name)}  {curve['auc']:.3f}")
+        axes.plot(curve["fpr"], curve["tpr"], color=colours(i % 20), label=f"{in_words(name)}  {curve['auc']:.3f}")
     axes.plot([0, 1], [0, 1], color="0.7", linestyle="--")
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
     axes.set_title("Each class against all others, test cells", fontsize=10)
     axes.legend(title="class, AUC", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     axes.set_aspect("equal")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_history(path: Path, history: Sequence[Mapping[str, float]], chosen: int) -> None:
-    figure = _figure(6.5, 4)
+    figure = new_figure(6.5, 4)
     axes = figure.subplots()
     epochs = range(1, len(history) + 1)
     mark = "o" if len(history) < 30 else ""
@@ -201,4 +205,4 @@ def _plot_history(path: Path, history: Sequence[Mapping[str, float]], chosen: in
         handles=lines, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=len(lines), fontsize=8, frameon=False
     )
     axes.xaxis.get_major_locator().set_params(integer=True)
-    _save(figure, path)
+    save_figure(figure, path)

@@ -190,7 +190,7 @@ def _without_conflicts(found: LabelledCells, *, drop: bool) -> LabelledCells:
 
 
 def _keep(found: LabelledCells, chosen: npt.NDArray[np.bool_]) -> LabelledCells:
-    cells = PackedCells(**{name: getattr(found.cells, name)[chosen] for name in PackedCells.__dataclass_fields__})
+    cells = found.cells.where(chosen)
     return LabelledCells(
         cells=cells,
         patient=found.patient[chosen],

@@ -9,7 +9,6 @@ a dose.
 from __future__ import annotations
 
 import csv
-import datetime
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from wsi_pipeline.evaluation.images import read_image
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.training.attenuation import attenuate_granules
+from wsi_pipeline.training.cells import today
 from wsi_pipeline.training.splits import group_keys, near_duplicate_groups
 
 KEEPS = (0.75, 0.5, 0.25, 0.0)
@@ -218,7 +218,7 @@ def _document(
         "split": "reference and test, halves by near-duplicate group",
         "percentiles": {"flagged": LOW, "adequate": ADEQUATE, "condensed": CONDENSED},
         "segmented_by_sha256": sha256,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": today(),
         "mpp": MPP,
         "neutrophil_granularity_od": usual,
         "hypogranular_below": float(np.percentile(neutrophils[:, 0], LOW)) / usual,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.training.cell_outputs import _figure, _plain, _save
+from wsi_pipeline.training.cell_outputs import in_words, new_figure, save_figure
 from wsi_pipeline.training.memorising import Flags
 
 
@@ -26,7 +26,7 @@ def plot_grid(
     real, made
         uint8 ``(n, side, side, 3)`` by class; of both, as many as the fewer.
     """
-    figure = _figure(13, 0.9 * len(classes) + 0.8)
+    figure = new_figure(13, 0.9 * len(classes) + 0.8)
     axes = figure.subplots(len(classes), 2, squeeze=False)
     shown = min(8, *(len(v) for v in made.values()))
     for row, name in enumerate(classes):
@@ -36,10 +36,10 @@ def plot_grid(
             place.set_xticks([])
             place.set_yticks([])
             if not column:
-                place.set_ylabel(_plain(name), rotation=0, ha="right", va="center", fontsize=9)
+                place.set_ylabel(in_words(name), rotation=0, ha="right", va="center", fontsize=9)
     axes[0, 0].set_title("real (training part)", fontsize=10)
     axes[0, 1].set_title("synthetic", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_nearest(
@@ -58,7 +58,7 @@ def plot_nearest(
     """
     columns = 4
     rows = -(-len(triples) // columns)
-    figure = _figure(12, 3.2 + 1.45 * rows)
+    figure = new_figure(12, 3.2 + 1.45 * rows)
     top, below = figure.subfigures(2, 1, height_ratios=(3.2, 1.45 * rows))
     for axes, (name, found) in zip(top.subplots(1, len(measures)), measures.items(), strict=True):
         most = float(np.quantile(np.concatenate([found.relative, found.held_out]), 0.995))
@@ -79,12 +79,12 @@ def plot_nearest(
     below.suptitle(
         "synthetic | nearest training image in pixels | in the embedding; the nearest of each class", fontsize=9
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_course(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Write the losses and the discriminator's mean scores over the steps."""
-    figure = _figure(9, 3.5)
+    figure = new_figure(9, 3.5)
     left, right = figure.subplots(1, 2)
     steps = [h["step"] for h in history]
     for axes, names in (
@@ -97,7 +97,7 @@ def plot_course(path: Path, history: Sequence[Mapping[str, float]]) -> None:
         axes.legend(frameon=False)
     left.set_ylabel("logistic loss")
     right.set_ylabel("mean score of the discriminator")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _strip(images: npt.NDArray[np.uint8], places: int) -> npt.NDArray[Any]:

@@ -19,10 +19,10 @@ import torch
 
 from wsi_pipeline.atomic import write_json
 from wsi_pipeline.cells.classifier import load_classifier
-from wsi_pipeline.errors import DataError, DeviceError
+from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.tables import text_table
 from wsi_pipeline.training.cards import Card, Figure, save_weights, write_card
-from wsi_pipeline.training.cell_outputs import _table
+from wsi_pipeline.training.cell_outputs import write_rows
 from wsi_pipeline.training.cells import sources_of, today
 from wsi_pipeline.training.generator_figures import plot_course, plot_grid, plot_nearest
 from wsi_pipeline.training.generator_fit import (
@@ -95,13 +95,11 @@ def train_own_generator(
     DataError, ConfigError, ModelError, DeviceError
         Before training, with what is wrong.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError(f"device {device} was asked for, but torch sees no CUDA device; use cpu")
     recipe = replace(recipe, seed=request.seed)
     judge = load_classifier(classifier, device)
     side, window, mpp = packing(recipe.side_px)
     own = read_own_cells(request, out, side_px=side, window_px=window, mpp=mpp, report=report)
-    run = _Run(own=own, request=request, recipe=recipe, window_px=window, classifier=classifier, device=device)
+    run = _Run(own=own, request=request, recipe=recipe, window_px=window, device=device)
 
     def train(split: npt.NDArray[np.str_], folder: Path, fold: int | None) -> Path:
         return run.train(split, folder, fold, judge=judge, resume=resume, report=report)
@@ -120,7 +118,6 @@ class _Run:
     request: CellTraining
     recipe: GeneratorRecipe
     window_px: int
-    classifier: str
     device: str
 
     def train(
@@ -179,7 +176,7 @@ class _Run:
         )
         check = _Check.make(own, train, held, real, kept, made, names, recipe, judge)
         history_columns = list(fitted.history[0])
-        _table(out / "history.csv", history_columns, [[h[c] for c in history_columns] for h in fitted.history])
+        write_rows(out / "history.csv", history_columns, [[h[c] for c in history_columns] for h in fitted.history])
         plot_course(out / "history.png", fitted.history)
         classes = own.cells.class_names[train]
         plot_grid(
@@ -335,7 +332,7 @@ class _Check:
                     [kind, image, name, files[p], classes[p], float(pixels.distance[i]), files[e], classes[e],
                      float(embedding.distance[i]), *flagged]
                 )  # fmt: skip
-        _table(
+        write_rows(
             out / "nearest_training.csv",
             ["kind", "image", "class", "nearest_by_pixels", "its_class", "rms_grey_levels", "nearest_by_embedding",
              "that_class", "embedding_distance", "flagged_pixels", "flagged_embedding"],

@@ -13,7 +13,7 @@ from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.cells.classifier import CellClassifier
 from wsi_pipeline.evaluation.bootstrap import Estimate, FloatArray, bootstrap_units, divide
 from wsi_pipeline.evaluation.tables import text_table
-from wsi_pipeline.training.cell_outputs import _table
+from wsi_pipeline.training.cell_outputs import write_rows
 from wsi_pipeline.training.cell_report import typed
 from wsi_pipeline.training.own_cells_data import OwnCells
 from wsi_pipeline.training.synthetic_guard import check_synthetic_in_train
@@ -56,7 +56,7 @@ def compare(
             e = found[f"{arm} {seeds.index(key) if key in seeds else key}"]
             rows.append([label, arm, len(test), e.value, e.lower, e.upper])
     header = ["seed", "trained on", "test_cells", "macro_f1", "lower", "upper"]
-    _table(out / "ablation.csv", header, rows)
+    write_rows(out / "ablation.csv", header, rows)
     by_class = []
     for i, name in enumerate(own.classes):
         scores = [float(np.mean([_f1(truth, pair[arm], i) for pair in answers])) for arm in (0, 1)]
