@@ -214,8 +214,21 @@ def _close(part: Client | LocalCluster) -> None:
         _log.info("%s did not close within %s s", type(part).__name__, _CLOSE_S)
 
 
-class ThreadExecutor:
-    """The same interface in this process, for tasks that let go of the interpreter's lock; as many at once as asked.
+class SerialExecutor:
+    """The same interface in this process, one task at a time: for small images and for tests of single stages."""
+
+    n_workers = 1
+
+    def call(self, function: Callable[..., R], *arguments: Any) -> R:
+        return function(*arguments)
+
+    def map(self, function: Callable[..., R], argument_lists: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+        for arguments in argument_lists:
+            yield self.call(function, *arguments)
+
+
+class ThreadExecutor(SerialExecutor):
+    """Several threads of this process at once, for tasks that let go of the interpreter's lock.
 
     One process holds the libraries and models once, where each worker process holds its own.
     """
@@ -227,14 +240,3 @@ class ThreadExecutor:
     def call(self, function: Callable[..., R], *arguments: Any) -> R:
         with self._free:
             return function(*arguments)
-
-    def map(self, function: Callable[..., R], argument_lists: Iterable[tuple[Any, ...]]) -> Iterator[R]:
-        for arguments in argument_lists:
-            yield self.call(function, *arguments)
-
-
-class SerialExecutor(ThreadExecutor):
-    """One task at a time, for small images and for tests of single stages."""
-
-    def __init__(self) -> None:
-        super().__init__(1)
