@@ -1,0 +1,1 @@
+"""Acute leukaemia from routine blood counts: AML, ALL or APL, valid only where acute leukaemia is suspected."""
