@@ -16,7 +16,7 @@ from typing import Any
 from wsi_pipeline.atomic import write_bytes, write_json, write_text
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.bootstrap import Estimate
-from wsi_pipeline.weights import file_sha256
+from wsi_pipeline.weights import beside_weights, file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Card:
     specimens
         Specimens the model may be used on; the pipeline refuses it on others.
     mpp
-        Working resolution, um per pixel.
+        Working resolution, um per pixel; None for a model that sees no images.
     data, licence
         What the model was trained on, and the licence of the weights.
     split
@@ -102,7 +102,7 @@ class Card:
     description: str
     classes: tuple[str, ...]
     specimens: tuple[str, ...]
-    mpp: float
+    mpp: float | None
     data: tuple[DataSource, ...]
     licence: str
     split: Mapping[str, Any]
@@ -146,8 +146,8 @@ def write_card(card: Card, weights: Path) -> Path:
     if repeated:
         raise DataError(f"card {card.name}: details repeat {', '.join(repeated)}")
     sha256 = file_sha256(weights)
-    path = weights.with_suffix(".json")
-    write_text(weights.with_suffix(".md"), render_markdown(card, sha256))
+    path = beside_weights(weights, ".json")
+    write_text(beside_weights(weights, ".md"), render_markdown(card, sha256))
     write_json(path, {**entries, **details, "sha256": sha256})
     return path
 
@@ -164,7 +164,7 @@ def render_markdown(card: Card, sha256: str) -> str:
         f"- Task: {card.task}",
         f"- Classes: {', '.join(card.classes)}",
         f"- Specimens: {', '.join(card.specimens)}",
-        f"- Resolution: {card.mpp:g} um per pixel",
+        *([] if card.mpp is None else [f"- Resolution: {card.mpp:g} um per pixel"]),
         f"- Licence of the weights: {card.licence}",
         f"- Trained: {card.date}",
         f"- SHA-256: `{sha256}`",
@@ -216,7 +216,7 @@ def replace_entry(
     DataError
         The card is missing, or its Markdown is not one of :func:`render_markdown`.
     """
-    path, text_path = weights.with_suffix(".json"), weights.with_suffix(".md")
+    path, text_path = beside_weights(weights, ".json"), beside_weights(weights, ".md")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
         text = text_path.read_text(encoding="utf-8")

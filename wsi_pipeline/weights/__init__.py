@@ -13,6 +13,9 @@ from wsi_pipeline.errors import MissingWeightsError, ModelError
 
 FOLDER = Path(__file__).resolve().parent
 
+SUFFIXES = (".safetensors", ".trees.json.gz")
+"""Of weights files: networks and other tensors; XGBoost's trees as JSON."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
@@ -21,7 +24,7 @@ class Weights:
     Attributes
     ----------
     path
-        The safetensors file.
+        The file of weights, of one of :data:`SUFFIXES`.
     card
         The card as JSON; ``name``, ``task``, ``sha256`` and ``specimens`` are always there.
     """
@@ -55,20 +58,34 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def beside_weights(path: Path, suffix: str) -> Path:
+    """Return the file beside weights that has their name and another suffix: their card, say.
+
+    Raises
+    ------
+    ModelError
+        The path has none of the suffixes of weights.
+    """
+    for known in SUFFIXES:
+        if path.name.endswith(known):
+            return path.with_name(path.name.removesuffix(known) + suffix)
+    raise ModelError(f"{path} is not a file of weights: its name must end with {' or '.join(SUFFIXES)}")
+
+
 def load_weights(path: Path) -> Weights:
-    """Return a ``.safetensors`` file with the ``.json`` card beside it.
+    """Return a file of weights with the ``.json`` card beside it.
 
     Raises
     ------
     MissingWeightsError
         The file or its card is not there.
     ModelError
-        The card lacks a required entry.
+        The path is no file of weights, or the card lacks a required entry.
     """
-    card_path = path.with_suffix(".json")
+    card_path = beside_weights(path, ".json")
     for needed in (path, card_path):
         if not needed.is_file():
-            raise MissingWeightsError(f"{needed} does not exist; weights need a .safetensors file and its .json card")
+            raise MissingWeightsError(f"{needed} does not exist; weights need their file and its .json card")
     try:
         card = json.loads(card_path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -84,12 +101,18 @@ def load_weights(path: Path) -> Weights:
 @cache
 def shipped_weights() -> dict[str, Weights]:
     """Return all shipped weights by name, sorted."""
-    found = (load_weights(card.with_suffix(".safetensors")) for card in sorted(FOLDER.glob("*.json")))
+    found = (load_weights(_of_card(card)) for card in sorted(FOLDER.glob("*.json")))
     return {weights.name: weights for weights in found}
 
 
+def _of_card(card: Path) -> Path:
+    """Return the weights a card lies beside; where none of them are there, the place of the usual ones."""
+    files = [card.with_name(card.stem + suffix) for suffix in SUFFIXES]
+    return next((path for path in files if path.is_file()), files[0])
+
+
 def find_weights(name: str, task: str) -> Weights:
-    """Return shipped weights by name, or a user's by the path of the ``.safetensors`` file.
+    """Return shipped weights by name, or a user's by the path of the file (:data:`SUFFIXES`).
 
     Raises
     ------
@@ -100,12 +123,12 @@ def find_weights(name: str, task: str) -> Weights:
     """
     if name in shipped_weights():
         weights = shipped_weights()[name]
-    elif name.endswith(".safetensors"):
+    elif name.endswith(SUFFIXES):
         weights = load_weights(Path(name))
     else:
         known = ", ".join(n for n, w in shipped_weights().items() if w.card["task"] == task)
         raise MissingWeightsError(
-            f"model {name!r} is not shipped and is not a .safetensors file; shipped for {task}: {known or 'none'}"
+            f"model {name!r} is not shipped and is no file of weights ({' or '.join(SUFFIXES)}); shipped for {task}: {known or 'none'}"
         )
     if weights.card["task"] != task:
         raise ModelError(f"model {name!r} is for {weights.card['task']}, not for {task}")

@@ -1,0 +1,113 @@
+"""What is said to a clinician: what a value speaks for, and what the trust means; English and French."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wsi_pipeline.predictions.counts.analytes import Analyte
+from wsi_pipeline.predictions.counts.answers import Reason, Trust
+
+CLASS_NAMES = {
+    "en": {"ALL": "ALL", "AML": "AML", "APL": "APL"},
+    "fr": {"ALL": "LAL", "AML": "LAM", "APL": "LAP"},
+}
+
+PRECONDITION = {
+    "en": "Valid only where acute leukaemia is established or strongly suspected. Research use only.",
+    "fr": "Valable seulement si une leucémie aiguë est établie ou fortement suspectée. Recherche uniquement.",
+}
+
+APL_ALERT = {
+    "en": "APL is not excluded: look for abnormal promyelocytes; confirm PML::RARA and coagulation today.",
+    "fr": "LAP non exclue : rechercher des promyélocytes anormaux ; confirmer PML::RARA et la coagulation aujourd'hui.",
+}
+
+_STRONG, _CLEAR = 0.6, 0.2
+"""Log-odds from which an effect is called strong or clear; our choice, for the words alone."""
+
+_STRENGTH = {"en": ("strongly", "clearly", "slightly"), "fr": ("fortement", "nettement", "légèrement")}
+_LEVEL = {"en": ("low", "within range", "high"), "fr": ("bas", "dans les normes", "élevé")}
+
+_REASONS: dict[Reason, dict[str, str]] = {
+    "not-applicable": {
+        "en": "All counts lie within adult reference ranges: the model does not apply, and gives no answer.",
+        "fr": "Toutes les valeurs sont dans les normes adultes : le modèle ne s'applique pas et ne répond pas.",
+    },
+    "precondition-not-confirmed": {
+        "en": "It was not confirmed that acute leukaemia is established or strongly suspected: no answer.",
+        "fr": "Il n'a pas été confirmé qu'une leucémie aiguë est établie ou fortement suspectée : pas de réponse.",
+    },
+    "too-few-values": {
+        "en": "Too few values: leucocytes and at least six values in all are needed.",
+        "fr": "Trop peu de valeurs : il faut les leucocytes et au moins six valeurs en tout.",
+    },
+    "outlier": {
+        "en": "These values lie together outside of what the model was trained on: do not rely on the answer.",
+        "fr": "Cet ensemble de valeurs sort de ce que le modèle a appris : ne pas se fier à la réponse.",
+    },
+    "uncertain": {
+        "en": "The likeliest class is not certain enough for green.",
+        "fr": "La classe la plus probable n'est pas assez certaine pour le vert.",
+    },
+    "apl-not-excluded": APL_ALERT,
+}
+
+
+def explain(analyte: Analyte, value: float | None, effect: Mapping[str, float], predicted: str) -> dict[str, str]:
+    """Return one sentence by language on what a value adds for the predicted class.
+
+    Parameters
+    ----------
+    effect
+        Log-odds by class (:class:`~wsi_pipeline.predictions.counts.answers.Contribution`).
+    """
+    return {language: _sentence(language, analyte, value, effect, predicted) for language in CLASS_NAMES}
+
+
+def _sentence(
+    language: str, analyte: Analyte, value: float | None, effect: Mapping[str, float], predicted: str
+) -> str:
+    name, names = analyte.short[language], CLASS_NAMES[language]
+    size = abs(effect[predicted])
+    strength = _STRENGTH[language][0 if size >= _STRONG else 1 if size >= _CLEAR else 2]
+    french = language == "fr"
+    if value is None:
+        what = f"{name} non fourni" if french else f"{name} is not given"
+        tried = "ses valeurs plausibles" if french else "its likely values"
+        shown = f"{what} ; {tried}" if french else f"{what}; {tried}"
+    else:
+        number = f"{value:.{analyte.decimals}f}"
+        shown = f"{name} {number.replace('.', ',') if french else number} {analyte.unit}"
+        if analyte.reference is not None:
+            low, high = analyte.reference
+            level = 0 if value < low else 2 if value > high else 1
+            shown = f"{shown} ({_LEVEL[language][level]})"
+    best = max(effect, key=lambda c: effect[c])
+    if effect[predicted] >= 0:
+        says = f"plaide {strength} pour {names[predicted]}" if french else f"{strength} for {names[predicted]}"
+    else:
+        says = (
+            f"plaide {strength} contre {names[predicted]} (plutôt pour {names[best]})"
+            if french
+            else f"{strength} against {names[predicted]} (rather for {names[best]})"
+        )
+    return f"{shown} : {says}" if french else f"{shown}: {says}"
+
+
+def notes_on(reason: Reason, trust: Trust, card: Mapping[str, Any]) -> tuple[dict[str, str], ...]:
+    """Return the sentences beside an answer: its reason, and what its trust has meant on held-out patients."""
+    notes = [_REASONS[reason]] if reason else []
+    measured = card.get("trust_measured", {}).get(trust)
+    if measured and reason in ("", "uncertain", "apl-not-excluded"):
+        right, n = measured["right"], measured["n"]
+        low, high = 100 * measured["lower"], 100 * measured["upper"]
+        notes.append(
+            {
+                "en": f"Of held-out training patients {right} of {n} such answers ({trust}) were right "
+                f"({low:.0f}-{high:.0f} %, 95 % interval).",
+                "fr": f"Chez les patients mis de côté, {right} réponses sur {n} de ce niveau étaient exactes "
+                f"({low:.0f}-{high:.0f} %, intervalle à 95 %).",
+            }
+        )
+    return tuple(notes)
