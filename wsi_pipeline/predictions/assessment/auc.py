@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.evaluation.bootstrap import Estimate
+from wsi_pipeline.predictions.assessment.bootstrap import Estimate
 
 
 def auroc(inside: npt.ArrayLike, outside: npt.ArrayLike) -> Estimate:
