@@ -14,7 +14,6 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.assessment.bootstrap import (
@@ -113,6 +112,8 @@ def delong(
     Lett 2014;21:1389-1393. Several rows a patient: Obuchowski. Biometrics 1997;53:567-578. Strata are folds: LeDell,
     Petersen, van der Laan. Electron J Stat 2015;9:1583-1607.
     """
+    from scipy.stats import rankdata
+
     s, y, fold, _ = _checked(scores, positive, strata, units)
     m, n = s.shape
     # Sums over the pairs of each subject: of wins (ties half), and of pairs.

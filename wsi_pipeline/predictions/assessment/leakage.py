@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from wsi_pipeline.errors import some
 from wsi_pipeline.predictions.assessment.auc import auc
@@ -56,6 +55,8 @@ def _patients(subjects: Subjects, fold: IntArray) -> list[Finding]:
 
 
 def _rows(features: FloatArray, fold: IntArray) -> list[Finding]:
+    from scipy.spatial import cKDTree
+
     scale = np.nanstd(np.where(np.isnan(features).all(axis=0), 0.0, features), axis=0)
     z = features / np.where(scale > 0, scale, 1.0)
     # Missing values lie far from all others, so rows are alike only where the same values are missing.

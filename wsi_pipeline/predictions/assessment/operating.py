@@ -35,7 +35,8 @@ class Rule:
     target: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.target is None) != (self.kind == "youden") or not 0 < (self.target or 0.5) <= 1:
+        possible = self.target is None if self.kind == "youden" else self.target is not None and 0 < self.target <= 1
+        if not possible:
             raise ConfigError(f"a rule is youden, or specificity or sensitivity with a target to 1: {self}")
 
     @property
