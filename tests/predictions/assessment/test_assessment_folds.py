@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,7 +90,7 @@ def test_subsets_grow_within_one_another(seed: int) -> None:
     patients = rng.integers(0, 60, 200)
     labels = (patients % 3 == 0).astype(np.int64)
     subsets = nested_subsets(labels, patients, (0.05, 0.3, 1.0), seed=seed)
-    for small, large in zip(subsets, subsets[1:], strict=False):
+    for small, large in pairwise(subsets):
         assert set(small) < set(large)
     assert len(subsets[-1]) == 200
     for rows in subsets:
