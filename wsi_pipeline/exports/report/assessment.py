@@ -56,7 +56,8 @@ def write_assessment(study: Study, path: Path, *, title: str, notes: Sequence[st
         class_views=[_class_view(study, c) for c in range(len(study.classes))],
         risk_chart=_risk_chart(study.assessments),
         top_reliability=_reliability_chart(
-            "Reliability of the likeliest class", [(a.candidate, a.reliability) for a in study.assessments]
+            f"Reliability of the likeliest class, {study.n} subjects",
+            [(a.candidate, a.reliability) for a in study.assessments],
         ),
         learning_charts=_learning_charts(study),
         estimate=estimate,
