@@ -32,6 +32,7 @@ from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.cell_data import PackedCells
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
 from wsi_pipeline.training.mixing import Mixing, mix
+from wsi_pipeline.training.precision import training_autocast
 from wsi_pipeline.training.splits import near_duplicate_groups, split_by_group
 from wsi_pipeline.training.synthetic_guard import check_synthetic_in_train
 
@@ -300,7 +301,7 @@ def fit(
             ).to(device)
             if mixing is not None:
                 window, target = mix(window, target, len(classes), generator, mixing)
-            with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
+            with training_autocast(device):
                 answer = network(window)
             logits = answer if attributes is None else answer[0]
             loss = _loss(logits.float(), target.to(device), possible, recipe.label_smoothing)

@@ -27,6 +27,7 @@ from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
 from wsi_pipeline.training.differentiable_augment import differentiable_augment, turn
 from wsi_pipeline.training.generator_network import SIDES, Discriminator, Generator, GeneratorSpec
+from wsi_pipeline.training.precision import training_autocast
 
 LIGHT = 230
 """Grey level of the background in generated images; what is up to a tenth brighter can still be told."""
@@ -230,14 +231,13 @@ def fit_generator(
         report(f"resumed after step {first} of {recipe.steps}")
     sums = np.zeros(4)
     since, started = 0, time.monotonic()
-    kind = torch.device(device).type
     for step in range(first, recipe.steps):
         rng = np.random.default_rng((recipe.seed, step))
         draw = torch.Generator().manual_seed(int(rng.integers(2**62)))
         chosen = rng.choice(len(images), recipe.batch, p=p)
         real = turn(torch.from_numpy(images[chosen]).to(device), draw)
         target = torch.from_numpy(labels[chosen]).to(device)
-        with torch.autocast(device_type=kind, dtype=torch.bfloat16):
+        with training_autocast(device):
             made = generator(torch.randn(recipe.batch, spec.noise_dim, generator=draw).to(device), target)
             on_real = discriminator(differentiable_augment(real, draw), target).float()
             on_made = discriminator(differentiable_augment(made.detach().float(), draw), target).float()
@@ -250,7 +250,7 @@ def fit_generator(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         discriminator.requires_grad_(False)
-        with torch.autocast(device_type=kind, dtype=torch.bfloat16):
+        with training_autocast(device):
             judged = discriminator(differentiable_augment(made.float(), draw), target).float()
         for_generator = F.softplus(-judged).mean()
         for_generator.backward()

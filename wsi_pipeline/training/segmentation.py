@@ -23,6 +23,7 @@ from wsi_pipeline.errors import DataError
 from wsi_pipeline.segmentation.networks import WIDTHS, CompactFlowNet
 from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
+from wsi_pipeline.training.precision import training_autocast
 from wsi_pipeline.training.segmentation_augment import Crop, random_crop
 from wsi_pipeline.training.segmentation_data import IGNORE, SECTION_KINDS, SET_SHARES, SMEAR_KINDS, Sample
 
@@ -133,7 +134,7 @@ def loss_on(forward: Callable[[Tensor], Tensor], crops: Sequence[Crop], recipe: 
         Maps ``(n, 3, t, t)`` images to ``(n, 3 + k, t, t)`` output.
     """
     image = torch.from_numpy(np.stack([c.image for c in crops])).to(device, memory_format=torch.channels_last)
-    with torch.autocast(device_type=torch.device(device).type, dtype=torch.bfloat16):
+    with training_autocast(device):
         output = forward(image)
     return losses(
         output.float(),
