@@ -48,7 +48,7 @@ class Cells:
 
 
 def read_cells(
-    texts: Sequence[str],
+    texts: pa.StringArray,
     analyte: Analyte,
     separators: Separators,
     *,
@@ -59,7 +59,7 @@ def read_cells(
     Parameters
     ----------
     texts
-        The cells as written.
+        ``(n,)`` the cells as written.
     separators
         Roles of commas and points in this file. Without ``fits`` the roles seen here are added to it.
     fits
@@ -67,13 +67,12 @@ def read_cells(
         pass: such cells are then left out.
     """
     if analyte.codes:
-        return _read_codes(texts, analyte)
-    array = pa.array(texts, pa.string())
-    values, plain = _plain_numbers(array, separators, surveying=fits is None)
-    empty = pc.equal(array, "").to_numpy(zero_copy_only=False)
+        return _read_codes(texts.to_pylist(), analyte)
+    values, plain = _plain_numbers(texts, separators, surveying=fits is None)
+    empty = pc.equal(texts, "").to_numpy(zero_copy_only=False)
     found = Cells(values=values, missing=empty)
     for row in np.flatnonzero(~(plain | empty)).tolist():
-        _read_odd(texts[row], row, found, analyte, separators, fits)
+        _read_odd(texts[row].as_py(), row, found, analyte, separators, fits)
     return found
 
 
@@ -83,16 +82,14 @@ def _plain_numbers(
     values = np.full(len(array), np.nan)
     done = np.zeros(len(array), dtype=bool)
     for mark, pattern in ((".", r"\."), (",", ",")):
-        sure = not surveying and separators.role(mark) == "decimal"
-        form = (_ANY_DECIMAL if sure else _DECIMAL).format(mark=pattern)
-        if mark == ".":
-            form = f"{_PLAIN}|{form}"
-        elif not pc.any(pc.match_substring(array, ",")).as_py():
+        if mark == "," and not pc.any(pc.match_substring(array, ",")).as_py():
             break
-        mask = pc.match_substring_regex(array, f"^(?:{form})$")
+        if surveying and mark not in separators.decimal:
+            shown = pc.match_substring_regex(array, f"^(?:{_DECIMAL.format(mark=pattern)})$")
+            separators.decimal |= {mark} if pc.any(shown).as_py() else set()
+        form = (_ANY_DECIMAL if separators.role(mark) == "decimal" else _DECIMAL).format(mark=pattern)
+        mask = pc.match_substring_regex(array, f"^(?:{_PLAIN}|{form})$")
         numbers = array.filter(mask)
-        if surveying and pc.any(pc.match_substring(numbers, mark)).as_py():
-            separators.decimal.add(mark)
         if mark == ",":
             numbers = pc.replace_substring(numbers, ",", ".")
         chosen = mask.to_numpy(zero_copy_only=False)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from wsi_pipeline.predictions.counts.analytes import Analyte, Part
 from wsi_pipeline.predictions.counts.cells import read_cells
@@ -17,7 +19,7 @@ from wsi_pipeline.predictions.counts.findings import Findings
 from wsi_pipeline.predictions.counts.numbers import Separators
 from wsi_pipeline.predictions.counts.parts import reconcile
 from wsi_pipeline.predictions.counts.repeats import Repeats
-from wsi_pipeline.predictions.counts.survey import Survey, cells_of, centres_of, hash_patients, hash_values
+from wsi_pipeline.predictions.counts.survey import Survey, centres_of, words_of
 from wsi_pipeline.predictions.counts.table import CountsTable
 from wsi_pipeline.predictions.counts.units import AS_DECLARED, plan_units
 
@@ -55,18 +57,20 @@ class SurveyedTable:
     survey: Survey
 
 
-def read_chunk(table: SurveyedTable, rows: Rows, repeats: Repeats, *, first: bool, centred: bool) -> CountsTable:
-    """Return the rows of a chunk; findings on whole columns come with the ``first``."""
-    header, analytes, n = table.header, table.analytes, len(rows.cells)
+def read_chunk(table: SurveyedTable, rows: Rows, repeats: Repeats, start: int, *, centred: bool) -> CountsTable:
+    """Return the rows of a chunk that begins at row ``start``; findings on whole columns come with the first."""
+    header, analytes, n = table.header, table.analytes, len(rows)
     patients = _patients(table, rows)
     codes, centres = centres_of(rows, header, table.name)
-    out = Findings(rows.lines if table.from_file else [None] * n, patients, f"{table.name}: " if table.name else "")
-    if first:
+    out = Findings(
+        rows.lines.tolist() if table.from_file else [None] * n, patients, f"{table.name}: " if table.name else ""
+    )
+    if start == 0:
         _report_table(table, out)
     values = np.full((n, len(analytes)), np.nan)
     refused = np.zeros((n, len(analytes)), dtype=bool)
     for column in header.columns:
-        texts = cells_of(rows, column.index)
+        texts = rows.columns[column.index]
         if column.problem:
             refused[:, column.analyte] |= ~read_cells(texts, analytes[column.analyte], Separators()).missing
             continue
@@ -85,21 +89,14 @@ def read_chunk(table: SurveyedTable, rows: Rows, repeats: Repeats, *, first: boo
         refused[:, column.analyte] |= unused
     written = {analytes[column.analyte].name: column.written for column in header.columns}
     reconcile(values, refused, analytes, table.parts, written, out)
-    repeats.report(
-        table.position,
-        rows.lines,
-        hash_patients(rows, header, table.name, table.where),
-        hash_values(rows, header),
-        (~np.isnan(values)).sum(axis=1),
-        out,
-    )
+    repeats.report(table.position, start, n, out)
     refused &= np.isnan(values)
     return CountsTable(
         patients=patients,
         values=values,
         analytes=analytes,
         findings=out.result(),
-        labels=None if header.label is None else tuple(row[header.label].strip() for row in rows.cells),
+        labels=None if header.label is None else tuple(words_of(rows, header.label)),
         centres=tuple(centres[code] for code in codes.tolist()) if centred else None,
         refused=refused,
     )
@@ -107,11 +104,10 @@ def read_chunk(table: SurveyedTable, rows: Rows, repeats: Repeats, *, first: boo
 
 def _patients(table: SurveyedTable, rows: Rows) -> tuple[str, ...]:
     prefix = f"{table.name} " if table.name else ""
-    unnamed = [f"{prefix}row {line}" for line in rows.lines] if table.from_file else ["patient"] * len(rows.lines)
-    column = table.header.patient
-    if column is None:
+    unnamed = [f"{prefix}row {line}" if table.from_file else "patient" for line in rows.lines.tolist()]
+    if table.header.patient is None:
         return tuple(unnamed)
-    return tuple(row[column].strip() or name for row, name in zip(rows.cells, unnamed, strict=True))
+    return tuple(name or place for name, place in zip(words_of(rows, table.header.patient), unnamed, strict=True))
 
 
 def _report_table(table: SurveyedTable, out: Findings) -> None:
@@ -154,20 +150,20 @@ def _report_table(table: SurveyedTable, out: Findings) -> None:
 def _percentages_apart(
     table: SurveyedTable,
     column: Column,
-    texts: list[str],
+    texts: pa.StringArray,
     codes: npt.NDArray[np.intp],
     centres: Sequence[str],
     values: Floats,
     refused: Bools,
     out: Findings,
-) -> list[str]:
+) -> pa.StringArray:
     """Take what is no absolute count out of a column of absolute counts: percentages go where they belong."""
     survey = table.survey
     percent = np.array([(column.index, centre) in survey.percent_in for centre in centres])[codes]
     unsettled = np.array([(column.index, centre) in survey.unsettled for centre in centres])[codes]
     absolute = table.analytes[column.analyte]
     name = next((part.percent for part in table.parts if part.absolute == absolute.name), "")
-    signed = np.array(["%" in text for text in texts]) if name else np.zeros(len(texts), dtype=bool)
+    signed = pc.match_substring(texts, "%").to_numpy(zero_copy_only=False) & bool(name)
     if not percent.any() and not unsettled.any() and not signed.any():
         return texts
     cells = read_cells(texts, absolute, Separators())
@@ -178,7 +174,7 @@ def _percentages_apart(
     refused[unsettled & ~cells.missing, column.analyte] = True
     position = next(i for i, analyte in enumerate(table.analytes) if analyte.name == name)
     found, unused = convert(
-        [text if here else "" for text, here in zip(texts, percent.tolist(), strict=True)],
+        pc.if_else(pa.array(percent), texts, ""),
         column,
         table.analytes[position],
         plan_units(table.analytes[position], table.analytes[position].unit),
@@ -190,4 +186,4 @@ def _percentages_apart(
     empty = np.isnan(values[:, position])
     values[empty, position] = found[empty]
     refused[:, position] |= unused
-    return ["" if away else text for text, away in zip(texts, (percent | unsettled).tolist(), strict=True)]
+    return pc.if_else(pa.array(percent | unsettled), "", texts)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from wsi_pipeline.predictions.counts.analytes import Analyte
 from wsi_pipeline.predictions.counts.cells import Cells, read_cells
@@ -46,7 +47,7 @@ def describe(
 
 
 def convert(
-    texts: Sequence[str],
+    texts: pa.StringArray,
     column: Column,
     analyte: Analyte,
     plan: UnitPlan,
@@ -137,14 +138,14 @@ def _named_units(values: Floats, cells: Cells, analyte: Analyte) -> None:
         values[row] = cells.values[row] * analyte.factor(unit)
 
 
-def _report_named(texts: Sequence[str], column: Column, analyte: Analyte, cells: Cells, out: Findings) -> None:
+def _report_named(texts: pa.StringArray, column: Column, analyte: Analyte, cells: Cells, out: Findings) -> None:
     other = [row for row, unit in cells.units.items() if unit != analyte.unit]
     out.each(other, column.written, "converted", texts, lambda row: _times(analyte, cells.units[row]))
     out.each(list(cells.notes), column.written, "converted", texts, lambda row: cells.notes[row])
 
 
 def _report_units(
-    texts: Sequence[str],
+    texts: pa.StringArray,
     column: Column,
     analyte: Analyte,
     plan: UnitPlan,
@@ -177,7 +178,7 @@ def _report_units(
 
 
 def _limits(
-    values: Floats, refused: Bools, texts: Sequence[str], column: Column, analyte: Analyte, cells: Cells, out: Findings
+    values: Floats, refused: Bools, texts: pa.StringArray, column: Column, analyte: Analyte, cells: Cells, out: Findings
 ) -> None:
     """Take ``<x`` and ``>x`` as x where x is a method's limit; elsewhere they say too little."""
     signed = [row for row in cells.signs if not np.isnan(values[row])]

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 Kind = Literal[
     "converted",
@@ -95,7 +96,7 @@ class Findings:
         rows: npt.NDArray[np.intp] | Sequence[int],
         column: str,
         kind: Kind,
-        texts: Sequence[str] | None,
+        texts: pa.StringArray | None,
         message: Callable[[int], str],
     ) -> None:
         """Add a finding for each row (position in the chunk), the first thousand of a kind and column in full."""
@@ -108,7 +109,7 @@ class Findings:
                     patient=self._patients[row],
                     column=column,
                     kind=kind,
-                    raw=shorten(texts[row]) if texts is not None else "",
+                    raw=shorten(texts[row].as_py()) if texts is not None else "",
                     message=self._prefix + message(row),
                 )
             )

@@ -102,7 +102,7 @@ def reconcile(
     ]
     if not trios:
         return
-    told = ~np.isnan(values[:, [trio.absolute for trio in trios]]).all(axis=1)
+    told = np.logical_or.reduce([~np.isnan(values[:, trio.absolute]) for trio in trios])
     _wrong_whole(values, refused, trios, out)
     for trio in trios:
         contradicted = _contradictions(values, refused, trio, out)

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.counts.analytes import Analyte, load_analytes, load_parts
 from wsi_pipeline.predictions.counts.chunks import SurveyedTable, read_chunk
@@ -83,14 +86,14 @@ def iter_counts(
         _survey(source, name, position, chosen, label, units)
         for position, (source, name) in enumerate(zip(sources, names, strict=True))
     ]
-    repeats = Repeats([table.survey for table in tables], names)
+    repeats = _repeats(tables)
     centred = len(files) > 1 or tables[0].header.centre is not None
     for source, table in zip(sources, tables, strict=True):
-        first = True
+        start = 0
         for rows in source.chunks(chunk_rows):
-            if rows.cells:
-                yield read_chunk(table, rows, repeats, first=first, centred=centred)
-                first = False
+            if len(rows):
+                yield read_chunk(table, rows, repeats, start, centred=centred)
+                start += len(rows)
 
 
 def read_values(values: Mapping[str, str], *, analytes: Sequence[Analyte] | None = None) -> CountsTable:
@@ -110,7 +113,7 @@ def read_values(values: Mapping[str, str], *, analytes: Sequence[Analyte] | None
     chosen = tuple(load_analytes() if analytes is None else analytes)
     where = "the form"
     header = read_header(list(values), chosen, where)
-    rows = Rows(lines=[1], cells=[list(values.values())], empty=0)
+    rows = Rows(lines=np.array([1]), columns=[pa.array([text], pa.string()) for text in values.values()], empty=0)
     survey = survey_table([rows], header, chosen, load_parts(chosen), _plans(header, chosen), where, "")
     table = SurveyedTable(
         where=where,
@@ -123,7 +126,16 @@ def read_values(values: Mapping[str, str], *, analytes: Sequence[Analyte] | None
         parts=load_parts(chosen),
         survey=survey,
     )
-    return read_chunk(table, rows, Repeats([survey], [""]), first=True, centred=False)
+    return read_chunk(table, rows, _repeats([table]), 0, centred=False)
+
+
+def _repeats(tables: Sequence[SurveyedTable]) -> Repeats:
+    return Repeats(
+        [table.survey.patient_hashes for table in tables],
+        [table.survey.value_hashes for table in tables],
+        [table.survey.lines for table in tables],
+        [table.name for table in tables],
+    )
 
 
 def _survey(

@@ -6,82 +6,91 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from wsi_pipeline.predictions.counts.findings import Findings
-from wsi_pipeline.predictions.counts.survey import Survey
+
+Hashes = npt.NDArray[np.uint64]
 
 MIN_VALUES = 5
 """Rows with fewer values are alike by chance, and are not reported as the same. Our choice."""
 
-_First = dict[int, tuple[int, int]]
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+def hash_names(*columns: Sequence[str]) -> Hashes:
+    """Return a hash of each row of names."""
+    mixed = np.zeros(len(columns[0]), dtype=np.uint64)
+    for column in columns:
+        mixed = _mixed(mixed, pd.util.hash_array(np.asarray(column, dtype=object), categorize=False))
+    return mixed
+
+
+def hash_values(columns: Sequence[npt.NDArray[np.float64]], unique: Hashes) -> Hashes:
+    """Return a hash of each row of values; ``unique`` of the row where it has too few."""
+    mixed = np.zeros(len(unique), dtype=np.uint64)
+    count = np.zeros(len(unique), dtype=np.int64)
+    for column in columns:
+        mixed = _mixed(mixed, np.where(np.isnan(column), np.nan, column + 0.0).view(np.uint64))
+        count += ~np.isnan(column)
+    return np.where(count >= MIN_VALUES, mixed, unique)
+
+
+def _mixed(mixed: Hashes, bits: Hashes) -> Hashes:
+    rotated = (mixed << np.uint64(23)) | (mixed >> np.uint64(41))
+    mixed = (rotated ^ bits) * _MIX
+    return mixed ^ (mixed >> np.uint64(29))
 
 
 class Repeats:
-    """Where each repeated patient, and each repeated row of values, came first: table and line."""
+    """Which rows came before, and where.
 
-    def __init__(self, surveys: Sequence[Survey], names: Sequence[str]) -> None:
-        self._names = names
-        self._patients = _first_places([survey.patient_hashes for survey in surveys], surveys)
-        self._values = _first_places([survey.value_hashes for survey in surveys], surveys)
+    Parameters
+    ----------
+    patients, values
+        Hashes of all rows, one array a table.
+    lines
+        Line of each row.
+    names
+        Of the tables, in messages.
+    """
 
-    def report(
+    def __init__(
         self,
-        table: int,
-        lines: Sequence[int],
-        patients: npt.NDArray[np.int64],
-        values: npt.NDArray[np.int64],
-        n_values: npt.NDArray[np.int64],
-        out: Findings,
+        patients: Sequence[Hashes],
+        values: Sequence[Hashes],
+        lines: Sequence[npt.NDArray[np.int64]],
+        names: Sequence[str],
     ) -> None:
-        """Report the rows of a chunk that came before.
+        self._names = names
+        self._lines = np.concatenate(lines)
+        self._starts = np.cumsum([0, *map(len, lines)])
+        self._first = {"patient": _first(np.concatenate(patients)), "values": _first(np.concatenate(values))}
 
-        Parameters
-        ----------
-        table
-            Position among the tables.
-        patients, values
-            Hashes of the rows; ``patients`` is empty where no patient is named.
-        n_values
-            Values of each row.
-        """
-        same_values = [
-            row
-            for row in _known(values, self._values)
-            if n_values[row] >= MIN_VALUES and self._values[int(values[row])] != (table, lines[row])
-        ]
-        same_patient = [
-            row for row in _known(patients, self._patients) if self._patients[int(patients[row])] != (table, lines[row])
-        ]
+    def report(self, table: int, start: int, n: int, out: Findings) -> None:
+        """Report those of ``n`` rows from ``start`` of a table that came before."""
+        begin = int(self._starts[table]) + start
+        for what in self._first:
+            self._report(what, table, begin, n, out)
+
+    def _report(self, what: str, table: int, begin: int, n: int, out: Findings) -> None:
+        first = self._first[what][begin : begin + n]
+        again = np.flatnonzero(first != np.arange(begin, begin + n))
         out.each(
-            same_patient,
+            again,
             "",
             "duplicate",
             None,
-            lambda row: f"the same patient as {self._place(self._patients[int(patients[row])], table)}; both are kept",
-        )
-        out.each(
-            same_values,
-            "",
-            "duplicate",
-            None,
-            lambda row: f"the same values as {self._place(self._values[int(values[row])], table)}; both are kept",
+            lambda row: f"the same {what} as {self._place(int(first[row]), table)}; both are kept",
         )
 
-    def _place(self, place: tuple[int, int], table: int) -> str:
-        name, line = self._names[place[0]], place[1]
-        return f"row {line}" if place[0] == table else f"row {line} of {name}"
+    def _place(self, row: int, table: int) -> str:
+        home = int(np.searchsorted(self._starts, row, side="right")) - 1
+        line = f"row {self._lines[row]}"
+        return line if home == table else f"{line} of {self._names[home]}"
 
 
-def _first_places(hashes: Sequence[npt.NDArray[np.int64]], surveys: Sequence[Survey]) -> _First:
-    tables = np.repeat(np.arange(len(hashes)), [len(part) for part in hashes])
-    lines = np.concatenate([s.lines if len(part) else s.lines[:0] for s, part in zip(surveys, hashes, strict=True)])
-    found, first, count = np.unique(np.concatenate(hashes), return_index=True, return_counts=True)
-    again = count > 1
-    places = zip(tables[first[again]].tolist(), lines[first[again]].tolist(), strict=True)
-    return dict(zip(found[again].tolist(), places, strict=True))
-
-
-def _known(hashes: npt.NDArray[np.int64], first: _First) -> list[int]:
-    if not first:
-        return []
-    return [row for row, value in enumerate(hashes.tolist()) if value in first]
+def _first(hashes: Hashes) -> npt.NDArray[np.int64]:
+    """Return for each row the first with the same hash."""
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    return first[inverse]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow.compute as pc
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.counts.analytes import Analyte, Part
@@ -17,6 +17,7 @@ from wsi_pipeline.predictions.counts.columns import Column, Header
 from wsi_pipeline.predictions.counts.csv_source import Rows
 from wsi_pipeline.predictions.counts.numbers import Separators
 from wsi_pipeline.predictions.counts.parts import PartEvidence
+from wsi_pipeline.predictions.counts.repeats import Hashes, hash_names, hash_values
 from wsi_pipeline.predictions.counts.units import UnitDecision, UnitEvidence, UnitPlan, decide, observe, resolve
 
 Floats = npt.NDArray[np.float64]
@@ -44,41 +45,23 @@ class Survey:
     decisions: dict[int, dict[str, UnitDecision]] = field(default_factory=dict)
     percent_in: set[tuple[int, str]] = field(default_factory=set)
     unsettled: set[tuple[int, str]] = field(default_factory=set)
-    patient_hashes: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    value_hashes: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    patient_hashes: Hashes = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
+    value_hashes: Hashes = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
     lines: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     empty_rows: int = 0
 
 
-def cells_of(rows: Rows, index: int) -> list[str]:
-    """Return one column of a chunk."""
-    return [row[index] for row in rows.cells]
+def words_of(rows: Rows, index: int) -> list[str]:
+    """Return one column of a chunk, stripped."""
+    return [str(text) for text in pc.utf8_trim_whitespace(rows.columns[index]).to_pylist()]
 
 
 def centres_of(rows: Rows, header: Header, default: str) -> tuple[npt.NDArray[np.intp], list[str]]:
     """Return the position of each row's centre among the centres of a chunk, and those."""
     if header.centre is None:
-        return np.zeros(len(rows.cells), dtype=np.intp), [default]
-    codes, names = pd.factorize(np.array([row[header.centre].strip() for row in rows.cells], dtype=object))
+        return np.zeros(len(rows), dtype=np.intp), [default]
+    codes, names = pd.factorize(np.array(words_of(rows, header.centre), dtype=object))
     return codes, [str(name) for name in names]
-
-
-def hash_patients(rows: Rows, header: Header, default: str, where: str) -> npt.NDArray[np.int64]:
-    """Return a hash of patient and centre of each row; of table and line where the patient is not named."""
-    if header.patient is None:
-        return np.zeros(0, dtype=np.int64)
-    column, centre = header.patient, header.centre
-    keys = (
-        (name, default if centre is None else row[centre].strip()) if (name := row[column].strip()) else (where, line)
-        for row, line in zip(rows.cells, rows.lines, strict=True)
-    )
-    return np.fromiter(map(hash, keys), dtype=np.int64, count=len(rows.cells))
-
-
-def hash_values(rows: Rows, header: Header) -> npt.NDArray[np.int64]:
-    """Return a hash of the analytes' cells of each row."""
-    values = map(itemgetter(*(column.index for column in header.columns)), rows.cells)
-    return np.fromiter(map(hash, values), dtype=np.int64, count=len(rows.cells))
 
 
 def survey_table(
@@ -108,7 +91,7 @@ def survey_table(
     patients, hashes, lines = [], [], []
     for rows in chunks:
         survey.empty_rows += rows.empty
-        if not rows.cells:
+        if not len(rows):
             continue
         codes, centres = centres_of(rows, header, centre)
         groups = [np.flatnonzero(codes == code) for code in range(len(centres))] if len(centres) < 50 else _split(codes)
@@ -125,9 +108,15 @@ def survey_table(
         _observe_parts(in_parts, raw, header, analytes, parts, plans, centres, groups)
         for first, second in header.repeated:
             _same(rows, first, second, analytes, survey.separators, where)
-        patients.append(hash_patients(rows, header, centre, where))
-        hashes.append(hash_values(rows, header))
-        lines.append(np.array(rows.lines, dtype=np.int64))
+        places = [f"{where}\n{line}" for line in rows.lines.tolist()]
+        alone = hash_names(places)
+        patients.append(alone)
+        if header.patient is not None:
+            names = words_of(rows, header.patient)
+            homes = [centres[code] for code in codes.tolist()]
+            patients[-1] = hash_names([name or place for name, place in zip(names, places, strict=True)], homes)
+        hashes.append(hash_values(list(raw.values()), alone))
+        lines.append(rows.lines)
     if not lines:
         raise DataError(f"{where} has a header and no rows")
     survey.patient_hashes, survey.value_hashes = np.concatenate(patients), np.concatenate(hashes)
@@ -178,8 +167,8 @@ def _split(codes: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
 def _undeclared(rows: Rows, column: Column, analytes: Sequence[Analyte], separators: Separators) -> Floats:
     """Return the numbers of a column that carry no unit of their own."""
     if column.problem:
-        return np.full(len(rows.cells), np.nan)
-    cells = read_cells(cells_of(rows, column.index), analytes[column.analyte], separators)
+        return np.full(len(rows), np.nan)
+    cells = read_cells(rows.columns[column.index], analytes[column.analyte], separators)
     cells.values[[*cells.units, *cells.signs]] = np.nan
     return cells.values
 
@@ -213,8 +202,8 @@ def _same(
     rows: Rows, first: Column, second: Column, analytes: Sequence[Analyte], separators: Separators, where: str
 ) -> None:
     """Check that two columns of one analyte hold the same values."""
-    one, other = cells_of(rows, first.index), cells_of(rows, second.index)
-    if one == other:
+    one, other = rows.columns[first.index], rows.columns[second.index]
+    if one.equals(other):
         return
     analyte = analytes[first.analyte]
     numbers = []
@@ -222,7 +211,7 @@ def _same(
         values = read_cells(texts, analyte, separators).values
         numbers.append(values * analyte.factor(column.unit or analyte.unit))
     close = np.isclose(numbers[0], numbers[1], rtol=1e-6, atol=0, equal_nan=True)
-    unequal = np.flatnonzero(~close | (np.isnan(numbers[0]) & (np.array(one) != np.array(other))))
+    unequal = np.flatnonzero(~close | (np.isnan(numbers[0]) & pc.not_equal(one, other).to_numpy(zero_copy_only=False)))
     if len(unequal):
         line = rows.lines[int(unequal[0])]
         raise DataError(
