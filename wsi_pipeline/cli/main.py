@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from wsi_pipeline.cli import evaluate, models, run, slides, train
+from wsi_pipeline.cli import evaluate, models, run, serve, slides, train
 from wsi_pipeline.errors import WsiPipelineError
 
 USAGE_ERROR = 2
@@ -29,6 +29,7 @@ app.command("doctor")(models.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(train.app, name="train")
+app.add_typer(serve.app, name="serve")
 
 
 def main() -> None:
