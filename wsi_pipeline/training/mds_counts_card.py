@@ -25,9 +25,7 @@ def importance_csv(importance: Sequence[Importance]) -> str:
     """Return ``importance.csv``, from the most to the least important by permutation."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("rank", "analyte", "permutation_auc_drop", "lowest_fold", "highest_fold", "impurity_percent")
-    )
+    writer.writerow(("rank", "analyte", "permutation_auc_drop", "lowest_fold", "highest_fold", "impurity_percent"))
     for rank, one in enumerate(importance, start=1):
         numbers = (one.auc_drop, one.lowest, one.highest)
         writer.writerow((rank, one.analyte, *(f"{v:.4f}" for v in numbers), f"{one.impurity_percent:.1f}"))
@@ -38,6 +36,9 @@ def card_text(tree: MdsTree, metrics: Mapping[str, Any], importance: Sequence[Im
     """Return the card as Markdown; the text of tables and labels is kept from acting as markup."""
     table = metrics["table"]
     positive, negative = _plain(tree.positive), _plain(tree.negative)
+    folds, repeats, seed = (metrics[key] for key in ("folds", "repeats", "seed"))
+    several = table["repeated"]
+    repeated = f"; {several} patients have several rows, kept on one side of each fold" if several else ""
     lines = ["# MDS from analyser values (`mds_cbc`)", ""]
     if tree.simulated:
         lines += [
@@ -50,7 +51,7 @@ def card_text(tree: MdsTree, metrics: Mapping[str, Any], importance: Sequence[Im
         "",
         f"- Trained on: {_plain(tree.trained_on)}",
         f"- Patients: {table['patients']} ({table['positive']} {positive}), {table['rows']} rows"
-        + (f"; {table['repeated']} patients have several rows, kept on one side of each fold" if table["repeated"] else ""),
+        + repeated,
         f"- Analytes: {', '.join(a.short['en'] for a in tree.analytes)}",
         *([f"- Left out, known of less than half of the patients: {', '.join(metrics['left_out'])}"]
           if metrics["left_out"] else []),
@@ -67,8 +68,8 @@ def card_text(tree: MdsTree, metrics: Mapping[str, Any], importance: Sequence[Im
         "",
         "## How good",
         "",
-        f"Nested cross-validation, {metrics['folds']} outer folds by patient, pruned inside each by {metrics['repeats']} "
-        f"x {metrics['folds']} folds; the first row of each held-out patient; seed {metrics['seed']}.",
+        f"Nested cross-validation, {folds} outer folds by patient, pruned inside each by {repeats} x {folds} folds; "
+        f"the first row of each held-out patient; seed {seed}.",
         "",
         "| | AUC (95 % interval) | against the tree (DeLong) |",
         "|---|---|---|",
@@ -94,7 +95,8 @@ def card_text(tree: MdsTree, metrics: Mapping[str, Any], importance: Sequence[Im
         "| analyte | fall of AUC when shuffled, held-out patients (range over folds) | impurity |",
         "|---|---|---|",
         *(
-            f"| {one.analyte} | {one.auc_drop:.4f} ({one.lowest:.4f} to {one.highest:.4f}) | {one.impurity_percent:.1f} % |"
+            f"| {one.analyte} | {one.auc_drop:.4f} ({one.lowest:.4f} to {one.highest:.4f}) | "
+            f"{one.impurity_percent:.1f} % |"
             for one in importance
         ),
         "",
@@ -118,6 +120,7 @@ def _warnings(tree: MdsTree, metrics: Mapping[str, Any]) -> list[str]:
     found = []
     if len(tree.nodes) == 1:
         found.append("No question survived pruning: the table does not support a tree, and it answers nothing.")
+    found += metrics["leakage"]
     for gap in metrics["telling_gaps"]:
         found.append(
             f"{gap['analyte']} is missing for {gap['missing_positive']} of {gap['positive']} positive and "

@@ -97,7 +97,7 @@ def labelled_rows(
     source
         Named in errors.
     least_patients
-        Patients needed of either label: one for each fold.
+        Patients needed of either label.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def labelled_rows(
     n_positive = int((share == 1).sum())
     for name, n in ((positive.strip(), n_positive), ("other labels", len(names) - n_positive)):
         if n < least_patients:
-            raise DataError(f"{source}: {n} patients have {name}; at least {least_patients} are needed, one a fold")
+            raise DataError(f"{source}: {n} patients have {name}; at least {least_patients} are needed")
     has = np.zeros((len(names), len(analytes)), dtype=bool)
     np.logical_or.at(has, number, ~np.isnan(values))
     kept = has.mean(axis=0) >= LEAST_KNOWN

@@ -20,6 +20,8 @@ LEAST_ROWS = 7
 """Rows of a leaf at least, the default of rpart (Therneau, Atkinson): fewer say nothing about patients to come."""
 _MOST_ALPHAS = 40
 _DECIMALS = 17
+_HALF = 0.5 + 1e-9
+"""A leaf with as much of one label as of the other is not positive, whichever way its weights are rounded."""
 
 Folds = Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
 """Training and held-out rows of each fold."""
@@ -98,12 +100,13 @@ def prune(rows: LabelledRows, repeats: Sequence[Folds]) -> Pruning:
     assessed[rows.first] = True
     wrong = np.zeros((len(alphas), 2))
     for folds in repeats:
-        for train, test in folds:
+        for train, held_out in folds:
             part = rows.take(train)
-            test = test[assessed[test]]
+            test = held_out[assessed[held_out]]
             held = filled(rows.values[test], medians(part.values))
             for i, alpha in enumerate(alphas):
-                missed = grow(part, float(alpha)).predict(held) != rows.positive[test]
+                model = grow(part, float(alpha))
+                missed = (model.predict_proba(held)[:, 1] > _HALF) != rows.positive[test]
                 wrong[i] += [missed[~rows.positive[test]].sum(), missed[rows.positive[test]].sum()]
     n_positive, n = rows.counts
     totals = np.array([n - n_positive, n_positive])

@@ -104,7 +104,7 @@ def test_csv_is_safe_in_a_spreadsheet_and_whole() -> None:
     names = ['=HYPERLINK("x")', "+1", "-1", "@x", 'a,"b"\nc', "é"]
     answers = answer_patients(TREE, names, np.repeat(values(), len(names), axis=0))
     rows = list(csv.DictReader(io.StringIO(answers_csv(answers, TREE, model="tree.json"))))
-    assert [row["patient"] for row in rows] == ["'=HYPERLINK(\"x\")", "'+1", "'-1", "'@x", 'a,"b"\nc', "é"]
+    assert [row["patient"] for row in rows] == ['\'=HYPERLINK("x")', "'+1", "'-1", "'@x", 'a,"b"\nc', "é"]
     assert {row["probability"] for row in rows} == {"0.9600"}
     assert {row["simulated"] for row in rows} == {""}
     assert {row["abstained"] for row in rows} == {"false"}

@@ -57,7 +57,7 @@ def test_the_picture_shows_each_node_inside_it(language: Language) -> None:
     places = []
     for box in boxes:
         x, y, w, h = (float(box.attrib[k]) for k in ("x", "y", "width", "height"))
-        assert 0 <= x
+        assert x >= 0
         assert x + w <= width
         assert y + h <= height
         places.append((x, y))

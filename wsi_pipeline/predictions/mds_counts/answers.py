@@ -16,14 +16,20 @@ from wsi_pipeline.predictions.mds_counts.tree import MdsTree
 from wsi_pipeline.predictions.mds_counts.words import answer_of, path_words
 
 TASK = "mds_cbc"
-NO_REAL_DATA = "no-real-training-data"
+PANEL = "mds-cbc"
+"""Of :func:`~wsi_pipeline.predictions.counts.analytes.load_analytes`."""
 Reason = Literal["", "no-real-training-data", "not-applicable", "missing-values", "no-split"]
 """Why there is no answer. ``no-real-training-data``: no model, or one of simulated values without leave to use it.
 ``not-applicable``: haemoglobin, neutrophils and platelets are known and show no cytopenia. ``missing-values``: the
 values that are missing decide. ``no-split``: the tree asks nothing, since no question survived pruning."""
 
-CYTOPENIA_BELOW = {"Hb_g_dL": {"female": 12.0, "male": 13.0}, "ANC_G_L": 1.8, "Platelets_G_L": 150.0}
-"""Limits of cytopenia in MDS: WHO, 5th edition (Khoury et al., Leukemia 2022;36:1703-1719)."""
+HAEMOGLOBIN, NEUTROPHILS, PLATELETS, SEX = "Hb_g_dL", "ANC_G_L", "Platelets_G_L", "sex"
+NEUTROPENIA_BELOW, THROMBOCYTOPENIA_BELOW = 1.8, 150.0
+"""G/L."""
+ANAEMIA_BELOW = {"female": 12.0, "male": 13.0}
+"""g/dL. Limits of cytopenia in MDS: WHO, 5th edition (Khoury et al., Leukemia 2022;36:1703-1719)."""
+FEMALE = 1.0
+"""Code of ``sex`` in ``analytes.yaml``; 0 is male."""
 
 COLUMNS = (
     "patient", "task", "predicted", "probability", "lower", "upper", "lowest_possible", "highest_possible",
@@ -79,7 +85,7 @@ def answer_patients(
         Let a tree of simulated values answer; each row then says so.
     """
     if tree is None or (tree.simulated and not allow_simulated):
-        return [_abstained(patient, NO_REAL_DATA) for patient in patients]
+        return [_abstained(patient, "no-real-training-data") for patient in patients]
     leaves = tree.leaves(values)
     open_leaves = tree.open_leaves(values)
     no_cytopenia = without_cytopenia(tree.names, values)
@@ -106,12 +112,11 @@ def answer_patients(
             found.append(_abstained(patient, reason, possible=possible, missing=missing, cautions=cautions))
             continue
         low, high = wilson(node.positives, node.patients)
-        found.append(
-            MdsAnswer(
-                patient=patient, predicted=answer_of(tree, node), probability=node.share, lower=low, upper=high,
-                possible=possible, reason="", path=ways[leaf], missing=missing, cautions=cautions,
-            )  # fmt: skip
-        )
+        answer = MdsAnswer(
+            patient=patient, predicted=answer_of(tree, node), probability=node.share, lower=low, upper=high,
+            possible=possible, reason="", path=ways[leaf], missing=missing, cautions=cautions,
+        )  # fmt: skip
+        found.append(answer)
     return found
 
 
@@ -119,16 +124,13 @@ def without_cytopenia(names: Sequence[str], values: npt.NDArray[np.float64]) -> 
     """Return the rows that show no cytopenia, ``(n,)``; a row whose haemoglobin, neutrophils or platelets are missing
     is none of them. Without a sex the limit of haemoglobin is that of men, so that no anaemia is passed over.
     """
-    missing = np.full(len(values), np.nan)
-    columns = {name: values[:, names.index(name)] if name in names else missing for name in (*CYTOPENIA_BELOW, "sex")}
-    limits = CYTOPENIA_BELOW["Hb_g_dL"]
-    assert isinstance(limits, dict)
-    haemoglobin = np.where(columns["sex"] == 0, limits["female"], limits["male"])
-    return (
-        (columns["Hb_g_dL"] >= haemoglobin)
-        & (columns["ANC_G_L"] >= CYTOPENIA_BELOW["ANC_G_L"])
-        & (columns["Platelets_G_L"] >= CYTOPENIA_BELOW["Platelets_G_L"])
+    unknown = np.full(len(values), np.nan)
+    haemoglobin, neutrophils, platelets, sex = (
+        values[:, names.index(name)] if name in names else unknown
+        for name in (HAEMOGLOBIN, NEUTROPHILS, PLATELETS, SEX)
     )
+    limit = np.where(sex == FEMALE, ANAEMIA_BELOW["female"], ANAEMIA_BELOW["male"])
+    return (haemoglobin >= limit) & (neutrophils >= NEUTROPENIA_BELOW) & (platelets >= THROMBOCYTOPENIA_BELOW)
 
 
 def answers_csv(answers: Sequence[MdsAnswer], tree: MdsTree | None, *, model: str) -> str:

@@ -22,7 +22,7 @@ _CUT = {
     "d'apprentissage.",
 }
 _ORIGIN = {"en": "Trained on", "fr": "Appris sur"}
-SEXES = {"en": ("female", "male"), "fr": ("femme", "homme")}
+SEXES = {"en": ("male", "female"), "fr": ("homme", "femme")}
 """Of ``sex`` 0 and 1."""
 
 
