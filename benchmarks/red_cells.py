@@ -101,7 +101,7 @@ def main() -> None:
     from sklearn.svm import SVC
 
     from wsi_pipeline.cells.features import NAMES
-    from wsi_pipeline.evaluation.classification import evaluate_classification
+    from wsi_pipeline.predictions.assessment.confusion import evaluate_classification
 
     table, classes, fields, fate = load(chosen.data)
     print(dict(fate))

@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation import calibration, evaluate_classification, map_labels, merge_roll_ups
-from wsi_pipeline.evaluation.classification import OUTSIDE
+from wsi_pipeline.predictions.assessment.confusion import OUTSIDE
 from wsi_pipeline.taxonomies import load_taxonomy, map_taxonomy
 
 CLASSES = ["a", "b", "c"]

@@ -1,15 +1,6 @@
 """How good an answer is: instances, points and classes against the truth, each figure with its interval."""
 
 from wsi_pipeline.evaluation.baselines import majority_labels, otsu_baseline
-from wsi_pipeline.evaluation.bootstrap import Estimate
-from wsi_pipeline.evaluation.classification import (
-    Calibration,
-    ClassificationMetrics,
-    calibration,
-    evaluate_classification,
-    map_labels,
-    merge_roll_ups,
-)
 from wsi_pipeline.evaluation.datasets import (
     FolderPairs,
     ImagePair,
@@ -21,6 +12,7 @@ from wsi_pipeline.evaluation.datasets import (
 )
 from wsi_pipeline.evaluation.images import read_image, read_mask
 from wsi_pipeline.evaluation.points import PointsMetrics, PointsResult, evaluate_points, match_points
+from wsi_pipeline.evaluation.relabel import map_labels, merge_roll_ups
 from wsi_pipeline.evaluation.segmentation import (
     ImageScore,
     InstanceMatch,
@@ -40,6 +32,9 @@ from wsi_pipeline.evaluation.tables import (
     segmentation_table,
     text_table,
 )
+from wsi_pipeline.predictions.assessment.bootstrap import Estimate
+from wsi_pipeline.predictions.assessment.calibration import Calibration, calibration
+from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics, evaluate_classification
 
 __all__ = [
     "Calibration",

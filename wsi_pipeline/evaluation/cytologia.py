@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from wsi_pipeline.csv_rows import number, read_rows
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.evaluation.classification import ClassificationMetrics, evaluate_classification
 from wsi_pipeline.evaluation.tables import classification_metrics, classification_table
+from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics, evaluate_classification
 
 COLUMNS = ("name", "x1", "y1", "x2", "y2", "class")
 _BOX_SHARE, _CLASS_SHARE = 0.2, 0.8

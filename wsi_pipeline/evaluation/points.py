@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.evaluation.bootstrap import Estimate, FloatArray, bootstrap_units, divide
+from wsi_pipeline.predictions.assessment.bootstrap import Estimate, FloatArray, bootstrap_units, divide
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsi_pipeline.evaluation.bootstrap import Estimate, bootstrap_units
-from wsi_pipeline.evaluation.classification import ClassificationMetrics, evaluate_classification
 from wsi_pipeline.evaluation.polygons import BoolArray, IntArray, match_polygons
 from wsi_pipeline.evaluation.run_segmentation import KINDS
 from wsi_pipeline.evaluation.segmentation import detection_figures
 from wsi_pipeline.evaluation.simulated_data import Cells, FinishedSlide, read_finished_run, read_pred, read_truth
+from wsi_pipeline.predictions.assessment.bootstrap import Estimate, bootstrap_units
+from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics, evaluate_classification
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 
 MISSED, NOTHING = "(missed)", "(nothing)"

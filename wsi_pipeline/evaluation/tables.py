@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wsi_pipeline.evaluation.bootstrap import Estimate
-from wsi_pipeline.evaluation.classification import Calibration, ClassificationMetrics
 from wsi_pipeline.evaluation.invariance import CutResult, InvarianceResult
 from wsi_pipeline.evaluation.points import PointsMetrics
 from wsi_pipeline.evaluation.segmentation import SegmentationMetrics
+from wsi_pipeline.predictions.assessment.bootstrap import Estimate
+from wsi_pipeline.predictions.assessment.calibration import Calibration
+from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -6,13 +6,14 @@ import math
 from statistics import NormalDist
 
 
-def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a fraction.
 
     Parameters
     ----------
     k, n
-        Cells of the kind asked about, and cells counted.
+        Cells (or patients) of the kind asked about, and all counted. ``k`` need not be whole: it may be a mean over
+        repeats.
     confidence
         Two-sided level, between 0 and 1.
 

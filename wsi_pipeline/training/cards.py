@@ -15,7 +15,7 @@ from typing import Any
 
 from wsi_pipeline.atomic import write_bytes, write_json, write_text
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.evaluation.bootstrap import Estimate
+from wsi_pipeline.predictions.assessment.bootstrap import Estimate
 from wsi_pipeline.weights import file_sha256
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from wsi_pipeline.csv_rows import read_rows
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.evaluation.bootstrap import Estimate, percentile_estimate
+from wsi_pipeline.predictions.assessment.bootstrap import Estimate, percentile_estimate
 from wsi_pipeline.taxonomies import Taxonomy
 from wsi_pipeline.taxonomies.attributes import COLUMN, load_attributes
 from wsi_pipeline.training.cards import Figure, figure_of

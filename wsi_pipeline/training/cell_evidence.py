@@ -20,9 +20,9 @@ from wsi_pipeline.cells.evidence import CARD_ENTRY, Evidence, evidence_name, wri
 from wsi_pipeline.cells.out_of_distribution import CUT_OFF, OutOfDistribution, fit_out_of_distribution
 from wsi_pipeline.cells.reference import THUMB_PX, Reference, picture_sheet
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.evaluation.classification import Calibration, calibration
-from wsi_pipeline.evaluation.separation import auroc
 from wsi_pipeline.evaluation.tables import text_table
+from wsi_pipeline.predictions.assessment.auc import auroc
+from wsi_pipeline.predictions.assessment.calibration import Calibration, calibration
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.training.cards import Figure, figure_of, replace_entry
 from wsi_pipeline.training.cell_data import PackedCells

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsi_pipeline.cells.reference import Reference
-from wsi_pipeline.evaluation.classification import Calibration
+from wsi_pipeline.predictions.assessment.calibration import Calibration
 from wsi_pipeline.training.cell_outputs import in_words, new_figure, save_figure
 
 _MIN_FOR_TSNE = 20

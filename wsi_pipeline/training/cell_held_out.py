@@ -26,7 +26,7 @@ from wsi_pipeline.atomic import write_json
 from wsi_pipeline.cells.backbones import Network
 from wsi_pipeline.cells.out_of_distribution import CUT_OFF, fit_out_of_distribution
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.evaluation.separation import auroc
+from wsi_pipeline.predictions.assessment.auc import auroc
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.training.cards import Figure
 from wsi_pipeline.training.cell_data import PackedCells

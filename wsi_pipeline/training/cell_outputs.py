@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.atomic import atomic_path, write_json, write_text
-from wsi_pipeline.evaluation.classification import Calibration, ClassificationMetrics
+from wsi_pipeline.predictions.assessment.calibration import Calibration
+from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics
 
 _MIN_EACH = 1
 _DPI = 130

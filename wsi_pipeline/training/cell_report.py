@@ -10,13 +10,10 @@ import numpy.typing as npt
 
 from wsi_pipeline.cells.classifier import CellClassifier, Probabilities
 from wsi_pipeline.evaluation.baselines import majority_labels
-from wsi_pipeline.evaluation.classification import (
-    ClassificationMetrics,
-    calibration,
-    evaluate_classification,
-    merge_roll_ups,
-)
+from wsi_pipeline.evaluation.relabel import merge_roll_ups
 from wsi_pipeline.evaluation.tables import classification_table, text_table
+from wsi_pipeline.predictions.assessment.calibration import calibration
+from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics, evaluate_classification
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.taxonomies import Taxonomy
 from wsi_pipeline.training.cards import Figure, figure_of

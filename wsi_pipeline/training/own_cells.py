@@ -20,8 +20,9 @@ import torch
 from wsi_pipeline.cells.attributes import AttributedNetwork
 from wsi_pipeline.cells.classifier import TASK, load_classifier
 from wsi_pipeline.errors import DataError, DeviceError
-from wsi_pipeline.evaluation.classification import calibration, evaluate_classification
 from wsi_pipeline.evaluation.tables import classification_metrics
+from wsi_pipeline.predictions.assessment.calibration import calibration
+from wsi_pipeline.predictions.assessment.confusion import evaluate_classification
 from wsi_pipeline.training.cards import Card, Figure, save_weights, write_card
 from wsi_pipeline.training.cell_attributes import AttributeLabels, attribute_figures, learnable, read_attributes
 from wsi_pipeline.training.cell_confusion import card_confusion, confusion_tables

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from wsi_pipeline.cells.red_cell_model import TASK, UNCATEGORISED
 from wsi_pipeline.cells.red_cells import FEATURE_NAMES
-from wsi_pipeline.evaluation.classification import Calibration, ClassificationMetrics
 from wsi_pipeline.evaluation.tables import classification_table
+from wsi_pipeline.predictions.assessment.calibration import Calibration
+from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics
 from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of
 from wsi_pipeline.training.cells import today
 from wsi_pipeline.training.red_cell_data import SEGMENTED_BY, TAXONOMY, LabelledRedCells, OtherLaboratory

@@ -20,8 +20,9 @@ from wsi_pipeline.cells.red_cell_model import TASK, UNCATEGORISED, RedCellClassi
 from wsi_pipeline.cells.red_cells import FEATURE_NAMES
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.evaluation.baselines import majority_labels
-from wsi_pipeline.evaluation.classification import ClassificationMetrics, calibration, evaluate_classification
 from wsi_pipeline.evaluation.tables import classification_metrics, classification_table
+from wsi_pipeline.predictions.assessment.calibration import calibration
+from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics, evaluate_classification
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.training.cards import write_card
 from wsi_pipeline.training.cells import best_temperature

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.cells.classifier import CellClassifier
-from wsi_pipeline.evaluation.bootstrap import Estimate, FloatArray, bootstrap_units, divide
 from wsi_pipeline.evaluation.tables import text_table
+from wsi_pipeline.predictions.assessment.bootstrap import Estimate, FloatArray, bootstrap_units, divide
 from wsi_pipeline.training.cell_outputs import write_rows
 from wsi_pipeline.training.cell_report import typed
 from wsi_pipeline.training.own_cells_data import OwnCells

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from wsi_pipeline.evaluation.separation import auroc
+from wsi_pipeline.predictions.assessment.auc import auroc
 
 
 def test_it_is_scikit_learns_with_ties() -> None:
