@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.counts.analytes import load_analytes
+from wsi_pipeline.training import mds_counts_forest
 from wsi_pipeline.training.mds_counts import patient_folds
 from wsi_pipeline.training.mds_counts_assessment import assess_tree, operating_point, telling_gaps
 from wsi_pipeline.training.mds_counts_forest import assess_forest, forest, permutation_drops
@@ -21,6 +23,13 @@ from wsi_pipeline.training.mds_counts_rows import LabelledRows, labelled_rows
 from wsi_pipeline.training.mds_counts_tree import fewest_decimals, filled, grow, medians, prune, to_tree
 
 ANALYTES = load_analytes("mds-cbc")[:4]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_forest() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mds_counts_forest, "TREES", 60)
+        yield
 
 
 def rows_of(
@@ -115,8 +124,8 @@ def test_the_missing_side_is_that_of_most_training_patients() -> None:
             assert node.split.missing == side
 
 
-def test_being_missing_alone_teaches_nothing() -> None:
-    # A value that says nothing, measured only in the positive patients and ten others.
+def test_gaps_that_tell_the_label_are_found() -> None:
+    # Measured in all positive patients and ten others.
     random = np.random.default_rng(3)
     positive = np.arange(200) < 100
     values = random.normal(100, 10, (200, 4)).round(1)
@@ -195,10 +204,6 @@ def test_shuffled_labels_teach_nothing() -> None:
         lambda part, k: [patient_folds(part, 4, seed=k)],
         report=lambda _: None,
     )
-    for label in (True, False):
-        called = held.called[shuffled.positive == label]
-        share = (called == 1).sum() / max(1, (called >= 0).sum())
-        assert abs(share - 0.5) <= 0.5
     point = operating_point(held.called, shuffled.positive)
     youden = sum((point[k]["value"] or 0.0) for k in ("sensitivity", "specificity")) - 1
     assert youden < 0.25

@@ -31,6 +31,7 @@ from wsi_pipeline.predictions.mds_counts import (
     without_cytopenia,
     write_tree,
 )
+from wsi_pipeline.predictions.mds_counts.table import remark, shown
 from wsi_pipeline.simulation.mds_counts import POSITIVE, write_simulated_table
 from wsi_pipeline.training.mds_counts_assessment import assess_tree, fit_tree, operating_point, telling_gaps
 from wsi_pipeline.training.mds_counts_card import card_text, importance_csv
@@ -95,7 +96,7 @@ def train_mds_counts(request: MdsTraining, out: Path, *, report: Callable[[str],
             f"{request.folds} folds, {request.repeats} repeats: at least two folds and one repeat are needed"
         )
     rows, findings = read_training_table(request)
-    for line in findings:
+    for line in shown(findings):
         report(line)
     n_positive, n = rows.counts
     report(
@@ -210,7 +211,7 @@ def read_training_table(request: MdsTraining) -> tuple[LabelledRows, list[str]]:
         source=str(request.table),
         least_patients=request.folds + 2,  # so that the rest of an outer fold fills the inner ones
     )
-    return rows, [finding.message for finding in table.findings if finding.column.casefold() != SIMULATED_COLUMN]
+    return rows, [remark(finding) for finding in table.findings if finding.column.casefold() != SIMULATED_COLUMN]
 
 
 def patient_folds(rows: LabelledRows, folds: int, *, seed: int) -> Folds:

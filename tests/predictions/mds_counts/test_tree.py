@@ -23,9 +23,9 @@ VALUE = st.one_of(st.just(float("nan")), st.sampled_from([320.5, 98.5, 6.0]), st
 
 def leaf_by_hand(row: dict[str, float]) -> int:
     """Read the tree of ``document`` as a person does."""
-    if row["Ne_WX"] <= 320.5 or np.isnan(row["Ne_WX"]):
-        return 2 if row["MCV_fL"] <= 98.5 or np.isnan(row["MCV_fL"]) else 3
-    return 5 if row["IPF_percent"] <= 6 or np.isnan(row["IPF_percent"]) else 6
+    if row["Ne-WX"] <= 320.5 or np.isnan(row["Ne-WX"]):
+        return 2 if row["MCV"] <= 98.5 or np.isnan(row["MCV"]) else 3
+    return 5 if row["IPF"] <= 6 or np.isnan(row["IPF"]) else 6
 
 
 @given(st.lists(st.lists(VALUE, min_size=7, max_size=7), min_size=1, max_size=20))
@@ -94,7 +94,7 @@ def _set(document: Any, path: list[Any], value: Any) -> None:
         (["nodes", 2, "patients"], 0, "patients"),
         (["nodes", 2, "share"], 0.5, "share"),
         (["analytes", 0, "median"], 1000.0, "in order"),
-        (["analytes", 1, "name"], "Ne_WX", "stands twice"),
+        (["analytes", 1, "name"], "Ne-WX", "stands twice"),
         (["analytes", 1, "label"], {"en": "IPF"}, "en and fr"),
     ],
 )  # fmt: skip

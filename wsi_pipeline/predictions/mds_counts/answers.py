@@ -23,7 +23,7 @@ Reason = Literal["", "no-real-training-data", "not-applicable", "missing-values"
 ``not-applicable``: haemoglobin, neutrophils and platelets are known and show no cytopenia. ``missing-values``: the
 values that are missing decide. ``no-split``: the tree asks nothing, since no question survived pruning."""
 
-HAEMOGLOBIN, NEUTROPHILS, PLATELETS, SEX = "Hb_g_dL", "ANC_G_L", "Platelets_G_L", "sex"
+HAEMOGLOBIN, NEUTROPHILS, PLATELETS, SEX = "Hb", "ANC", "PLT", "sex"
 NEUTROPENIA_BELOW, THROMBOCYTOPENIA_BELOW = 1.8, 150.0
 """G/L."""
 ANAEMIA_BELOW = {"female": 12.0, "male": 13.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +12,11 @@ import numpy.typing as npt
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.errors import ConfigError, ModelError, OutputError
 from wsi_pipeline.predictions.counts.analytes import load_analytes
-from wsi_pipeline.predictions.counts.reading import CountsTable, read_counts
+from wsi_pipeline.predictions.counts.reading import CountsTable, Finding, read_counts
 from wsi_pipeline.predictions.mds_counts.answers import PANEL, MdsAnswer, answer_patients, answers_csv
 from wsi_pipeline.predictions.mds_counts.tree import MdsTree, read_tree
+
+_SHOWN = 20
 
 
 def predict_mds_counts(
@@ -36,7 +38,7 @@ def predict_mds_counts(
     model
         Folder of ``train mds-counts`` or its ``tree.json``; None abstains everywhere, since no model is shipped.
     report
-        Gets one line for each thing the reader remarked on.
+        Gets the first twenty things that the reader remarked on; refused values also stand in their rows' cautions.
 
     Raises
     ------
@@ -53,8 +55,9 @@ def predict_mds_counts(
         raise ConfigError(f"--out {out} is the table itself; give another file")
     tree = None if model is None else read_tree(model)
     read = read_counts(table, analytes=load_analytes(PANEL))
-    for finding in read.findings:
-        report(finding.message)
+    remarks = [remark(finding) for finding in read.findings]
+    for line in shown(remarks):
+        report(line)
     if tree is None:
         answers = answer_patients(None, read.patients, read.values)
     else:
@@ -66,6 +69,20 @@ def predict_mds_counts(
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
     return answers
+
+
+def remark(finding: Finding) -> str:
+    """Return what the reader found as one line that says where; text of the table cannot steer a terminal."""
+    place = "" if finding.row is None else f"row {finding.row}, "
+    cell = f"{finding.column} {finding.raw!r}: " if finding.row is not None and finding.column else ""
+    line = f"{place}{cell}{finding.message}"
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
+def shown(remarks: Sequence[str]) -> list[str]:
+    """Return the remarks that are printed: the first twenty, and how many more there are."""
+    more = [f"and {len(remarks) - _SHOWN} more remarks on the table"] if len(remarks) > _SHOWN else []
+    return [*remarks[:_SHOWN], *more]
 
 
 def _columns(tree: MdsTree, read: CountsTable, model: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
@@ -85,4 +102,4 @@ def _with_refused(answer: MdsAnswer, tree: MdsTree, refused: npt.NDArray[np.bool
     names = [analyte.short["en"] for analyte, one in zip(tree.analytes, refused, strict=True) if one]
     if not names:
         return answer
-    return replace(answer, cautions=(*answer.cautions, f"refused as implausible: {', '.join(names)}"))
+    return replace(answer, cautions=(*answer.cautions, f"refused values: {', '.join(names)}"))
