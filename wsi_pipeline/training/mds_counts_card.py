@@ -88,7 +88,9 @@ def card_text(tree: MdsTree, metrics: Mapping[str, Any], importance: Sequence[Im
             for name, point in metrics["operating_point"].items()
         ),
         "",
-        "Always answering one label has a sensitivity of 0 or 1 and a specificity of 1 or 0.",
+        "AUCs are of all held-out patients, answered or not. Always answering one label has a sensitivity of 0 or 1 "
+        "and a specificity of 1 or 0. Not answered, by reason: "
+        + (", ".join(f"{reason} {n}" for reason, n in metrics["unanswered"].items()) or "none") + ".",
         "",
         "## What carries the answer (forest)",
         "",

@@ -63,7 +63,7 @@ def test_the_picture_shows_each_node_inside_it(language: Language) -> None:
         places.append((x, y))
     for i, (x, y) in enumerate(places):
         for u, v in places[i + 1 :]:
-            assert abs(x - u) >= 190 or abs(y - v) >= 46
+            assert abs(x - u) >= 190 or abs(y - v) >= 62
     lines = list(root.iter(f"{SVG}line"))
     assert len(lines) == 6
     assert sum("stroke-dasharray" in line.attrib for line in lines) == 3

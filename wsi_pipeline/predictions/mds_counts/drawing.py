@@ -6,16 +6,17 @@ from xml.sax.saxutils import escape
 
 from wsi_pipeline.predictions.mds_counts.tree import Language, MdsTree
 from wsi_pipeline.predictions.mds_counts.words import (
+    DASHED,
     RESEARCH,
     SIMULATED,
     answer_of,
     condition,
-    leaf_words,
+    leaf_parts,
     tree_text,
 )
 
-_LEAF_WIDTH, _LEVEL_HEIGHT, _MARGIN, _TOP = 210, 96, 20, 78
-_BOX_WIDTH, _BOX_HEIGHT = 190, 46
+_LEAF_WIDTH, _LEVEL_HEIGHT, _MARGIN, _TOP = 210, 108, 20, 98
+_BOX_WIDTH, _BOX_HEIGHT = 190, 62
 _POSITIVE, _NEGATIVE, _QUESTION = "#f6d5c3", "#d3e4f3", "#f4f4f4"
 _TITLE = {"en": "Decision tree: {positive} or {negative}", "fr": "Arbre de décision : {positive} ou {negative}"}
 
@@ -30,7 +31,11 @@ def tree_svg(tree: MdsTree, language: Language) -> str:
     x, depth = _places(tree)
     leaves = int(tree.is_leaf.sum())
     title = _TITLE[language].format(positive=tree.positive, negative=tree.negative)
-    notes = [RESEARCH[language].format(positive=tree.positive), *([SIMULATED[language]] if tree.simulated else [])]
+    notes = [
+        RESEARCH[language].format(positive=tree.positive),
+        *([SIMULATED[language]] if tree.simulated else []),
+        DASHED[language],
+    ]
     # Six pixels a character is wide enough for the notes at their size.
     width = max(leaves * _LEAF_WIDTH, 6 * max(map(len, (title, *notes)))) + 2 * _MARGIN
     height = _TOP + (max(depth) + 1) * _LEVEL_HEIGHT + _MARGIN
@@ -54,13 +59,15 @@ def tree_svg(tree: MdsTree, language: Language) -> str:
                 f'stroke="#555555"{dash}/>'
             )
     for number, node in enumerate(tree.nodes):
+        answer, counts, share = leaf_parts(tree, node, language)
         if node.split is None:
-            answer, _, counts = leaf_words(tree, node, language).partition("  ")
             fill = _POSITIVE if answer_of(tree, node) == tree.positive else _NEGATIVE
-            parts += _box(x[number], top[number], fill, _short(answer), _short(counts, 34), bold=True)
+            parts += _box(x[number], top[number], fill, _short(answer), _short(counts), share, bold=True)
             continue
         yes, no = (condition(tree, node.split, below=below, language=language) for below in (True, False))
-        parts += _box(x[number], top[number], _QUESTION, f"\u2199 {_short(yes)}", f"{_short(no)} \u2198")
+        parts += _box(
+            x[number], top[number], _QUESTION, f"\u2199 {_short(yes)}", _short(counts), f"{_short(no)} \u2198"
+        )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -87,12 +94,13 @@ def _places(tree: MdsTree) -> tuple[list[float], list[int]]:
     return x, depth
 
 
-def _box(x: float, y: float, fill: str, first: str, second: str, *, bold: bool = False) -> list[str]:
+def _box(x: float, y: float, fill: str, first: str, second: str, third: str, *, bold: bool = False) -> list[str]:
     return [
         f'<rect x="{x - _BOX_WIDTH / 2:.1f}" y="{y}" width="{_BOX_WIDTH}" height="{_BOX_HEIGHT}" rx="4" '
         f'fill="{fill}" stroke="#555555"/>',
         _text(x, y + 19, first, bold=bold),
-        _text(x, y + 37, second, size=11),
+        _text(x, y + 36, second),
+        _text(x, y + 53, third),
     ]
 
 

@@ -15,6 +15,10 @@ SIMULATED = {
     "fr": "SIMULÉ : appris sur des valeurs simulées, non sur des patients. Ne dit rien d'un patient.",
 }
 _MISSING = {"en": "this way when missing", "fr": "par ici si absent"}
+DASHED = {
+    "en": "Dashed: the way of a patient whose value is missing.",
+    "fr": "Pointillé : la voie d'un patient dont la valeur manque.",
+}
 _OF = {"en": "of", "fr": "sur"}
 _CUT = {
     "en": "A leaf answers {positive} where its share of {positive} is above {cut} %, the share in the training table.",
@@ -46,14 +50,18 @@ def answer_of(tree: MdsTree, node: Node) -> str:
     return tree.positive if node.share > tree.cut else tree.negative
 
 
-def leaf_words(tree: MdsTree, node: Node, language: Language) -> str:
-    """Return a leaf's answer with its share, counts and Wilson interval."""
+def leaf_parts(tree: MdsTree, node: Node, language: Language) -> tuple[str, str, str]:
+    """Return a node's answer, were it a leaf, its counts, and its share with the Wilson interval."""
     low, high = wilson(node.positives, node.patients)
     share, lower, upper = (number(round(100 * part, 1), language) for part in (node.share, low, high))
-    return (
-        f"{answer_of(tree, node)}  [{tree.positive} {node.positives} {_OF[language]} {node.patients}: "
-        f"{share} % ({lower} - {upper} %)]"
-    )
+    counts = f"{tree.positive} {node.positives} {_OF[language]} {node.patients}"
+    return answer_of(tree, node), counts, f"{share} % ({lower} - {upper} %)"
+
+
+def leaf_words(tree: MdsTree, node: Node, language: Language) -> str:
+    """Return :func:`leaf_parts` in one line."""
+    answer, counts, share = leaf_parts(tree, node, language)
+    return f"{answer}  [{counts}: {share}]"
 
 
 def path_words(tree: MdsTree, leaf: int, language: Language) -> str:
