@@ -171,7 +171,7 @@ def _one_class(
             operating_point(score, positive, rule, units=units, strata=strata, repeats=found.repeats, reference=train)
             for rule in plan.rules
         ),
-        decision=decision_curve(score, positive, units=units, **sizes),
+        decision=decision_curve(score, positive, units=units, replicates=plan.replicates, seed=plan.seed),
         roc=_roc(score, positive),
     )
 

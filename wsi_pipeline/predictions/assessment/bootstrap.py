@@ -73,7 +73,7 @@ def bootstrap_units(
 
 @lru_cache(maxsize=1)
 def _drawn(units: int, replicates: int, seed: int) -> npt.NDArray[np.int64]:
-    """Return how often each unit is drawn, ``(replicates, units)``; the figures of one sample are asked for in a row."""
+    """Return how often each unit is drawn, ``(replicates, units)``; figures of one sample are asked for in a row."""
     return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=replicates)
 
 
