@@ -16,10 +16,7 @@ import numpy as np
 
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.errors import ConfigError, DataError, OutputError, WsiPipelineError
-from wsi_pipeline.predictions.assessment.auc import area_estimate, compare_areas, delong
 from wsi_pipeline.predictions.assessment.folds import fold_splits, grouped_folds
-from wsi_pipeline.predictions.assessment.leakage import leakage
-from wsi_pipeline.predictions.assessment.subjects import Subjects
 from wsi_pipeline.predictions.counts.analytes import load_analytes
 from wsi_pipeline.predictions.counts.reading import read_counts
 from wsi_pipeline.predictions.mds_counts import (
@@ -33,7 +30,7 @@ from wsi_pipeline.predictions.mds_counts import (
 )
 from wsi_pipeline.predictions.mds_counts.table import remark, shown
 from wsi_pipeline.simulation.mds_counts import POSITIVE, write_simulated_table
-from wsi_pipeline.training.mds_counts_assessment import assess_tree, fit_tree, operating_point, telling_gaps
+from wsi_pipeline.training.mds_counts_assessment import assess_tree, figures, fit_tree, telling_gaps
 from wsi_pipeline.training.mds_counts_card import card_text, importance_csv
 from wsi_pipeline.training.mds_counts_forest import assess_forest
 from wsi_pipeline.training.mds_counts_rows import LabelledRows, labelled_rows
@@ -105,7 +102,7 @@ def train_mds_counts(request: MdsTraining, out: Path, *, report: Callable[[str],
     trained_on = f"{request.table.name}, {n} patients, {n_positive} {rows.positive_name}"
     if rows.simulated:
         trained_on = f"simulated values: {trained_on}"
-    seeds = np.random.SeedSequence(request.seed).generate_state(request.folds + 2).tolist()
+    seeds = np.random.SeedSequence(request.seed).generate_state(request.folds + 3).tolist()
 
     def inner_of(part: LabelledRows, number: int) -> list[Folds]:
         return [patient_folds(part, request.folds, seed=seeds[number] + i) for i in range(request.repeats)]
@@ -116,14 +113,6 @@ def train_mds_counts(request: MdsTraining, out: Path, *, report: Callable[[str],
     forest, importance = assess_forest(rows, outer, seed=seeds[-2])
     tree, pruning = fit_tree(rows, inner_of(rows, request.folds), trained_on=trained_on)
 
-    fold = np.zeros(len(rows.positive), dtype=np.int64)
-    for number, (_, test) in enumerate(outer):
-        fold[test] = number
-    first = rows.first
-    positive = rows.positive[first]
-    scores = np.stack([held_out.share, forest, held_out.single, np.zeros(len(forest))])[:, first]
-    areas = delong(scores, positive, strata=fold[first])
-    names = ("tree", "forest", "single_split", "constant")
     metrics: dict[str, Any] = {
         "task": TASK,
         "positive": rows.positive_name,
@@ -135,7 +124,7 @@ def train_mds_counts(request: MdsTraining, out: Path, *, report: Callable[[str],
             "positive": n_positive,
             "rows": len(rows.positive),
             "repeated": int((np.bincount(rows.patients) > 1).sum()),
-            "without_cytopenia": int(without_cytopenia(tree.names, rows.values[first]).sum()),
+            "without_cytopenia": int(without_cytopenia(tree.names, rows.values[rows.first]).sum()),
             "known": {one.name: round(one.known, 4) for one in tree.analytes},
         },
         "left_out": list(rows.left_out),
@@ -143,20 +132,7 @@ def train_mds_counts(request: MdsTraining, out: Path, *, report: Callable[[str],
         "folds": request.folds,
         "repeats": request.repeats,
         "seed": request.seed,
-        "auc": {
-            name: asdict(area_estimate(float(areas.areas[i]), float(areas.covariance[i, i])))
-            for i, name in enumerate(names)
-        },
-        "compared": {
-            name: {"difference": found.difference.value, "p": found.p}
-            for i, name in enumerate(names[1:3], start=1)
-            if (found := compare_areas(areas, i, 0)).p is not None
-        },
-        "operating_point": operating_point(held_out.called[first], positive),
-        "unanswered": {
-            reason: sum(held_out.reasons[i] == reason for i in first.tolist())
-            for reason in sorted({held_out.reasons[i] for i in first.tolist()} - {""})
-        },
+        **figures(rows, outer, held_out, forest),
         "outer_folds": list(held_out.folds),
         "pruning": {
             "alphas": [None if np.isinf(alpha) else alpha for alpha in pruning.alphas],
@@ -166,7 +142,6 @@ def train_mds_counts(request: MdsTraining, out: Path, *, report: Callable[[str],
         },
         "importance": [asdict(one) for one in importance],
         "telling_gaps": telling_gaps(rows),
-        "leakage": [finding.message for finding in leakage(_subjects(rows), fold[first])],
     }
     with _writing(out):
         for language in ("en", "fr"):
@@ -222,15 +197,6 @@ def patient_folds(rows: LabelledRows, folds: int, *, seed: int) -> Folds:
     of_patient = dict(zip(rows.patients[first].tolist(), fold.tolist(), strict=True))
     of_row = np.array([of_patient[patient] for patient in rows.patients.tolist()])
     return [(split.train, split.test) for split in fold_splits(of_row)]
-
-
-def _subjects(rows: LabelledRows) -> Subjects:
-    first = rows.first
-    return Subjects.of(
-        rows.values[first],
-        [rows.positive_name if yes else rows.negative_name for yes in rows.positive[first]],
-        feature_names=[analyte.name for analyte in rows.analytes],
-    )
 
 
 @contextmanager

@@ -7,12 +7,15 @@ part in the tree that answers for him.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from wsi_pipeline.predictions.assessment.auc import area_estimate, compare_areas, delong
+from wsi_pipeline.predictions.assessment.leakage import leakage
+from wsi_pipeline.predictions.assessment.subjects import Subjects
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.predictions.mds_counts import MdsTree, answer_patients
 from wsi_pipeline.training.mds_counts_rows import LabelledRows
@@ -84,6 +87,51 @@ def assess_tree(
         folds.append({"leaves": leaves, "asked": list(tree.asked), "alpha": _finite(pruning.alpha)})
         report(f"outer fold {number + 1} of {len(outer)}: {leaves} leaves, asks {', '.join(tree.asked) or 'nothing'}")
     return HeldOut(share=share, single=single, called=called, reasons=tuple(reasons), folds=tuple(folds))
+
+
+def figures(rows: LabelledRows, outer: Folds, held_out: HeldOut, forest: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Return the figures of the held-out patients, one row each, and signs that they are too good.
+
+    Parameters
+    ----------
+    forest
+        Probability by a forest that did not see the patient, ``(n,)``.
+
+    Returns
+    -------
+    dict
+        ``auc`` of tree, forest, best single split and the same answer for all, ``compared`` with the tree (DeLong),
+        ``operating_point``, ``unanswered`` by reason, ``leakage``; JSON values only.
+    """
+    fold = np.zeros(len(rows.positive), dtype=np.int64)
+    for number, (_, test) in enumerate(outer):
+        fold[test] = number
+    first = rows.first
+    fold, positive = fold[first], rows.positive[first]
+    scores = {
+        "tree": held_out.share, "forest": forest, "single_split": held_out.single, "constant": np.zeros(len(forest)),
+    }  # fmt: skip
+    areas = delong(np.stack(list(scores.values()))[:, first], positive, strata=fold)
+    subjects = Subjects.of(
+        rows.values[first],
+        [rows.positive_name if yes else rows.negative_name for yes in positive],
+        feature_names=[analyte.name for analyte in rows.analytes],
+    )
+    reasons = [held_out.reasons[i] for i in first.tolist()]
+    return {
+        "auc": {
+            name: asdict(area_estimate(float(areas.areas[i]), float(areas.covariance[i, i])))
+            for i, name in enumerate(scores)
+        },
+        "compared": {
+            name: {"difference": found.difference.value, "p": found.p}
+            for i, name in enumerate(scores)
+            if name in ("forest", "single_split") and (found := compare_areas(areas, i, 0)).p is not None
+        },
+        "operating_point": operating_point(held_out.called[first], positive),
+        "unanswered": {reason: reasons.count(reason) for reason in sorted({*reasons} - {""})},
+        "leakage": [finding.message for finding in leakage(subjects, fold)],
+    }
 
 
 def operating_point(called: npt.NDArray[np.int64], positive: npt.NDArray[np.bool_]) -> dict[str, Any]:
