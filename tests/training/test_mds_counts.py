@@ -121,6 +121,7 @@ def test_without_a_model_every_row_abstains(tmp_path: Path) -> None:
     result = RUN.invoke(app, ["predict", "mds-counts", str(table), "--out", str(out)])
     assert result.exit_code == 0
     assert "no-real-training-data 60" in result.output
+    assert "diagnostic: " in result.output  # a column that is not read is named
     assert {r["reason"] for r in predicted(out)} == {"no-real-training-data"}
 
 

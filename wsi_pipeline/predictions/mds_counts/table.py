@@ -74,7 +74,8 @@ def predict_mds_counts(
 def remark(finding: Finding) -> str:
     """Return what the reader found as one line that says where; text of the table cannot steer a terminal."""
     place = "" if finding.row is None else f"row {finding.row}, "
-    cell = f"{finding.column} {finding.raw!r}: " if finding.row is not None and finding.column else ""
+    raw = "" if finding.row is None else f" {finding.raw!r}"
+    cell = f"{finding.column}{raw}: " if finding.column else ""
     line = f"{place}{cell}{finding.message}"
     return "".join(c if c.isprintable() else "\ufffd" for c in line)
 
