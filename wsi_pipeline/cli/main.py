@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from wsi_pipeline.cli import evaluate, models, predict, run, serve, slides, train, train_counts
+from wsi_pipeline.cli import evaluate, models, predict, run, serve, slides, train_counts
 from wsi_pipeline.errors import WsiPipelineError
 
 USAGE_ERROR = 2
@@ -28,13 +28,9 @@ app.command("simulate")(slides.simulate)
 app.command("doctor")(models.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(evaluate.app, name="evaluate")
-<<<<<<< HEAD
-app.add_typer(train.app, name="train")
-app.add_typer(serve.app, name="serve")
-=======
 app.add_typer(train_counts.app, name="train")
 app.add_typer(predict.app, name="predict")
->>>>>>> hD
+app.add_typer(serve.app, name="serve")
 
 
 def main() -> None:

@@ -128,7 +128,8 @@ def find_weights(name: str, task: str) -> Weights:
     else:
         known = ", ".join(n for n, w in shipped_weights().items() if w.card["task"] == task)
         raise MissingWeightsError(
-            f"model {name!r} is not shipped and is no file of weights ({' or '.join(SUFFIXES)}); shipped for {task}: {known or 'none'}"
+            f"model {name!r} is not shipped and is no file of weights ({' or '.join(SUFFIXES)}); "
+            f"shipped for {task}: {known or 'none'}"
         )
     if weights.card["task"] != task:
         raise ModelError(f"model {name!r} is for {weights.card['task']}, not for {task}")
