@@ -183,7 +183,7 @@ class _File(_Model):
     panels: dict[str, tuple[str, ...]]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1 << 14)
 def key(text: str) -> str:
     """Return letters, digits and ``%`` of a name, without case and accents: what names are compared by."""
     plain = unicodedata.normalize("NFKD", text).casefold().replace("μ", "u")

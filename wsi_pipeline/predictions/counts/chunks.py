@@ -133,7 +133,7 @@ def _report_table(table: SurveyedTable, out: Findings) -> None:
             out.whole(column.written, "converted", message)
         for centre in sorted(centre for index, centre in survey.unsettled if index == column.index):
             where = f"centre {centre}: " if centre else ""
-            message = f"{where}may be percent or {analyte.unit}; no value is used; write the unit in the column's name"
+            message = f"{where}may be percent or {analyte.unit}; values without unit are refused; write it in the name"
             out.whole(column.written, "refused", message)
     present = {column.analyte for column in header.columns}
     derivable = {name for part in table.parts for name in (part.percent, part.absolute)}

@@ -64,9 +64,9 @@ class ColumnNames:
     def __init__(self, analytes: Sequence[Analyte]) -> None:
         self._analytes = tuple(analytes)
         self._plain: dict[str, Column] = {}
-        self._known: dict[str, Column] = {}
+        self._known: dict[str, tuple[int, str]] = {}
         for position, analyte in enumerate(analytes):
-            self._known[key(analyte.name)] = _column(position, analyte.unit)
+            self._known[key(analyte.name)] = (position, analyte.unit)
         for position, analyte in enumerate(analytes):
             self._add(position, analyte)
 
@@ -81,20 +81,21 @@ class ColumnNames:
             self._plain.setdefault(name, replace(_column(position, None), bare=name in bare))
         for name in with_unit:
             for spelled, unit in analyte.unit_keys().items():
-                self._known.setdefault(name + spelled, _column(position, unit))
+                self._known.setdefault(name + spelled, (position, unit))
 
     def match(self, name: str) -> Column | None:
         """Return the column that a name stands for (index 0, unplaced), or None."""
-        found = self._known.get(key(name)) or self._plain.get(key(name))
+        known = self._known.get(key(name))
+        found = _column(*known) if known else self._plain.get(key(name))
         if found is None:
             bracketed = _BRACKETED.fullmatch(name)
             base = self._plain.get(key(bracketed[1])) if bracketed else None
             if bracketed is None or base is None:
                 return None
-            known = self._analytes[base.analyte]
+            analyte = self._analytes[base.analyte]
             found = replace(
                 base,
-                problem=f"the unit {bracketed[2]!r} is not known; write {' or '.join((known.unit, *known.units))}",
+                problem=f"the unit {bracketed[2]!r} is not known; write {' or '.join((analyte.unit, *analyte.units))}",
             )
         reason = self._analytes[found.analyte].refused_units.get(found.unit or "")
         return replace(found, written=name, problem=reason or found.problem)
