@@ -104,10 +104,10 @@ def read_chunk(table: SurveyedTable, rows: Rows, repeats: Repeats, start: int, *
 
 def _patients(table: SurveyedTable, rows: Rows) -> tuple[str, ...]:
     prefix = f"{table.name} " if table.name else ""
-    unnamed = [f"{prefix}row {line}" if table.from_file else "patient" for line in rows.lines.tolist()]
-    if table.header.patient is None:
-        return tuple(unnamed)
-    return tuple(name or place for name, place in zip(words_of(rows, table.header.patient), unnamed, strict=True))
+    lines = rows.lines.tolist()
+    names = [""] * len(lines) if table.header.patient is None else words_of(rows, table.header.patient)
+    unnamed = "{}row {}" if table.from_file else "patient"
+    return tuple(name or unnamed.format(prefix, line) for name, line in zip(names, lines, strict=True))
 
 
 def _report_table(table: SurveyedTable, out: Findings) -> None:

@@ -18,12 +18,21 @@ MIN_VALUES = 5
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-def hash_names(*columns: Sequence[str]) -> Hashes:
-    """Return a hash of each row of names."""
-    mixed = np.zeros(len(columns[0]), dtype=np.uint64)
-    for column in columns:
-        mixed = _mixed(mixed, pd.util.hash_array(np.asarray(column, dtype=object), categorize=False))
-    return mixed
+def hash_lines(table: str, lines: npt.NDArray[np.int64]) -> Hashes:
+    """Return a hash of each line of a table."""
+    return _mixed(_hash_texts([table]), lines.astype(np.uint64))
+
+
+def hash_patients(
+    names: Sequence[str], centres: Sequence[str], centre: npt.NDArray[np.intp], unnamed: Hashes
+) -> Hashes:
+    """Return a hash of each patient within its centre (position in ``centres``); ``unnamed`` where a name is empty."""
+    named = np.array([bool(name) for name in names])
+    return np.where(named, _mixed(_hash_texts(centres)[centre], _hash_texts(names)), unnamed)
+
+
+def _hash_texts(texts: Sequence[str]) -> Hashes:
+    return np.asarray(pd.util.hash_array(np.array(texts, dtype=object), categorize=False), dtype=np.uint64)
 
 
 def hash_values(columns: Sequence[npt.NDArray[np.float64]], unique: Hashes) -> Hashes:

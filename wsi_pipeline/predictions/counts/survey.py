@@ -17,7 +17,7 @@ from wsi_pipeline.predictions.counts.columns import Column, Header
 from wsi_pipeline.predictions.counts.csv_source import Rows
 from wsi_pipeline.predictions.counts.numbers import Separators
 from wsi_pipeline.predictions.counts.parts import PartEvidence
-from wsi_pipeline.predictions.counts.repeats import Hashes, hash_names, hash_values
+from wsi_pipeline.predictions.counts.repeats import Hashes, hash_lines, hash_patients, hash_values
 from wsi_pipeline.predictions.counts.units import UnitDecision, UnitEvidence, UnitPlan, decide, observe, resolve
 
 Floats = npt.NDArray[np.float64]
@@ -53,7 +53,8 @@ class Survey:
 
 def words_of(rows: Rows, index: int) -> list[str]:
     """Return one column of a chunk, stripped."""
-    return [str(text) for text in pc.utf8_trim_whitespace(rows.columns[index]).to_pylist()]
+    texts: list[str] = pc.utf8_trim_whitespace(rows.columns[index]).to_pylist()
+    return texts
 
 
 def centres_of(rows: Rows, header: Header, default: str) -> tuple[npt.NDArray[np.intp], list[str]]:
@@ -108,13 +109,11 @@ def survey_table(
         _observe_parts(in_parts, raw, header, analytes, parts, plans, centres, groups)
         for first, second in header.repeated:
             _same(rows, first, second, analytes, survey.separators, where)
-        places = [f"{where}\n{line}" for line in rows.lines.tolist()]
-        alone = hash_names(places)
+        alone = hash_lines(where, rows.lines)
         patients.append(alone)
         if header.patient is not None:
             names = words_of(rows, header.patient)
-            homes = [centres[code] for code in codes.tolist()]
-            patients[-1] = hash_names([name or place for name, place in zip(names, places, strict=True)], homes)
+            patients[-1] = hash_patients(names, centres, codes, alone)
         hashes.append(hash_values(list(raw.values()), alone))
         lines.append(rows.lines)
     if not lines:
