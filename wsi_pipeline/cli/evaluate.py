@@ -137,6 +137,31 @@ def cells(
 
 
 @app.command()
+def counts(
+    tables: Annotated[list[Path], typer.Argument(help="CSV files of patients whose class is known, one a centre.")],
+    label: Annotated[str, typer.Option(help="Column of the class: AML, ALL or APL.")] = "Response",
+    model: Annotated[
+        str, typer.Option(help="Model, by name or by its .trees.json.gz file.")
+    ] = "acute-leukaemia-counts",
+    out: Out = Path("evaluation"),
+) -> None:
+    """Evaluate a model of blood counts on patients that it has not seen, beside the class frequencies."""
+    from wsi_pipeline.evaluation.counts import evaluate_counts, metrics_rows
+    from wsi_pipeline.evaluation.tables import text_table
+    from wsi_pipeline.predictions.counts.findings import remark, shown
+    from wsi_pipeline.predictions.counts.labelled import read_labelled
+    from wsi_pipeline.predictions.counts.model import load_counts_model
+
+    loaded = load_counts_model(model)
+    data = read_labelled(tables, label=label)
+    for line in shown([remark(finding) for finding in data.findings]):
+        typer.echo(line, err=True)
+    metrics = evaluate_counts(data, loaded, out)
+    typer.echo(text_table(["", "n", "value", "95 % interval"], metrics_rows(metrics)))
+    typer.echo(f"metrics: {out / 'metrics.json'}; report: {out / 'study.html'}")
+
+
+@app.command()
 def simulated(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run on virtual slides.")],
     truth: Annotated[Path, typer.Option(help="Folder with <slide>.truth.csv of every slide.")],

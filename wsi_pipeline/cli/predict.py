@@ -8,12 +8,46 @@ from typing import Annotated
 
 import typer
 
+from wsi_pipeline.errors import ConfigError
+
 app = typer.Typer(help="Answer for tables of values, without slides.", no_args_is_help=True)
 
 
-@app.callback()
-def _commands() -> None:
-    """Answer for tables of values, without slides."""
+@app.command()
+def counts(
+    tables: Annotated[list[Path], typer.Argument(help="CSV files of blood counts, one row a patient.")],
+    out: Annotated[Path, typer.Option("--out", help="CSV file to write.")],
+    model: Annotated[
+        str, typer.Option(help="Model, by name or by its .trees.json.gz file.")
+    ] = "acute-leukaemia-counts",
+    unit: Annotated[
+        list[str] | None,
+        typer.Option(help="Unit of a column whose name does not say it, COLUMN=UNIT; may be repeated."),
+    ] = None,
+) -> None:
+    """Tell AML, ALL and APL apart by blood counts, where acute leukaemia is established or strongly suspected."""
+    from wsi_pipeline.predictions.counts.batch import predict_table
+    from wsi_pipeline.predictions.counts.model import load_counts_model
+    from wsi_pipeline.predictions.counts.words import PRECONDITION
+
+    _note(PRECONDITION["en"])
+    counts = predict_table(tables, out, model=load_counts_model(model), units=_units(unit or []))
+    for kind, title in (("class", "predicted"), ("trust", "trust"), ("reason", "reason"), ("finding", "remarks")):
+        found = {key.removeprefix(f"{kind}:"): n for key, n in counts.items() if key.startswith(f"{kind}:")}
+        shown = ", ".join(f"{name or 'none'} {n:,}" for name, n in sorted(found.items()))
+        typer.echo(f"{title}: {shown or 'none'}")
+    typer.echo(f"{out}: {counts['rows']:,} rows; remarks on values: {out.with_name(f'{out.stem}.findings.csv')}")
+
+
+def _units(assignments: list[str]) -> dict[str, str]:
+    """Return the unit by column of ``COLUMN=UNIT``."""
+    units = {}
+    for text in assignments:
+        column, equals, unit = text.partition("=")
+        if not (column.strip() and equals and unit.strip()):
+            raise ConfigError(f"--unit {text!r}: give COLUMN=UNIT, for example MCHC=g/dL")
+        units[column.strip()] = unit.strip()
+    return units
 
 
 @app.command("mds-counts")

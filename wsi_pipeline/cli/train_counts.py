@@ -1,4 +1,4 @@
-"""``train mds-counts``."""
+"""``train counts`` and ``train mds-counts``."""
 
 from __future__ import annotations
 
@@ -50,3 +50,40 @@ def mds_counts(
     tree = train_mds_counts(request, out, report=typer.echo)
     typer.echo((out / "tree.txt").read_text(encoding="utf-8"))
     typer.echo(f"tree: {tree}\ncard: {out / 'card.md'}")
+
+
+@app.command()
+def counts(
+    tables: Annotated[list[Path], typer.Argument(help="CSV files of patients whose class is known, one a centre.")],
+    label: Annotated[str, typer.Option(help="Column of the class: AML, ALL or APL.")] = "Response",
+    name: Annotated[str, typer.Option(help="Name of the model.")] = "acute-leukaemia-counts",
+    licence: Annotated[str, typer.Option(help="Licence of the tables and of the model, for the card.")] = "not stated",
+    title: Annotated[str | None, typer.Option(help="What the tables are, for the card; default their names.")] = None,
+    attribution: Annotated[str, typer.Option(help="Whose they are, for the card.")] = "not stated",
+    out: Annotated[Path, typer.Option("--out", help="Folder for model, card and study.")] = Path(
+        "training_runs/counts"
+    ),
+    folds: Annotated[int, typer.Option(help="Folds by patient of the study.", min=2, max=20)] = 10,
+    repeats: Annotated[int, typer.Option(help="Arrangements of the folds.", min=1, max=20)] = 1,
+    seed: Seed = 0,
+) -> None:
+    """Train the model of AML, ALL and APL from blood counts, and study its recipe beside a plain refit."""
+    from wsi_pipeline.predictions.assessment import Plan
+    from wsi_pipeline.training.counts import CountsTraining, train_counts
+    from wsi_pipeline.training.own_segmentation_request import check_name
+    from wsi_pipeline.weights import beside_weights
+
+    check_name(name)
+
+    request = CountsTraining(
+        tables=tuple(tables),
+        label=label,
+        name=name,
+        licence=licence,
+        title=title or ", ".join(table.name for table in tables),
+        attribution=attribution,
+        plan=Plan(folds=folds, repeats=repeats, null_repeats=1, fractions=(0.25, 0.5, 1.0), seed=seed),
+        seed=seed,
+    )
+    weights = train_counts(request, out, report=lambda line: typer.echo(line, err=True))
+    typer.echo(f"model: {weights}\ncard: {beside_weights(weights, '.md')}\nstudy: {out / 'study.html'}")

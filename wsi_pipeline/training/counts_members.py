@@ -5,6 +5,8 @@
 (a part of the way to a near patient, with noise and missing values), and the trees learn the kernel model's log-odds
 there (distillation: Hinton et al., arXiv:1503.02531, 2015). It brings what trees on few hundred patients lack, a smooth
 answer, and remains a tree model whose contributions are exact.
+
+All are fitted by one thread, so that a seed gives the same trees on any number of cores.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.predictions.counts.ensemble import Ensemble, Member
-from wsi_pipeline.predictions.counts.features import CLASSES, FloatArray, engineered, from_symmetrised, symmetrised
+from wsi_pipeline.predictions.counts.features import FloatArray, engineered, from_symmetrised, symmetrised
 
 IntArray = npt.NDArray[np.int64]
 
@@ -25,26 +27,26 @@ _FLOOR = 0.005
 """Least probability the imitated model may give, so that log-odds stay finite."""
 
 
-def fit_ensemble(values: FloatArray, labels: IntArray, seed: int, *, threads: int = 0) -> Ensemble:
+def fit_ensemble(values: FloatArray, labels: IntArray, seed: int) -> Ensemble:
     """Return the ensemble fitted to values ``(n, 14)`` and labels ``(n,)``, indices of the three classes."""
     return Ensemble(
         [
-            _boosted(values, labels, seed, threads),
-            _forest(values, labels, seed, threads),
-            _smooth(values, labels, seed, threads),
+            _boosted(values, labels, seed),
+            _forest(values, labels, seed),
+            _smooth(values, labels, seed),
         ]
     )
 
 
-def plain_refit(values: FloatArray, labels: IntArray, seed: int, *, threads: int = 0) -> Ensemble:
+def plain_refit(values: FloatArray, labels: IntArray, seed: int) -> Ensemble:
     """Return what the ensemble is compared with: one XGBoost model of the values, depth 3, 150 rounds of 0.1."""
     from xgboost import XGBClassifier
 
-    found = XGBClassifier(max_depth=3, learning_rate=0.1, n_estimators=150, random_state=seed, n_jobs=threads or None)
+    found = XGBClassifier(max_depth=3, learning_rate=0.1, n_estimators=150, random_state=seed, n_jobs=1)
     return Ensemble([Member(name="plain", columns="values", booster=found.fit(values, labels).get_booster())])
 
 
-def _boosted(values: FloatArray, labels: IntArray, seed: int, threads: int) -> Member:
+def _boosted(values: FloatArray, labels: IntArray, seed: int) -> Member:
     from xgboost import XGBClassifier
 
     found = XGBClassifier(
@@ -56,14 +58,12 @@ def _boosted(values: FloatArray, labels: IntArray, seed: int, threads: int) -> M
         min_child_weight=3,
         reg_lambda=3,
         random_state=seed,
-        n_jobs=threads or None,
+        n_jobs=1,
     )
-    return Member(
-        name="boosted", columns="engineered", booster=found.fit(engineered(values), labels).get_booster()
-    )
+    return Member(name="boosted", columns="engineered", booster=found.fit(engineered(values), labels).get_booster())
 
 
-def _forest(values: FloatArray, labels: IntArray, seed: int, threads: int) -> Member:
+def _forest(values: FloatArray, labels: IntArray, seed: int) -> Member:
     from xgboost import XGBRFClassifier
 
     found = XGBRFClassifier(
@@ -74,12 +74,12 @@ def _forest(values: FloatArray, labels: IntArray, seed: int, threads: int) -> Me
         colsample_bynode=0.35,
         reg_lambda=0.5,
         random_state=seed,
-        n_jobs=threads or None,
+        n_jobs=1,
     )
     return Member(name="forest", columns="values", booster=found.fit(values, labels).get_booster())
 
 
-def _smooth(values: FloatArray, labels: IntArray, seed: int, threads: int) -> Member:
+def _smooth(values: FloatArray, labels: IntArray, seed: int) -> Member:
     from sklearn.impute import SimpleImputer
     from sklearn.kernel_approximation import Nystroem
     from sklearn.linear_model import LogisticRegression
@@ -105,7 +105,7 @@ def _smooth(values: FloatArray, labels: IntArray, seed: int, threads: int) -> Me
         colsample_bynode=0.5,
         min_child_weight=5,
         random_state=seed,
-        n_jobs=threads or None,
+        n_jobs=1,
     )
     found.fit(from_symmetrised(moved), taught - taught.mean(axis=1, keepdims=True))
     return Member(name="smooth", columns="values", booster=found.get_booster())
@@ -130,8 +130,3 @@ def _moved(scaled: FloatArray, rng: np.random.Generator) -> list[FloatArray]:
         copy[rng.random(full.shape) < _MISSING] = np.nan
         copies.append(copy)
     return copies
-
-
-def check_labels(labels: IntArray) -> list[str]:
-    """Return the classes that no patient has."""
-    return [name for i, name in enumerate(CLASSES) if not (labels == i).any()]

@@ -18,6 +18,7 @@ from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.errors import ConfigError, DataError, OutputError, WsiPipelineError
 from wsi_pipeline.predictions.assessment.folds import fold_splits, grouped_folds
 from wsi_pipeline.predictions.counts.analytes import load_analytes
+from wsi_pipeline.predictions.counts.findings import remark, shown
 from wsi_pipeline.predictions.counts.reading import read_counts
 from wsi_pipeline.predictions.mds_counts import (
     PANEL,
@@ -28,7 +29,6 @@ from wsi_pipeline.predictions.mds_counts import (
     without_cytopenia,
     write_tree,
 )
-from wsi_pipeline.predictions.mds_counts.table import remark, shown
 from wsi_pipeline.simulation.mds_counts import POSITIVE, write_simulated_table
 from wsi_pipeline.training.mds_counts_assessment import assess_tree, figures, fit_tree, telling_gaps
 from wsi_pipeline.training.mds_counts_card import card_text, importance_csv

@@ -132,7 +132,7 @@ def assess(
             sure,
             right,
             units=units,
-            strata=found.strata,
+            strata=found.parts,
             repeats=found.repeats,
             targets=plan.accuracies,
             reference=_confidences(*reference) if reference is not None else None,
@@ -168,7 +168,9 @@ def _one_class(
         ece=calibration_error(score, positive, units=units, bins=plan.bins, **sizes),
         reliability=_per_repeat(calibration(score, positive, bins=plan.bins), times),
         operating=tuple(
-            operating_point(score, positive, rule, units=units, strata=strata, repeats=found.repeats, reference=train)
+            operating_point(
+                score, positive, rule, units=units, strata=found.parts, repeats=found.repeats, reference=train
+            )
             for rule in plan.rules
         ),
         decision=decision_curve(score, positive, units=units, replicates=plan.replicates, seed=plan.seed),

@@ -31,6 +31,9 @@ class Predictions:
         ``(N,)`` rows with one number come from one model, so their scores may be compared.
     repeats
         ``(N,)`` repeat of the cross-validation.
+    threshold_folds
+        ``(N,)`` rows of one number get their thresholds from the others; the strata where None. One model that
+        answered all subjects is one stratum, and its thresholds need folds all the same.
     """
 
     candidate: str
@@ -38,6 +41,12 @@ class Predictions:
     probabilities: FloatArray
     strata: IntArray
     repeats: IntArray
+    threshold_folds: IntArray | None = None
+
+    @property
+    def parts(self) -> IntArray:
+        """Return ``threshold_folds``, or the strata."""
+        return self.strata if self.threshold_folds is None else self.threshold_folds
 
     def take(self, chosen: np.ndarray) -> Predictions:
         """Return some of the rows."""
@@ -47,6 +56,7 @@ class Predictions:
             probabilities=self.probabilities[chosen],
             strata=self.strata[chosen],
             repeats=self.repeats[chosen],
+            threshold_folds=None if self.threshold_folds is None else self.threshold_folds[chosen],
         )
 
 

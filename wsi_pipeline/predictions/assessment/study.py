@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from wsi_pipeline.predictions.assessment.cross_validation import (
     repeated_folds,
 )
 from wsi_pipeline.predictions.assessment.document import document
+from wsi_pipeline.predictions.assessment.folds import grouped_folds
 from wsi_pipeline.predictions.assessment.leakage import Finding, leakage
 from wsi_pipeline.predictions.assessment.learning import LearningCurve, learning_curve
 from wsi_pipeline.predictions.assessment.null import NullCheck, null_check
@@ -164,10 +165,7 @@ def run_study(
         n=len(subjects),
         n_patients=subjects.n_patients,
         n_by_class=_counts(subjects),
-        features=tuple(
-            FeatureSummary(name=name, missing=float(np.isnan(subjects.features[:, j]).mean()))
-            for j, name in enumerate(subjects.feature_names)
-        ),
+        features=_features(subjects),
         findings=(*leakage(subjects, folds[0]), *_null_findings(null)),
         assessments=tuple(assess(f, subjects, plan) for f in found),
         comparisons=_comparisons(found, subjects),
@@ -180,6 +178,77 @@ def run_study(
             if plan.fractions
         ),
         null=null,
+    )
+
+
+def study_answers(
+    features: npt.ArrayLike,
+    labels: Sequence[str],
+    answers: Mapping[str, npt.ArrayLike],
+    *,
+    patients: Sequence[str] | None = None,
+    centres: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    feature_names: Sequence[str] | None = None,
+    plan: Plan | None = None,
+) -> Study:
+    """Evaluate models that were trained elsewhere, on subjects that they have not seen.
+
+    Parameters
+    ----------
+    answers
+        Probabilities ``(n, classes)`` by name of the model; the class frequencies of these subjects are added as the
+        trivial baseline. The other parameters are those of :func:`run_study`; of the plan, what asks for a training
+        is left out, and its folds choose each other's thresholds.
+
+    Raises
+    ------
+    ConfigError, DataError
+        As :func:`run_study`.
+    """
+    plan = plan or Plan()
+    if not answers or {BASELINE, CHOSEN} & set(answers):
+        raise ConfigError(f"one or more models are needed, none called '{BASELINE}' or '{CHOSEN}'")
+    subjects = Subjects.of(
+        features, labels, patients=patients, centres=centres, classes=classes, feature_names=feature_names
+    )
+    rows = np.arange(len(subjects))
+    parts = grouped_folds(subjects.labels, subjects.patients, plan.folds, seed=plan.seed)
+    frequencies = baseline(len(subjects.classes)).fit(subjects.features, subjects.labels, plan.seed)
+    every = {**answers, BASELINE: frequencies.predict_proba(subjects.features)}
+    found = [
+        Predictions(
+            candidate=name,
+            rows=rows,
+            probabilities=np.asarray(p, dtype=np.float64),
+            strata=np.zeros_like(rows),
+            repeats=np.zeros_like(rows),
+            threshold_folds=parts,
+        )
+        for name, p in every.items()
+    ]
+    return Study(
+        plan=plan,
+        classes=subjects.classes,
+        n=len(subjects),
+        n_patients=subjects.n_patients,
+        n_by_class=_counts(subjects),
+        features=_features(subjects),
+        findings=(),
+        assessments=tuple(assess(f, subjects, plan) for f in found),
+        comparisons=_comparisons(found, subjects),
+        chosen=(),
+        centres=_by_centre(found, subjects, plan),
+        transfers=(),
+        learning=(),
+        null=(),
+    )
+
+
+def _features(subjects: Subjects) -> tuple[FeatureSummary, ...]:
+    return tuple(
+        FeatureSummary(name=name, missing=float(np.isnan(subjects.features[:, j]).mean()))
+        for j, name in enumerate(subjects.feature_names)
     )
 
 

@@ -32,6 +32,7 @@ MOST = 1000
 """Findings of one kind in one column of one chunk; more are summarised, so that memory stays flat."""
 
 _SHOWN = 60
+_PRINTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,3 +130,18 @@ class Findings:
             if n > MOST
         )
         return (*self._found, *summed)
+
+
+def remark(finding: Finding) -> str:
+    """Return what the reader found as one line that says where; text of the table cannot steer a terminal."""
+    place = "" if finding.row is None else f"row {finding.row}, "
+    raw = "" if finding.row is None else f" {finding.raw!r}"
+    cell = f"{finding.column}{raw}: " if finding.column else ""
+    line = f"{place}{cell}{finding.message}"
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)
+
+
+def shown(remarks: Sequence[str]) -> list[str]:
+    """Return the remarks that are printed: the first twenty, and how many more there are."""
+    more = [f"and {len(remarks) - _PRINTED} more remarks on the table"] if len(remarks) > _PRINTED else []
+    return [*remarks[:_PRINTED], *more]

@@ -65,9 +65,7 @@ def explain(analyte: Analyte, value: float | None, effect: Mapping[str, float], 
     return {language: _sentence(language, analyte, value, effect, predicted) for language in CLASS_NAMES}
 
 
-def _sentence(
-    language: str, analyte: Analyte, value: float | None, effect: Mapping[str, float], predicted: str
-) -> str:
+def _sentence(language: str, analyte: Analyte, value: float | None, effect: Mapping[str, float], predicted: str) -> str:
     name, names = analyte.short[language], CLASS_NAMES[language]
     size = abs(effect[predicted])
     strength = _STRENGTH[language][0 if size >= _STRONG else 1 if size >= _CLEAR else 2]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.predictions.mds_counts.tree import MdsTree
 from wsi_pipeline.predictions.mds_counts.words import answer_of, path_words
+from wsi_pipeline.predictions.plain_csv import safe_cell
 
 TASK = "mds_cbc"
 PANEL = "mds-cbc"
@@ -152,7 +153,7 @@ def answers_csv(answers: Sequence[MdsAnswer], tree: MdsTree | None, *, model: st
             "simulated": "simulated" if tree is not None and tree.simulated else "",
             "model": model, "trained_on": "" if tree is None else tree.trained_on,
         }  # fmt: skip
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+        writer.writerow({key: safe_cell(value) for key, value in row.items()})
     return text.getvalue()
 
 
@@ -194,7 +195,3 @@ def _abstained(
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +12,10 @@ import numpy.typing as npt
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.errors import ConfigError, ModelError, OutputError
 from wsi_pipeline.predictions.counts.analytes import load_analytes
-from wsi_pipeline.predictions.counts.reading import CountsTable, Finding, read_counts
+from wsi_pipeline.predictions.counts.findings import remark, shown
+from wsi_pipeline.predictions.counts.reading import CountsTable, read_counts
 from wsi_pipeline.predictions.mds_counts.answers import PANEL, MdsAnswer, answer_patients, answers_csv
 from wsi_pipeline.predictions.mds_counts.tree import MdsTree, read_tree
-
-_SHOWN = 20
 
 
 def predict_mds_counts(
@@ -69,21 +68,6 @@ def predict_mds_counts(
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
     return answers
-
-
-def remark(finding: Finding) -> str:
-    """Return what the reader found as one line that says where; text of the table cannot steer a terminal."""
-    place = "" if finding.row is None else f"row {finding.row}, "
-    raw = "" if finding.row is None else f" {finding.raw!r}"
-    cell = f"{finding.column}{raw}: " if finding.column else ""
-    line = f"{place}{cell}{finding.message}"
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)
-
-
-def shown(remarks: Sequence[str]) -> list[str]:
-    """Return the remarks that are printed: the first twenty, and how many more there are."""
-    more = [f"and {len(remarks) - _SHOWN} more remarks on the table"] if len(remarks) > _SHOWN else []
-    return [*remarks[:_SHOWN], *more]
 
 
 def _columns(tree: MdsTree, read: CountsTable, model: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

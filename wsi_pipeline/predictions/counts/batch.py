@@ -1,0 +1,148 @@
+"""Tables of blood counts to tables of answers, in chunks, so that memory does not grow with the table."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.errors import ConfigError, OutputError
+from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES
+from wsi_pipeline.predictions.counts.findings import Finding
+from wsi_pipeline.predictions.counts.model import CountsModel
+from wsi_pipeline.predictions.counts.reading import iter_counts
+from wsi_pipeline.predictions.counts.table import CountsTable
+from wsi_pipeline.predictions.plain_csv import safe_cell
+
+COLUMNS = (
+    "patient",
+    "p_AML",
+    "p_ALL",
+    "p_APL",
+    "predicted",
+    "trust",
+    "reason",
+    "apl_alert",
+    "lower_AML",
+    "upper_AML",
+    "lower_ALL",
+    "upper_ALL",
+    "lower_APL",
+    "upper_APL",
+    "n_values",
+    "missing",
+    "refused",
+    "model",
+)
+"""Of the table of answers; ``lower`` and ``upper`` are what missing values leave open."""
+
+FINDING_COLUMNS = ("row", "patient", "column", "kind", "raw", "message")
+
+
+def predict_table(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    model: CountsModel,
+    units: dict[str, str] | None = None,
+    label: str | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Counter[str]:
+    """Answer every row of tables, in their order.
+
+    Parameters
+    ----------
+    out
+        CSV file of answers; what the reader remarked on goes to ``<stem>.findings.csv`` beside it.
+    units
+        Unit by column, where a file does not say it.
+    label
+        A column to leave alone.
+    progress
+        Gets the number of rows done.
+
+    Returns
+    -------
+    Counter
+        Rows by trust, by reason and by class (``trust:green``, ``reason:outlier``, ``class:AML``), findings by kind
+        (``finding:converted``), and ``rows``.
+
+    Raises
+    ------
+    ConfigError
+        ``out`` is one of the tables.
+    DataError
+        A table cannot be read.
+    OutputError
+        ``out`` cannot be written.
+    """
+    if out.resolve() in {path.resolve() for path in paths}:
+        raise ConfigError(f"--out {out} is one of the tables; give another file")
+    counts: Counter[str] = Counter()
+    name = str(model.card.get("name", ""))
+    with _written(out) as answers, _written(out.with_name(f"{out.stem}.findings.csv")) as findings:
+        remarks = csv.writer(findings, lineterminator="\n")
+        remarks.writerow(FINDING_COLUMNS)
+        first = True
+        for table in iter_counts(list(paths), units=units, label=label):
+            _answers(table, model, name, counts).to_csv(answers, index=False, header=first, lineterminator="\n")
+            remarks.writerows(_finding_row(finding) for finding in table.findings)
+            counts.update(f"finding:{finding.kind}" for finding in table.findings)
+            first = False
+            progress(counts["rows"])
+    return counts
+
+
+def _answers(table: CountsTable, model: CountsModel, name: str, counts: Counter[str]) -> pd.DataFrame:
+    found = model.predict(table.values)
+    words = np.array([*CLASSES, ""])[found.predicted]
+    counts["rows"] += len(words)
+    for kind, column in (("trust", found.trust), ("reason", found.reason), ("class", words)):
+        for word, n in zip(*np.unique(column, return_counts=True), strict=True):
+            counts[f"{kind}:{word}"] += int(n)
+    columns: dict[str, object] = {
+        "patient": [safe_cell(patient) for patient in table.patients],
+        "predicted": words,
+        "trust": found.trust,
+        "reason": found.reason,
+        "apl_alert": np.where(found.apl_alert, "true", "false"),
+        "n_values": found.n_values,
+        "missing": _names(np.isnan(table.values) & ~table.refused),
+        "refused": _names(table.refused),
+        "model": name,
+    }
+    for i, label in enumerate(CLASSES):
+        columns[f"p_{label}"] = found.probabilities[:, i].round(4)
+        columns[f"lower_{label}"] = found.lower[:, i].round(4)
+        columns[f"upper_{label}"] = found.upper[:, i].round(4)
+    return pd.DataFrame(columns, columns=list(COLUMNS))
+
+
+def _names(which: npt.NDArray[np.bool_]) -> list[str]:
+    """Return the names of the marked analytes of each row; each pattern is put into words once."""
+    codes = which @ (1 << np.arange(len(ANALYTES)))
+    words = {int(code): " ".join(name for i, name in enumerate(ANALYTES) if code >> i & 1) for code in np.unique(codes)}
+    return [words[code] for code in codes.tolist()]
+
+
+def _finding_row(finding: Finding) -> list[str]:
+    row = "" if finding.row is None else str(finding.row)
+    texts = (finding.patient, finding.column, finding.kind, finding.raw, finding.message)
+    return [row, *(safe_cell(text) for text in texts)]
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[IO[str]]:
+    try:
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
