@@ -23,7 +23,9 @@ def counts(
     port: Annotated[
         int, typer.Option(help="Port of 127.0.0.1, from 0 to 65535; 0 takes any free one.", min=0, max=65535)
     ] = 8723,
-    model: Annotated[str, typer.Option(help="Model, by name or by its folder.")] = "acute-leukaemia",
+    model: Annotated[
+        str, typer.Option(help="Model, by name or by its .trees.json.gz file.")
+    ] = "acute-leukaemia-counts",
     lang: Annotated[str, typer.Option(help="Language the page opens in: en or fr.")] = "en",
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")] = True,
 ) -> None:

@@ -70,10 +70,7 @@ def counts(
     """Train the model of AML, ALL and APL from blood counts, and study its recipe beside a plain refit."""
     from wsi_pipeline.predictions.assessment import Plan
     from wsi_pipeline.training.counts import CountsTraining, train_counts
-    from wsi_pipeline.training.own_segmentation_request import check_name
     from wsi_pipeline.weights import beside_weights
-
-    check_name(name)
 
     request = CountsTraining(
         tables=tuple(tables),

@@ -5,13 +5,14 @@ The inputs are those of AIPAL (Alcazer et al., Lancet Digit Health 6:e323, 2024)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.atomic import write_bytes, write_json
-from wsi_pipeline.errors import DataError, OutputError
+from wsi_pipeline.errors import ConfigError, DataError, OutputError
 from wsi_pipeline.exports.report.assessment import write_assessment
 from wsi_pipeline.predictions.assessment import Plan, Study
 from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES
@@ -23,6 +24,8 @@ from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of, wri
 from wsi_pipeline.training.cells import today
 from wsi_pipeline.training.counts_fit import fit_counts
 from wsi_pipeline.training.counts_study import PLAIN, RECIPE, study_recipe, study_trust
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 LEAST_PATIENTS = 20
 """Patients of each class that a training needs; our choice, so that every inner fold has some."""
@@ -38,6 +41,11 @@ class CountsTraining:
         CSV files, one a centre (or with a column of centres), and the column of the class.
     plan
         Of the study.
+
+    Raises
+    ------
+    ConfigError
+        The name is no plain name.
     """
 
     tables: tuple[Path, ...]
@@ -48,6 +56,10 @@ class CountsTraining:
     attribution: str
     plan: Plan
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(f"--name {self.name!r}: letters, digits, '-' and '_' are needed, not a path")
 
 
 def train_counts(request: CountsTraining, out: Path, *, report: Callable[[str], None] = lambda _: None) -> Path:

@@ -295,8 +295,8 @@ def _by_class(row: FloatArray) -> dict[str, float]:
 
 
 def _reason(word: str) -> Reason:
-    return _REASONS[_REASONS.index(word)]  # type: ignore[arg-type]
+    return _REASONS[_REASONS.index(word)]
 
 
 def _trust(word: str) -> Trust:
-    return _TRUSTS[_TRUSTS.index(word)]  # type: ignore[arg-type]
+    return _TRUSTS[_TRUSTS.index(word)]
