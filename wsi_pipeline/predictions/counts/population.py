@@ -117,6 +117,8 @@ class Population:
 
 def _patterns(scaled: FloatArray) -> list[tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]]:
     """Return the rows of each pattern of known values."""
+    if len(scaled) == 0:
+        return []
     known = ~np.isnan(scaled)
     patterns, which = np.unique(known, axis=0, return_inverse=True)
     which = which.reshape(-1)

@@ -110,7 +110,9 @@ def _reaching(held_out: HeldOut, wanted: int, sensitivity: float) -> float:
 
 
 def fit_temperature(margins: FloatArray, truth: IntArray) -> float:
-    """Return the temperature that makes held-out margins ``(n, 3)`` likeliest.
+    """Return the temperature, 0.4 to 7, that makes held-out margins ``(n, 3)`` likeliest.
+
+    Bounded, since of classes without an overlap it would go to 0 and every answer be certain.
 
     References
     ----------
@@ -124,4 +126,4 @@ def fit_temperature(margins: FloatArray, truth: IntArray) -> float:
     def loss(log_t: float) -> float:
         return float(-log_softmax(margins / np.exp(log_t), axis=1)[rows, truth].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 2.0), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.4), np.log(7.0)), method="bounded").x))
