@@ -17,8 +17,8 @@ IntArray = npt.NDArray[np.int64]
 GREEN_ACCURACY = 0.97
 """Accuracy that green answers must reach."""
 
-_CHOSEN_AT = 0.975
-"""Accuracy at which green is chosen: patients of centres that nobody trained on are harder."""
+_SEEN_AT = 0.99
+"""Accuracy that green must show where it is chosen: patients of centres that nobody trained on are harder."""
 
 ORANGE_ACCURACY = 0.80
 """Accuracy that orange answers, with the green ones among them, must reach; what does not is red."""
@@ -75,8 +75,8 @@ def choose_rules(schemes: Sequence[HeldOut]) -> TrustRules:
     Notes
     -----
     A threshold is the lowest at which the answers above it reach the accuracy with one further error supposed,
-    ``(errors + 1) / (n + 2)``: green takes at least 38 answers without an error. A class without such a threshold is
-    never green.
+    ``(errors + 1) / (n + 2)``; for green they also show 0.99. So green takes at least 32 answers without an error. A
+    class without such a threshold is never green.
     """
     apl = CLASSES.index("APL")
     together = HeldOut(
@@ -84,20 +84,20 @@ def choose_rules(schemes: Sequence[HeldOut]) -> TrustRules:
         truth=np.concatenate([s.truth for s in schemes]),
     )
     return TrustRules(
-        green=tuple(_threshold(together, c, _CHOSEN_AT) for c in range(len(CLASSES))),
+        green=tuple(_threshold(together, c, GREEN_ACCURACY, seen=_SEEN_AT) for c in range(len(CLASSES))),
         orange=tuple(_threshold(together, c, ORANGE_ACCURACY) for c in range(len(CLASSES))),
         apl_alert=min(_reaching(s, apl, APL_SENSITIVITY) for s in schemes),
     )
 
 
-def _threshold(held_out: HeldOut, answered: int, accuracy: float) -> float:
+def _threshold(held_out: HeldOut, answered: int, accuracy: float, *, seen: float = 0.0) -> float:
     likeliest = held_out.probabilities.argmax(axis=1)
     rows = likeliest == answered
     sure = held_out.probabilities[rows, answered]
     order = np.argsort(-sure, kind="stable")
     wrong = np.cumsum(held_out.truth[rows][order] != answered)
     n = np.arange(1, len(order) + 1)
-    good = np.flatnonzero((wrong + 1) / (n + 2) <= 1 - accuracy)
+    good = np.flatnonzero(((wrong + 1) / (n + 2) <= 1 - accuracy) & (wrong / n <= 1 - seen))
     return float(sure[order][good[-1]]) if len(good) else NEVER
 
 
