@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from wsi_pipeline.errors import ModelError
+from wsi_pipeline.predictions.counts.boosters import load_booster
 from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES, FloatArray, engineered, shares_of_analytes
 
 if TYPE_CHECKING:
@@ -81,21 +82,19 @@ class Ensemble:
         ModelError
             A member is no XGBoost model of these columns and classes.
         """
-        import xgboost
-
         members = []
         for entry in entries:
             try:
-                booster = xgboost.Booster({"nthread": threads})
-                booster.load_model(bytearray(json.dumps(entry["booster"]), "utf-8"))
+                name, booster = str(entry["name"])[:80], entry["booster"]
                 columns: Columns = "engineered" if entry["columns"] == "engineered" else "values"
-                name = str(entry["name"])
-            except (KeyError, TypeError, xgboost.core.XGBoostError) as error:
+            except (KeyError, TypeError) as error:
                 raise ModelError(f"a member of a model of blood counts is damaged ({str(error)[:80]})") from None
             wanted = len(shares_of_analytes()) if columns == "engineered" else len(ANALYTES)
-            if booster.num_features() != wanted:
-                raise ModelError(f"member {name!r} takes {booster.num_features()} columns, not {wanted}")
-            members.append(Member(name=name, columns=columns, booster=booster))
+            try:
+                found = load_booster(booster, columns=wanted, outputs=len(CLASSES), threads=threads)
+            except ModelError as error:
+                raise ModelError(f"member {name!r} of a model of blood counts is damaged: {error}") from None
+            members.append(Member(name=name, columns=columns, booster=found))
         if not members:
             raise ModelError("a model of blood counts has no members")
         return cls(members)

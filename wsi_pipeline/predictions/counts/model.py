@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,10 @@ _NEEDED = ("WBC_G_L",)
 _IN_RANGE_NEEDED = ("WBC_G_L", "Platelets_G_L")
 _IN_RANGE = ("WBC_G_L", "Platelets_G_L", "ANC_G_L", "Lymphocytes_G_L", "Monocytes_G_L")
 _CHUNK = 50_000
+_PARTIAL_CHUNK = 4_000
+_LARGEST = 256 << 20
+"""Bytes of an unpacked model; the shipped one has some 8 million."""
+
 
 _REASONS: tuple[Reason, ...] = ("", "not-applicable", "too-few-values", "outlier", "uncertain", "apl-not-excluded")
 _TRUSTS: tuple[Trust, ...] = ("red", "orange", "green")
@@ -162,12 +167,14 @@ class CountsModel:
         margins = np.empty((len(values), len(CLASSES)))
         margins[~partial] = self.ensemble.margins(values[~partial])
         lower, upper = np.empty_like(margins), np.empty_like(margins)
-        if partial.any():
-            possible = self.population.complete(values[partial])
+        incomplete = np.flatnonzero(partial)
+        for start in range(0, len(incomplete), _PARTIAL_CHUNK):
+            rows = incomplete[start : start + _PARTIAL_CHUNK]
+            possible = self.population.complete(values[rows])
             drawn = self.ensemble.margins(possible.reshape(-1, len(ANALYTES))).reshape(*possible.shape[:2], -1)
-            margins[partial] = drawn.mean(axis=1)
+            margins[rows] = drawn.mean(axis=1)
             open_to = softmax(drawn / self.temperature)
-            lower[partial], upper[partial] = open_to.min(axis=1), open_to.max(axis=1)
+            lower[rows], upper[rows] = open_to.min(axis=1), open_to.max(axis=1)
         found = softmax(margins / self.temperature)
         lower[~partial], upper[~partial] = found[~partial], found[~partial]
         return found, np.minimum(lower, found), np.maximum(upper, found)
@@ -180,7 +187,8 @@ class CountsModel:
         green, orange = np.asarray(self.rules.green), np.asarray(self.rules.orange)
         apl = CLASSES.index("APL")
         alert = found[:, apl] >= self.rules.apl_alert
-        outlier = self.population.tail_probability(values) < self.population.outlier
+        # What has no distance, an infinite value say, is no usual patient.
+        outlier = ~(self.population.tail_probability(values) >= self.population.outlier)
         level = (found[rows, likeliest] >= orange[likeliest]).astype(int)
         level[lower[rows, likeliest] >= green[likeliest]] = 2
         reason = np.where(level == 2, _REASONS.index(""), _REASONS.index("uncertain"))
@@ -253,21 +261,35 @@ def load_counts_model(name_or_path: str = SHIPPED, *, threads: int = 0) -> Count
 def _read(weights: Weights, threads: int) -> CountsModel:
     path = weights.path
     try:
-        content = json.loads(gzip.decompress(path.read_bytes()))
+        content = json.loads(_unpacked(path))
         if content["format"] != FORMAT or tuple(content["analytes"]) != ANALYTES:
-            raise ModelError(f"{path}: format {content['format']!r}, not {FORMAT!r}")
+            raise ModelError(f"format {content['format']!r}, not {FORMAT!r}")
         if tuple(content["classes"]) != CLASSES:
-            raise ModelError(f"{path}: classes {content['classes']}, not {list(CLASSES)}")
+            raise ModelError(f"classes {content['classes']}, not {list(CLASSES)}")
+        temperature = float(content["temperature"])
+        importance = np.asarray(content["importance"], dtype=float)
+        if not 0 < temperature < np.inf or importance.shape != (len(ANALYTES),) or not np.isfinite(importance).all():
+            raise ModelError("its temperature or importance is no number that makes sense")
         return CountsModel(
             Ensemble.from_json(content["members"], threads=threads),
             Population.from_json(content["population"]),
             TrustRules.from_json(content["trust"]),
-            temperature=float(content["temperature"]),
-            importance=np.asarray(content["importance"], dtype=float),
+            temperature=temperature,
+            importance=importance,
             card=weights.card,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: not a model of blood counts ({type(error).__name__}: {error})") from None
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    except (OSError, EOFError, zlib.error, RecursionError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not a model of blood counts ({type(error).__name__}: {str(error)[:200]})") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    with gzip.open(path) as file:
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise ModelError(f"more than {_LARGEST >> 20} MiB unpacked, which no model of blood counts has")
+    return content
 
 
 def pack(model: CountsModel) -> bytes:

@@ -112,6 +112,10 @@ class Population:
             raise ModelError(f"the population of a model of blood counts is damaged ({error})") from None
         if mean.shape != (n,) or covariance.shape != (n, n):
             raise ModelError(f"a model of blood counts needs {n} values, found {mean.shape} and {covariance.shape}")
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all() and 0 <= outlier < 1):
+            raise ModelError("the population of a model of blood counts has numbers that make no sense")
+        if not np.allclose(covariance, covariance.T) or np.linalg.eigvalsh(covariance).min() <= 0:
+            raise ModelError("the covariance of a model of blood counts is not symmetric and positive")
         return cls(mean=mean, covariance=covariance, outlier=outlier)
 
 

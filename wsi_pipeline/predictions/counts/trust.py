@@ -66,6 +66,8 @@ class TrustRules:
             raise ModelError(f"the thresholds of a model of blood counts are damaged ({error})") from None
         if len(green) != len(CLASSES) or len(orange) != len(CLASSES):
             raise ModelError(f"a model of blood counts needs a threshold for each of {', '.join(CLASSES)}")
+        if not np.isfinite([*green, *orange]).all() or not 0 <= rules.apl_alert <= 1:
+            raise ModelError("a threshold of a model of blood counts is no probability")
         return rules
 
 
