@@ -18,40 +18,12 @@ PRECONDITION = {
     "fr": "Valable seulement si une leucémie aiguë est établie ou fortement suspectée. Recherche uniquement.",
 }
 
-APL_ALERT = {
-    "en": "APL is not excluded: look for abnormal promyelocytes; confirm PML::RARA and coagulation today.",
-    "fr": "LAP non exclue : rechercher des promyélocytes anormaux ; confirmer PML::RARA et la coagulation aujourd'hui.",
-}
-
 _STRONG, _CLEAR = 0.6, 0.2
 """Log-odds from which an effect is called strong or clear; our choice, for the words alone."""
 
 _STRENGTH = {"en": ("strongly", "clearly", "slightly"), "fr": ("fortement", "nettement", "légèrement")}
-_LEVEL = {"en": ("low", "within range", "high"), "fr": ("bas", "dans les normes", "élevé")}
-
-_REASONS: dict[Reason, dict[str, str]] = {
-    "not-applicable": {
-        "en": "All counts lie within adult reference ranges: the model does not apply, and gives no answer.",
-        "fr": "Toutes les valeurs sont dans les normes adultes : le modèle ne s'applique pas et ne répond pas.",
-    },
-    "precondition-not-confirmed": {
-        "en": "It was not confirmed that acute leukaemia is established or strongly suspected: no answer.",
-        "fr": "Il n'a pas été confirmé qu'une leucémie aiguë est établie ou fortement suspectée : pas de réponse.",
-    },
-    "too-few-values": {
-        "en": "Too few values: leucocytes and at least six values in all are needed.",
-        "fr": "Trop peu de valeurs : il faut les leucocytes et au moins six valeurs en tout.",
-    },
-    "outlier": {
-        "en": "These values lie together outside of what the model was trained on: do not rely on the answer.",
-        "fr": "Cet ensemble de valeurs sort de ce que le modèle a appris : ne pas se fier à la réponse.",
-    },
-    "uncertain": {
-        "en": "The likeliest class is not certain enough for green.",
-        "fr": "La classe la plus probable n'est pas assez certaine pour le vert.",
-    },
-    "apl-not-excluded": APL_ALERT,
-}
+_FRENCH_UNITS = {"years": "ans"}
+_LEVEL = {"en": ("low", "within range", "high"), "fr": ("valeur basse", "dans les normes", "valeur élevée")}
 
 
 def explain(analyte: Analyte, value: float | None, effect: Mapping[str, float], predicted: str) -> dict[str, str]:
@@ -71,22 +43,23 @@ def _sentence(language: str, analyte: Analyte, value: float | None, effect: Mapp
     strength = _STRENGTH[language][0 if size >= _STRONG else 1 if size >= _CLEAR else 2]
     french = language == "fr"
     if value is None:
-        what = f"{name} non fourni" if french else f"{name} is not given"
-        tried = "ses valeurs plausibles" if french else "its likely values"
-        shown = f"{what} ; {tried}" if french else f"{what}; {tried}"
+        shown = f"{name} sans valeur (valeurs plausibles)" if french else f"{name} not given (its likely values)"
     else:
+        unit = _FRENCH_UNITS.get(analyte.unit, analyte.unit) if french else analyte.unit
         number = f"{value:.{analyte.decimals}f}"
-        shown = f"{name} {number.replace('.', ',') if french else number} {analyte.unit}"
+        shown = f"{name} {number.replace('.', ',') if french else number} {unit}"
         if analyte.reference is not None:
             low, high = analyte.reference
             level = 0 if value < low else 2 if value > high else 1
             shown = f"{shown} ({_LEVEL[language][level]})"
     best = max(effect, key=lambda c: effect[c])
     if effect[predicted] >= 0:
-        says = f"plaide {strength} pour {names[predicted]}" if french else f"{strength} for {names[predicted]}"
+        says = (
+            f"plaide {strength} en faveur d'une {names[predicted]}" if french else f"{strength} for {names[predicted]}"
+        )
     else:
         says = (
-            f"plaide {strength} contre {names[predicted]} (plutôt pour {names[best]})"
+            f"plaide {strength} contre une {names[predicted]} (plutôt en faveur d'une {names[best]})"
             if french
             else f"{strength} against {names[predicted]} (rather for {names[best]})"
         )
@@ -94,18 +67,17 @@ def _sentence(language: str, analyte: Analyte, value: float | None, effect: Mapp
 
 
 def notes_on(reason: Reason, trust: Trust, card: Mapping[str, Any]) -> tuple[dict[str, str], ...]:
-    """Return the sentences beside an answer: its reason, and what its trust has meant on held-out patients."""
-    notes = [_REASONS[reason]] if reason else []
+    """Return what answers of this trust were worth on held-out patients, by language; nothing for an abstention."""
     measured = card.get("trust_measured", {}).get(trust)
-    if measured and reason in ("", "uncertain", "apl-not-excluded"):
-        right, n = measured["right"], measured["n"]
-        low, high = 100 * measured["lower"], 100 * measured["upper"]
-        notes.append(
-            {
-                "en": f"Of held-out training patients {right} of {n} such answers ({trust}) were right "
-                f"({low:.0f}-{high:.0f} %, 95 % interval).",
-                "fr": f"Chez les patients mis de côté, {right} réponses sur {n} de ce niveau étaient exactes "
-                f"({low:.0f}-{high:.0f} %, intervalle à 95 %).",
-            }
-        )
-    return tuple(notes)
+    if not measured or not measured["n"] or reason not in ("", "uncertain", "apl-not-excluded"):
+        return ()
+    right, n = measured["right"], measured["n"]
+    low, high = 100 * measured["lower"], 100 * measured["upper"]
+    return (
+        {
+            "en": f"Of held-out training patients {right} of {n} such answers ({trust}) were right "
+            f"({low:.0f}-{high:.0f} %, 95 % interval).",
+            "fr": f"Chez les patients mis de côté, {right} réponses sur {n} de ce niveau étaient exactes "
+            f"({low:.0f}-{high:.0f} %, intervalle à 95 %).",
+        },
+    )
