@@ -19,20 +19,23 @@ PRECONDITION = {
 }
 
 APL_ALERT = {
-    "en": "APL is not excluded: look for abnormal promyelocytes; confirm PML::RARA and coagulation today.",
-    "fr": "LAP non exclue : rechercher des promyélocytes anormaux ; confirmer PML::RARA et la coagulation aujourd'hui.",
+    "en": "APL is not excluded: look for abnormal promyelocytes; test for PML::RARA and coagulation without delay.",
+    "fr": "LAP non exclue : rechercher sans délai des promyélocytes anormaux, PML::RARA et une coagulopathie.",
 }
 
 _STRONG, _CLEAR = 0.6, 0.2
 """Log-odds from which an effect is called strong or clear; our choice, for the words alone."""
 
 _STRENGTH = {"en": ("strongly", "clearly", "slightly"), "fr": ("fortement", "nettement", "légèrement")}
-_LEVEL = {"en": ("low", "within range", "high"), "fr": ("bas", "dans les normes", "élevé")}
+_UNITS = {"fr": {"years": "ans"}, "en": {"UI/L": "IU/L"}}
+_LEVEL = {"en": ("low", "within range", "high"), "fr": ("sous les normes", "dans les normes", "au-dessus des normes")}
 
 _REASONS: dict[Reason, dict[str, str]] = {
     "not-applicable": {
-        "en": "All counts lie within adult reference ranges: the model does not apply, and gives no answer.",
-        "fr": "Toutes les valeurs sont dans les normes adultes : le modèle ne s'applique pas et ne répond pas.",
+        "en": "All known white cell and platelet counts are within adult reference ranges: the model does not apply "
+        "and gives no answer. This does not exclude leukaemia.",
+        "fr": "Leucocytes, formule et plaquettes connus sont dans les normes adultes : le modèle ne s'applique pas et "
+        "ne répond pas. Cela n'exclut pas une leucémie.",
     },
     "precondition-not-confirmed": {
         "en": "It was not confirmed that acute leukaemia is established or strongly suspected: no answer.",
@@ -71,22 +74,21 @@ def _sentence(language: str, analyte: Analyte, value: float | None, effect: Mapp
     strength = _STRENGTH[language][0 if size >= _STRONG else 1 if size >= _CLEAR else 2]
     french = language == "fr"
     if value is None:
-        what = f"{name} non fourni" if french else f"{name} is not given"
-        tried = "ses valeurs plausibles" if french else "its likely values"
-        shown = f"{what} ; {tried}" if french else f"{what}; {tried}"
+        shown = f"{name}, valeur absente, en moyenne" if french else f"{name}, not given, on average"
     else:
         number = f"{value:.{analyte.decimals}f}"
-        shown = f"{name} {number.replace('.', ',') if french else number} {analyte.unit}"
+        unit = _UNITS[language].get(analyte.unit, analyte.unit)
+        shown = f"{name.removesuffix(' %')} {number.replace('.', ',') if french else number} {unit}"
         if analyte.reference is not None:
             low, high = analyte.reference
             level = 0 if value < low else 2 if value > high else 1
             shown = f"{shown} ({_LEVEL[language][level]})"
     best = max(effect, key=lambda c: effect[c])
     if effect[predicted] >= 0:
-        says = f"plaide {strength} pour {names[predicted]}" if french else f"{strength} for {names[predicted]}"
+        says = f"plaide {strength} pour une {names[predicted]}" if french else f"{strength} for {names[predicted]}"
     else:
         says = (
-            f"plaide {strength} contre {names[predicted]} (plutôt pour {names[best]})"
+            f"plaide {strength} contre une {names[predicted]} (plutôt pour une {names[best]})"
             if french
             else f"{strength} against {names[predicted]} (rather for {names[best]})"
         )
@@ -99,13 +101,16 @@ def notes_on(reason: Reason, trust: Trust, card: Mapping[str, Any]) -> tuple[dic
     measured = card.get("trust_measured", {}).get(trust)
     if measured and reason in ("", "uncertain", "apl-not-excluded"):
         right, n = measured["right"], measured["n"]
-        low, high = 100 * measured["lower"], 100 * measured["upper"]
+        low, high = (f"{100 * measured[end]:.1f}" for end in ("lower", "upper"))
+        if n:
+            english = f"{right} of {n} such answers ({trust}) were right ({low} to {high} %, 95 % interval)"
+            french = f"{right} réponses sur {n} de ce niveau étaient exactes ({low} à {high} %, intervalle à 95 %)"
+        else:
+            english, french = f"none had such an answer ({trust})", "aucun n'avait de réponse de ce niveau"
         notes.append(
             {
-                "en": f"Of held-out training patients {right} of {n} such answers ({trust}) were right "
-                f"({low:.0f}-{high:.0f} %, 95 % interval).",
-                "fr": f"Chez les patients mis de côté, {right} réponses sur {n} de ce niveau étaient exactes "
-                f"({low:.0f}-{high:.0f} %, intervalle à 95 %).",
+                "en": f"Of held-out training patients {english}.",
+                "fr": f"Chez les patients mis de côté, {french.replace('.', ',')}.",
             }
         )
     return tuple(notes)
