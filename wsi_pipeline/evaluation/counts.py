@@ -34,9 +34,9 @@ def evaluate_counts(data: LabelledCounts, model: CountsModel, out: Path, *, seed
     OutputError
         ``out`` cannot be written.
     """
-    few = [f"{name} {n}" for name, n in data.n_by_class.items() if 0 < n < FOLDS]
+    few = [f"{name} {n}" for name, n in data.n_by_class.items() if n < FOLDS]
     if few:
-        raise DataError(f"{', '.join(few)} patients: figures with intervals need {FOLDS} of each class that occurs")
+        raise DataError(f"{', '.join(few)} patients: figures with intervals need {FOLDS} of each class")
     name = str(model.card.get("name", "model"))
     study = study_answers(
         data.values,

@@ -89,7 +89,9 @@ def train_counts(request: CountsTraining, out: Path, *, report: Callable[[str], 
     weights = model_path(out, request.name)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        report(f"{len(data)} patients ({', '.join(f'{c} {n}' for c, n in data.n_by_class.items())}); fitting")
+        report(
+            f"{data.n_patients} patients; rows: {', '.join(f'{c} {n}' for c, n in data.n_by_class.items())}; fitting"
+        )
         write_bytes(weights, pack(fit_counts(data, request.seed)))
         trust = study_trust(data, request.seed, report)
         report(f"study: {request.plan.repeats} x {request.plan.folds} folds, centre to centre, learning curve, null")
@@ -125,7 +127,7 @@ def _card(request: CountsTraining, data: LabelledCounts, study: Study, trust: di
         ),
         licence=request.licence,
         split={
-            "by": "patient, and centre to centre",
+            "by": "patient, and centre to centre" if len(data.centre_names) > 1 else "patient",
             "folds": request.plan.folds,
             "repeats": request.plan.repeats,
             **data.n_by_class,
@@ -134,19 +136,24 @@ def _card(request: CountsTraining, data: LabelledCounts, study: Study, trust: di
         fails_on=(
             "Not valid where acute leukaemia is neither established nor strongly suspected: it was trained on patients "
             "with one of the three, and calls every other patient one of them.",
-            "Green is rare, and answers for patients of a centre that it was not trained on are less certain than in "
-            "cross-validation; see the figures.",
-            "Children are few in the data; mixed-phenotype and ambiguous leukaemias are not in it.",
+            "Green covers a part of the patients only. How answers hold on a centre that it was not trained on is "
+            "shown by the figures from centre to centre, where there are two or more.",
+            f"{_children(data)} of the {len(data)} rows are of patients under 18 years. "
+            "Leukaemias other than the three, mixed-phenotype ones among them, are called one of the three.",
             "Limits of the values, the percent and absolute checks and the words of an explanation are our choice.",
         ),
         date=today(),
         details={
             "analytes": list(ANALYTES),
-            "trained_on": f"{len(data)} patients of {len(data.centre_names)} centres: {request.title}",
+            "trained_on": f"{data.n_patients} patients, {len(data.centre_names)} centre(s): {request.title}",
             "trust_measured": trust["folds"],
             **({"trust_between_centres": trust["between_centres"]} if "between_centres" in trust else {}),
         },
     )
+
+
+def _children(data: LabelledCounts) -> int:
+    return int((data.values[:, ANALYTES.index("age")] < 18).sum())
 
 
 def _auc_figures(study: Study) -> list[Figure]:
@@ -184,8 +191,8 @@ def _trust_figures(trust: dict[str, Any]) -> list[Figure]:
             ("orange", "accuracy of orange answers"),
             ("red", "accuracy of red answers"),
             ("green_coverage", "share of green answers"),
-            ("apl_alert_sensitivity", "APL alert, sensitivity"),
-            ("apl_alert_specificity", "APL alert, specificity"),
+            ("apl_alert_sensitivity", "APL alert, sensitivity among answered patients"),
+            ("apl_alert_specificity", "APL alert, specificity among answered patients"),
         ):
             if key in trust:
                 share = trust[key][entry]

@@ -42,7 +42,10 @@ class Weights:
 
     def verify(self) -> None:
         """Raise :class:`ModelError` unless the file's SHA-256 is the card's."""
-        found = file_sha256(self.path)
+        try:
+            found = file_sha256(self.path)
+        except OSError as error:
+            raise ModelError(f"{self.path} cannot be read: {error.strerror or error}") from None
         if found != self.sha256:
             raise ModelError(
                 f"{self.path}: SHA-256 is {found}, its card says {self.sha256}; the file is damaged or was replaced"

@@ -198,7 +198,7 @@ def test_sentences_say_the_value_its_level_and_whom_it_speaks_for() -> None:
     assert re.match(r"Fibrinogen \d\.\d\d g/L \(low\): ", fibrinogen.words["en"])
     assert "(low)" in fibrinogen.words["en"]
     assert "for APL" in fibrinogen.words["en"]
-    assert re.match(r"Fibrinogène \d,\d\d g/L \(valeur basse\) : ", fibrinogen.words["fr"])
+    assert re.match(r"Fibrinogène \d,\d\d g/L \(sous les normes\) : ", fibrinogen.words["fr"])
     assert "LAP" in fibrinogen.words["fr"]
     strengths = [abs(c.effect[answer.predicted]) for c in answer.contributions]
     assert strengths == sorted(strengths, reverse=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.assessment.subjects import FloatArray, IntArray, Subjects
@@ -86,10 +87,21 @@ def predicted(candidate: Candidate, predictor: Predictor, test: Subjects) -> Flo
     DataError
         They have another shape, are no probabilities, or do not sum to 1.
     """
-    p = np.asarray(predictor.predict_proba(test.features), dtype=np.float64)
-    shape = (len(test), len(test.classes))
+    return checked(candidate.name, predictor.predict_proba(test.features), test)
+
+
+def checked(name: str, given: npt.ArrayLike, subjects: Subjects) -> FloatArray:
+    """Return what a model gave for subjects, as :func:`predicted` does.
+
+    Raises
+    ------
+    DataError
+        It has another shape, holds no probabilities, or they do not sum to 1.
+    """
+    p = np.asarray(given, dtype=np.float64)
+    shape = (len(subjects), len(subjects.classes))
     if p.shape != shape:
-        raise DataError(f"{candidate.name} gave probabilities of shape {p.shape}; {shape} is needed")
+        raise DataError(f"{name} gave probabilities of shape {p.shape}; {shape} is needed")
     if not np.isfinite(p).all() or p.min() < 0 or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
-        raise DataError(f"{candidate.name} gave numbers that are no probabilities: rows must sum to 1, from 0 to 1")
+        raise DataError(f"{name} gave numbers that are no probabilities: rows must sum to 1, from 0 to 1")
     return p

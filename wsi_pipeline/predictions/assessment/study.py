@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predictions.assessment.assess import Assessment, assess
 from wsi_pipeline.predictions.assessment.auc import AucDifference, compare_areas, delong
-from wsi_pipeline.predictions.assessment.candidates import BASELINE, Candidate, baseline
+from wsi_pipeline.predictions.assessment.candidates import BASELINE, Candidate, baseline, checked
 from wsi_pipeline.predictions.assessment.centres import Transfer, transfers
 from wsi_pipeline.predictions.assessment.cross_validation import (
     CHOSEN,
@@ -72,6 +72,8 @@ class Study:
         Candidate chosen in each fold of each repeat of the nested cross-validation.
     centres, transfers
         Empty without two or more centres.
+    trained_elsewhere
+        The models were given (:func:`study_answers`): folds only chose thresholds, and leakage was not looked for.
     """
 
     plan: Plan
@@ -88,6 +90,7 @@ class Study:
     transfers: tuple[Transfer, ...]
     learning: tuple[LearningCurve, ...]
     null: tuple[NullCheck, ...]
+    trained_elsewhere: bool = False
 
     def document(self) -> dict[str, Any]:
         """Return the study as dictionaries and lists, numbers rounded to six decimals."""
@@ -204,9 +207,9 @@ def study_answers(
     Raises
     ------
     ConfigError, DataError
-        As :func:`run_study`.
+        As :func:`run_study`; what a model gave are no probabilities.
     """
-    plan = plan or Plan()
+    plan = replace(plan or Plan(), repeats=1, inner_folds=0, null_repeats=0, fractions=())
     if not answers or {BASELINE, CHOSEN} & set(answers):
         raise ConfigError(f"one or more models are needed, none called '{BASELINE}' or '{CHOSEN}'")
     subjects = Subjects.of(
@@ -216,16 +219,17 @@ def study_answers(
     parts = grouped_folds(subjects.labels, subjects.patients, plan.folds, seed=plan.seed)
     frequencies = baseline(len(subjects.classes)).fit(subjects.features, subjects.labels, plan.seed)
     every = {**answers, BASELINE: frequencies.predict_proba(subjects.features)}
+    given = {name: checked(name, p, subjects) for name, p in every.items()}
     found = [
         Predictions(
             candidate=name,
             rows=rows,
-            probabilities=np.asarray(p, dtype=np.float64),
+            probabilities=p,
             strata=np.zeros_like(rows),
             repeats=np.zeros_like(rows),
             threshold_folds=parts,
         )
-        for name, p in every.items()
+        for name, p in given.items()
     ]
     return Study(
         plan=plan,
@@ -242,6 +246,7 @@ def study_answers(
         transfers=(),
         learning=(),
         null=(),
+        trained_elsewhere=True,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,17 +79,22 @@ def predict_table(
     Raises
     ------
     ConfigError
-        ``out`` is one of the tables.
+        ``out`` is a folder, or it or the findings beside it are one of the tables.
     DataError
         A table cannot be read.
     OutputError
         ``out`` cannot be written.
     """
-    if out.resolve() in {path.resolve() for path in paths}:
-        raise ConfigError(f"--out {out} is one of the tables; give another file")
+    if not out.name or os.path.isdir(out):
+        raise ConfigError(f"--out {out} is a folder; give the CSV file to write")
+    remarked = out.with_name(f"{out.stem}.findings.csv")
+    read = {path.resolve() for path in paths}
+    for written in (out, remarked):
+        if written.resolve() in read:
+            raise ConfigError(f"--out {out} would write over the table {written}; give another file")
     counts: Counter[str] = Counter()
-    name = str(model.card.get("name", ""))
-    with _written(out) as answers, _written(out.with_name(f"{out.stem}.findings.csv")) as findings:
+    name = safe_cell(str(model.card.get("name", "")))
+    with _written(out) as answers, _written(remarked) as findings:
         remarks = csv.writer(findings, lineterminator="\n")
         remarks.writerow(FINDING_COLUMNS)
         first = True

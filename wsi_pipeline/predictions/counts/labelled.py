@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.errors import DataError
+from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.predictions.counts.features import CLASSES, FloatArray
 from wsi_pipeline.predictions.counts.findings import Finding
 from wsi_pipeline.predictions.counts.reading import read_counts
@@ -47,6 +47,11 @@ class LabelledCounts:
         return len(self.labels)
 
     @property
+    def n_patients(self) -> int:
+        """Return the number of patients."""
+        return int(np.unique(self.patients).size)
+
+    @property
     def n_by_class(self) -> dict[str, int]:
         """Return the number of rows of each class."""
         return {name: int((self.labels == i).sum()) for i, name in enumerate(CLASSES)}
@@ -69,7 +74,11 @@ def read_labelled(paths: Sequence[Path], *, label: str) -> LabelledCounts:
     ------
     DataError
         A table cannot be read, a row has no class or another one, or there is one class only.
+    ConfigError
+        One table is given twice.
     """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError(f"{', '.join(map(str, paths))}: one table is given twice; its patients would count twice")
     table = read_counts(list(paths), label=label)
     named = ", ".join(str(path) for path in paths)
     written = [text.strip().upper() for text in table.labels or ()]
@@ -97,11 +106,14 @@ def read_labelled(paths: Sequence[Path], *, label: str) -> LabelledCounts:
 
 def _patients(names: Sequence[str], centre: npt.NDArray[np.intp], values: FloatArray) -> IntArray:
     """Return the patient of each row: one centre and one name, or the same values throughout, are one patient."""
-    by_name: dict[object, int] = {}
-    by_values: dict[bytes, int] = {}
-    found = np.empty(len(names), dtype=np.int64)
-    for row, name in enumerate(names):
-        same = by_values.get(values[row].tobytes())
-        found[row] = by_name.setdefault((int(centre[row]), name), row if same is None else same)
-        by_values.setdefault(values[row].tobytes(), int(found[row]))
-    return found
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first_of: dict[object, int] = {}
+    rows = np.arange(len(names))
+    same_name = [first_of.setdefault((int(centre[row]), names[row]), row) for row in rows.tolist()]
+    same_values = [first_of.setdefault(values[row].tobytes(), row) for row in rows.tolist()]
+    links = (np.ones(2 * len(rows)), (np.tile(rows, 2), np.array([*same_name, *same_values])))
+    part = connected_components(coo_array(links, shape=(len(rows), len(rows))), directed=False)[1]
+    first: IntArray = np.unique(part, return_index=True)[1]
+    return first[part]

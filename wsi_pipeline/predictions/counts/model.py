@@ -32,7 +32,17 @@ LEAST_VALUES = 6
 
 _NEEDED = ("WBC_G_L",)
 _IN_RANGE_NEEDED = ("WBC_G_L", "Platelets_G_L")
-_IN_RANGE = ("WBC_G_L", "Platelets_G_L", "ANC_G_L", "Lymphocytes_G_L", "Monocytes_G_L")
+_IN_RANGE = (
+    "WBC_G_L",
+    "Platelets_G_L",
+    "ANC_G_L",
+    "Lymphocytes_G_L",
+    "Monocytes_G_L",
+    # A differential full of blasts may leave every absolute count within its range.
+    "ANC_percent",
+    "Lymphocytes_percent",
+    "Monocytes_percent",
+)
 _CHUNK = 50_000
 _PARTIAL_CHUNK = 4_000
 _LARGEST = 256 << 20

@@ -41,13 +41,16 @@ class Population:
     def of(cls, values: FloatArray, *, share: float = 0.02) -> Population:
         """Return the population of training patients; ``share`` of them lies beyond its own limit.
 
-        Missing values are filled by their expectation, which is repeated until it settles.
+        Missing values are filled by their expectation, which is repeated until it settles. A value that no patient has
+        gets mean 0 and spread 1, which no known value of it is near.
         """
         from sklearn.covariance import LedoitWolf
 
         scaled = symmetrised(values)
-        spread = np.nanstd(scaled, axis=0)
-        mean, covariance = np.nanmean(scaled, axis=0), np.diag(spread**2)
+        never = np.isnan(scaled).all(axis=0)
+        spread = np.nanstd(np.where(never, 0.0, scaled), axis=0)
+        spread = np.where(spread > 0, spread, 1.0)
+        mean, covariance = np.nanmean(np.where(never, 0.0, scaled), axis=0), np.diag(spread**2)
         for _ in range(10):
             filled = np.array(scaled)
             for rows, known in _patterns(scaled):

@@ -22,8 +22,8 @@ _STRONG, _CLEAR = 0.6, 0.2
 """Log-odds from which an effect is called strong or clear; our choice, for the words alone."""
 
 _STRENGTH = {"en": ("strongly", "clearly", "slightly"), "fr": ("fortement", "nettement", "légèrement")}
-_FRENCH_UNITS = {"years": "ans"}
-_LEVEL = {"en": ("low", "within range", "high"), "fr": ("valeur basse", "dans les normes", "valeur élevée")}
+_UNITS = {"fr": {"years": "ans"}, "en": {"UI/L": "IU/L"}}
+_LEVEL = {"en": ("low", "within range", "high"), "fr": ("sous les normes", "dans les normes", "au-dessus des normes")}
 
 
 def explain(analyte: Analyte, value: float | None, effect: Mapping[str, float], predicted: str) -> dict[str, str]:
@@ -43,23 +43,21 @@ def _sentence(language: str, analyte: Analyte, value: float | None, effect: Mapp
     strength = _STRENGTH[language][0 if size >= _STRONG else 1 if size >= _CLEAR else 2]
     french = language == "fr"
     if value is None:
-        shown = f"{name} sans valeur (valeurs plausibles)" if french else f"{name} not given (its likely values)"
+        shown = f"{name}, valeur absente, en moyenne" if french else f"{name}, not given, on average"
     else:
-        unit = _FRENCH_UNITS.get(analyte.unit, analyte.unit) if french else analyte.unit
         number = f"{value:.{analyte.decimals}f}"
-        shown = f"{name} {number.replace('.', ',') if french else number} {unit}"
+        unit = _UNITS[language].get(analyte.unit, analyte.unit)
+        shown = f"{name.removesuffix(' %')} {number.replace('.', ',') if french else number} {unit}"
         if analyte.reference is not None:
             low, high = analyte.reference
             level = 0 if value < low else 2 if value > high else 1
             shown = f"{shown} ({_LEVEL[language][level]})"
     best = max(effect, key=lambda c: effect[c])
     if effect[predicted] >= 0:
-        says = (
-            f"plaide {strength} en faveur d'une {names[predicted]}" if french else f"{strength} for {names[predicted]}"
-        )
+        says = f"plaide {strength} pour une {names[predicted]}" if french else f"{strength} for {names[predicted]}"
     else:
         says = (
-            f"plaide {strength} contre une {names[predicted]} (plutôt en faveur d'une {names[best]})"
+            f"plaide {strength} contre une {names[predicted]} (plutôt pour une {names[best]})"
             if french
             else f"{strength} against {names[predicted]} (rather for {names[best]})"
         )
@@ -69,15 +67,18 @@ def _sentence(language: str, analyte: Analyte, value: float | None, effect: Mapp
 def notes_on(reason: Reason, trust: Trust, card: Mapping[str, Any]) -> tuple[dict[str, str], ...]:
     """Return what answers of this trust were worth on held-out patients, by language; nothing for an abstention."""
     measured = card.get("trust_measured", {}).get(trust)
-    if not measured or not measured["n"] or reason not in ("", "uncertain", "apl-not-excluded"):
+    if not measured or reason not in ("", "uncertain", "apl-not-excluded"):
         return ()
     right, n = measured["right"], measured["n"]
-    low, high = 100 * measured["lower"], 100 * measured["upper"]
+    low, high = (f"{100 * measured[end]:.1f}" for end in ("lower", "upper"))
+    if n:
+        english = f"{right} of {n} such answers ({trust}) were right ({low} to {high} %, 95 % interval)"
+        french = f"{right} réponses sur {n} de ce niveau étaient exactes ({low} à {high} %, intervalle à 95 %)"
+    else:
+        english, french = f"none had such an answer ({trust})", "aucun n'avait de réponse de ce niveau"
     return (
         {
-            "en": f"Of held-out training patients {right} of {n} such answers ({trust}) were right "
-            f"({low:.0f}-{high:.0f} %, 95 % interval).",
-            "fr": f"Chez les patients mis de côté, {right} réponses sur {n} de ce niveau étaient exactes "
-            f"({low:.0f}-{high:.0f} %, intervalle à 95 %).",
+            "en": f"Of held-out training patients {english}.",
+            "fr": f"Chez les patients mis de côté, {french.replace('.', ',')}.",
         },
     )
