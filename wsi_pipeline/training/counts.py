@@ -19,6 +19,7 @@ from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES
 from wsi_pipeline.predictions.counts.findings import remark, shown
 from wsi_pipeline.predictions.counts.labelled import LabelledCounts, read_labelled
 from wsi_pipeline.predictions.counts.model import TASK, model_path, pack
+from wsi_pipeline.predictions.counts.trust import TrustRules
 from wsi_pipeline.predictions.counts.words import PRECONDITION
 from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of, write_card
 from wsi_pipeline.training.cells import today
@@ -92,7 +93,8 @@ def train_counts(request: CountsTraining, out: Path, *, report: Callable[[str], 
         report(
             f"{data.n_patients} patients; rows: {', '.join(f'{c} {n}' for c, n in data.n_by_class.items())}; fitting"
         )
-        write_bytes(weights, pack(fit_counts(data, request.seed)))
+        model = fit_counts(data, request.seed)
+        write_bytes(weights, pack(model))
         trust = study_trust(data, request.seed, report)
         report(f"study: {request.plan.repeats} x {request.plan.folds} folds, centre to centre, learning curve, null")
         study = study_recipe(data, request.plan)
@@ -103,13 +105,15 @@ def train_counts(request: CountsTraining, out: Path, *, report: Callable[[str], 
             notes=[PRECONDITION["en"], "Figures of the recipe; the shipped model is fitted to all of these patients."],
         )
         write_json(out / "metrics.json", {"trust": trust, "study": study.document()})
-        write_card(_card(request, data, study, trust), weights)
+        write_card(_card(request, data, study, trust, model.rules), weights)
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
     return weights
 
 
-def _card(request: CountsTraining, data: LabelledCounts, study: Study, trust: dict[str, Any]) -> Card:
+def _card(
+    request: CountsTraining, data: LabelledCounts, study: Study, trust: dict[str, Any], rules: TrustRules
+) -> Card:
     return Card(
         name=request.name,
         task=TASK,
@@ -140,6 +144,9 @@ def _card(request: CountsTraining, data: LabelledCounts, study: Study, trust: di
             "shown by the figures from centre to centre, where there are two or more.",
             f"{_children(data)} of the {len(data)} rows are of patients under 18 years. "
             "Leukaemias other than the three, mixed-phenotype ones among them, are called one of the three.",
+            *_never_green(rules),
+            "The three families, their settings and the rule of green were chosen while looking at such figures of the "
+            "patients of Lyon and Clermont-Ferrand; on these the figures are somewhat optimistic.",
             "Limits of the values, the percent and absolute checks and the words of an explanation are our choice.",
         ),
         date=today(),
@@ -149,6 +156,13 @@ def _card(request: CountsTraining, data: LabelledCounts, study: Study, trust: di
             "trust_measured": trust["folds"],
             **({"trust_between_centres": trust["between_centres"]} if "between_centres" in trust else {}),
         },
+    )
+
+
+def _never_green(rules: TrustRules) -> list[str]:
+    names = [name for name, threshold in zip(CLASSES, rules.green, strict=True) if threshold > 1]
+    return (
+        [f"{' and '.join(names)} is never green: held-out answers were too few or not right enough."] if names else []
     )
 
 
