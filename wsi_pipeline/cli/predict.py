@@ -24,6 +24,9 @@ def counts(
         list[str] | None,
         typer.Option(help="Unit of a column whose name does not say it, COLUMN=UNIT; may be repeated."),
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also write what each value adds, to OUT's name with .contributions.csv.")
+    ] = False,
 ) -> None:
     """Tell AML, ALL and APL apart by blood counts, where acute leukaemia is established or strongly suspected."""
     from wsi_pipeline.predictions.counts.batch import predict_table
@@ -31,7 +34,7 @@ def counts(
     from wsi_pipeline.predictions.counts.words import PRECONDITION
 
     _note(PRECONDITION["en"])
-    counts = predict_table(tables, out, model=load_counts_model(model), units=_units(unit or []))
+    counts = predict_table(tables, out, model=load_counts_model(model), units=_units(unit or []), explain=explain)
     for kind, title in (("class", "predicted"), ("trust", "trust"), ("reason", "reason"), ("finding", "remarks")):
         found = {key.removeprefix(f"{kind}:"): n for key, n in counts.items() if key.startswith(f"{kind}:")}
         shown = ", ".join(f"{name or 'none'} {n:,}" for name, n in sorted(found.items()))

@@ -8,7 +8,7 @@ import pytest
 
 from tests.predictions.counts.counts_models import normal_row, simulated, small_model
 from wsi_pipeline.errors import ConfigError, DataError, OutputError
-from wsi_pipeline.predictions.counts.batch import COLUMNS, FINDING_COLUMNS, predict_table
+from wsi_pipeline.predictions.counts.batch import COLUMNS, CONTRIBUTION_COLUMNS, FINDING_COLUMNS, predict_table
 from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES, FloatArray
 
 
@@ -85,9 +85,27 @@ def test_a_bad_table_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bad\.csv"):
         predict_table([bad], tmp_path / "out" / "out.csv", model=small_model())
     assert not list((tmp_path / "out").glob("*"))
-    with pytest.raises(ConfigError, match="one of the tables"):
+    with pytest.raises(ConfigError, match="write over"):
         predict_table([bad], bad, model=small_model())
     table = write_table(tmp_path / "t.csv", simulated(2).values)
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         predict_table([table], tmp_path / "file" / "out.csv", model=small_model())
+
+
+def test_contributions_are_written_on_request(tmp_path: Path) -> None:
+    values = np.concatenate([simulated(3, seed=24).values, normal_row()])
+    table = write_table(tmp_path / "t.csv", values, patient=[*"abcd"])
+    predict_table([table], tmp_path / "out.csv", model=small_model(), explain=True)
+    rows = read(tmp_path / "out.contributions.csv")
+    assert tuple(rows[0]) == CONTRIBUTION_COLUMNS
+    assert [row["patient"] for row in rows] == [name for name in "abc" for _ in ANALYTES], "d has no answer"
+    answers = read(tmp_path / "out.csv")
+    for name, answer in zip("abc", answers, strict=False):
+        own = [row for row in rows if row["patient"] == name]
+        strength = [abs(float(row[f"effect_{answer['predicted']}"])) for row in own]
+        assert strength == sorted(strength, reverse=True)
+        assert {row["analyte"] for row in own} == set(ANALYTES)
+    other = table.rename(tmp_path / "x.contributions.csv")
+    with pytest.raises(ConfigError, match="write over"):
+        predict_table([other], tmp_path / "x.csv", model=small_model(), explain=True)
