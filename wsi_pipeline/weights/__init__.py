@@ -64,15 +64,12 @@ def file_sha256(path: Path) -> str:
 def beside_weights(path: Path, suffix: str) -> Path:
     """Return the file beside weights that has their name and another suffix: their card, say.
 
-    Raises
-    ------
-    ModelError
-        The path has none of the suffixes of weights.
+    Files of other packages (Cellpose's) may end otherwise than with :data:`SUFFIXES`, or have no suffix.
     """
     for known in SUFFIXES:
         if path.name.endswith(known):
             return path.with_name(path.name.removesuffix(known) + suffix)
-    raise ModelError(f"{path} is not a file of weights: its name must end with {' or '.join(SUFFIXES)}")
+    return path.with_suffix(suffix)
 
 
 def load_weights(path: Path) -> Weights:
@@ -83,7 +80,7 @@ def load_weights(path: Path) -> Weights:
     MissingWeightsError
         The file or its card is not there.
     ModelError
-        The path is no file of weights, or the card lacks a required entry.
+        The card lacks a required entry.
     """
     card_path = beside_weights(path, ".json")
     for needed in (path, card_path):
