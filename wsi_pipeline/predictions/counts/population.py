@@ -127,8 +127,9 @@ def _patterns(scaled: FloatArray) -> list[tuple[npt.NDArray[np.intp], npt.NDArra
     if len(scaled) == 0:
         return []
     known = ~np.isnan(scaled)
-    patterns, which = np.unique(known, axis=0, return_inverse=True)
-    which = which.reshape(-1)
+    codes = known @ (1 << np.arange(known.shape[1]))  # one number a row sorts much faster than rows do
+    _, first, which = np.unique(codes, return_index=True, return_inverse=True)
+    patterns = known[first]
     order = np.argsort(which, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(which, minlength=len(patterns)))[:-1])
     return list(zip(parts, patterns, strict=True))
