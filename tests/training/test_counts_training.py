@@ -57,7 +57,7 @@ def test_a_training_writes_model_card_and_study(trained: Path) -> None:
     text = (trained.parent / "mine.md").read_text()
     assert "strongly suspected" in text
     assert "Resolution" not in text
-    assert "240 patients of 2 centres" in model.trained_on
+    assert "240 patients, 2 centre(s)" in model.trained_on
     study = json.loads((trained.parent / "study.json").read_text())
     assert [a["candidate"] for a in study["assessments"]] == ["ensemble", "plain refit", "class frequencies"]
     assert "<script" not in (trained.parent / "study.html").read_text()
