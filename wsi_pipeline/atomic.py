@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wsi_pipeline.errors import OutputError, WsiPipelineError
+
 
 @contextmanager
 def atomic_path(final: Path) -> Iterator[Path]:
@@ -26,6 +28,17 @@ def atomic_path(final: Path) -> Iterator[Path]:
         os.replace(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turn what the system refuses in the block into :class:`OutputError` on ``out``; errors of our own pass."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, WsiPipelineError):
+            raise
+        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
 
 
 def write_bytes(final: Path, data: bytes) -> None:

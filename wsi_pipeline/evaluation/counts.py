@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.atomic import write_json
-from wsi_pipeline.errors import DataError, OutputError
+from wsi_pipeline.atomic import write_json, writing
+from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports.report.assessment import write_assessment
 from wsi_pipeline.predictions.assessment import Plan
 from wsi_pipeline.predictions.assessment.study import Study, study_answers
@@ -49,12 +49,10 @@ def evaluate_counts(data: LabelledCounts, model: CountsModel, out: Path, *, seed
         plan=Plan(folds=FOLDS, seed=seed),
     )
     metrics = {**_metrics(study), "trust": summarise_trust([(model.predict(data.values), data.labels)])}
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_assessment(study, out / "study.html", title=f"{name} on {len(data)} patients", notes=[PRECONDITION["en"]])
         write_json(out / "metrics.json", metrics)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
     return metrics
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.atomic import write_bytes, write_json
-from wsi_pipeline.errors import ConfigError, DataError, OutputError
+from wsi_pipeline.atomic import write_bytes, write_json, writing
+from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.exports.report.assessment import write_assessment
 from wsi_pipeline.predictions.assessment import Plan, Study
 from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES
@@ -88,7 +88,7 @@ def train_counts(request: CountsTraining, out: Path, *, report: Callable[[str], 
             "are needed"
         )
     weights = model_path(out, request.name)
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         report(
             f"{data.n_patients} patients; rows: {', '.join(f'{c} {n}' for c, n in data.n_by_class.items())}; fitting"
@@ -106,8 +106,6 @@ def train_counts(request: CountsTraining, out: Path, *, report: Callable[[str], 
         )
         write_json(out / "metrics.json", {"trust": trust, "study": study.document()})
         write_card(_card(request, data, study, trust, model.rules), weights)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
     return weights
 
 

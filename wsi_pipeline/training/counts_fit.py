@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from wsi_pipeline.predictions.assessment.folds import grouped_folds
-from wsi_pipeline.predictions.counts.ensemble import Ensemble
+from wsi_pipeline.predictions.counts.ensemble import Ensemble, softmax
 from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES, FloatArray
 from wsi_pipeline.predictions.counts.labelled import LabelledCounts
 from wsi_pipeline.predictions.counts.measured import summarise_trust
@@ -33,11 +33,11 @@ def fit_counts(data: LabelledCounts, seed: int, *, inner_folds: int = INNER_FOLD
     """Return a model without a card, fitted to all of ``data``."""
     fold = grouped_folds(data.labels, data.patients, inner_folds, seed=seed)
     schemes = [_held_out(data, fold, seed)]
-    able = [c for c in np.unique(data.centres) if _can_teach(data.labels[data.centres != c])]
-    if able and len(np.unique(data.centres)) > 1:
-        schemes.append(_held_out(data, np.where(np.isin(data.centres, able), data.centres, -1), seed))
+    centres = centre_parts(data)
+    if centres is not None:
+        schemes.append(_held_out(data, centres, seed))
     temperature = fit_temperature(*schemes[0])
-    scaled = [HeldOut(probabilities=_cooled(margins, temperature), truth=truth) for margins, truth in schemes]
+    scaled = [HeldOut(probabilities=softmax(margins / temperature), truth=truth) for margins, truth in schemes]
     return _model(data, seed, choose_rules(scaled), temperature)
 
 
@@ -57,8 +57,18 @@ def measure_trust(data: LabelledCounts, parts: IntArray, seed: int) -> dict[str,
     return summarise_trust([(found, data.labels[rows]) for rows, found in answers])
 
 
-def _can_teach(labels: IntArray) -> bool:
-    return int(np.bincount(labels, minlength=len(CLASSES)).min()) >= LEAST_OF_CLASS
+def centre_parts(data: LabelledCounts) -> IntArray | None:
+    """Return the parts of :func:`measure_trust` that are centres, ``(n,)``, or None where no centre can be answered.
+
+    A centre is answered by the others where these have :data:`LEAST_OF_CLASS` patients of every class.
+    """
+    present = np.unique(data.centres)
+    able = [c for c in present if _least_of_class(data.labels[data.centres != c]) >= LEAST_OF_CLASS]
+    return np.where(np.isin(data.centres, able), data.centres, -1) if able and len(present) > 1 else None
+
+
+def _least_of_class(labels: IntArray) -> int:
+    return int(np.bincount(labels, minlength=len(CLASSES)).min())
 
 
 def _held_out(data: LabelledCounts, parts: IntArray, seed: int) -> tuple[FloatArray, IntArray]:
@@ -89,10 +99,3 @@ def _importance(ensemble: Ensemble, values: FloatArray) -> FloatArray:
     step = max(1, len(values) // _IMPORTANCE_ROWS)
     found: FloatArray = np.abs(ensemble.contributions(values[::step])[0]).mean(axis=(0, 2))
     return found
-
-
-def _cooled(margins: FloatArray, temperature: float) -> FloatArray:
-    from scipy.special import softmax
-
-    result: FloatArray = softmax(margins / temperature, axis=1)
-    return result

@@ -14,7 +14,7 @@ from wsi_pipeline.predictions.counts.ensemble import Ensemble, softmax
 from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES, FloatArray
 from wsi_pipeline.predictions.counts.labelled import LabelledCounts
 from wsi_pipeline.predictions.counts.model import CountsModel
-from wsi_pipeline.training.counts_fit import LEAST_OF_CLASS, fit_counts, measure_trust
+from wsi_pipeline.training.counts_fit import centre_parts, fit_counts, measure_trust
 from wsi_pipeline.training.counts_members import IntArray, plain_refit
 
 RECIPE, PLAIN = "ensemble", "plain refit"
@@ -62,17 +62,13 @@ def study_recipe(data: LabelledCounts, plan: Plan) -> Study:
 def study_trust(data: LabelledCounts, seed: int, report: Callable[[str], None]) -> dict[str, Any]:
     """Return how trust held on patients left out (``folds``), and on centres left out (``between_centres``).
 
-    A centre is answered by the others where these have enough patients of every class.
+    Which centres are answered by the others says :func:`~wsi_pipeline.training.counts_fit.centre_parts`.
     """
     report(f"trust: {TRUST_FOLDS} folds by patient, thresholds chosen inside each")
     found = {"folds": measure_trust(data, grouped_folds(data.labels, data.patients, TRUST_FOLDS, seed=seed), seed)}
-    able = [
-        centre
-        for centre in range(len(data.centre_names))
-        if np.bincount(data.labels[data.centres != centre], minlength=len(CLASSES)).min() >= LEAST_OF_CLASS
-    ]
-    if able and len(data.centre_names) > 1:
-        report(f"trust: {', '.join(data.centre_names[c] for c in able)} answered by the other centres")
-        parts = np.where(np.isin(data.centres, able), data.centres, -1)
-        found["between_centres"] = measure_trust(data, parts, seed)
+    centres = centre_parts(data)
+    if centres is not None:
+        names = ", ".join(data.centre_names[c] for c in np.unique(centres[centres >= 0]))
+        report(f"trust: {names} answered by the other centres")
+        found["between_centres"] = measure_trust(data, centres, seed)
     return found

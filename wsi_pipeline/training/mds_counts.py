@@ -6,16 +6,15 @@ model is shipped and no cut-off is given: all come from the table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wsi_pipeline.atomic import write_json, write_text
-from wsi_pipeline.errors import ConfigError, DataError, OutputError, WsiPipelineError
+from wsi_pipeline.atomic import write_json, write_text, writing
+from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.predictions.assessment.folds import fold_splits, grouped_folds
 from wsi_pipeline.predictions.counts.analytes import load_analytes
 from wsi_pipeline.predictions.counts.findings import remark, shown
@@ -68,7 +67,7 @@ class MdsTraining:
 def simulated_training(n: int, out: Path, *, folds: int, repeats: int, seed: int) -> MdsTraining:
     """Write ``simulated.csv`` of ``n`` simulated patients into the folder and return the training on it."""
     table = out / SIMULATED_TABLE
-    with _writing(out):
+    with writing(out):
         write_simulated_table(table, n, seed=seed)
     return MdsTraining(table=table, label="label", positive=POSITIVE, folds=folds, repeats=repeats, seed=seed)
 
@@ -143,7 +142,7 @@ def train_mds_counts(request: MdsTraining, out: Path, *, report: Callable[[str],
         "importance": [asdict(one) for one in importance],
         "telling_gaps": telling_gaps(rows),
     }
-    with _writing(out):
+    with writing(out):
         for language in ("en", "fr"):
             stem = "tree" if language == "en" else f"tree.{language}"
             write_text(out / f"{stem}.txt", tree_text(tree, language))
@@ -197,13 +196,3 @@ def patient_folds(rows: LabelledRows, folds: int, *, seed: int) -> Folds:
     of_patient = dict(zip(rows.patients[first].tolist(), fold.tolist(), strict=True))
     of_row = np.array([of_patient[patient] for patient in rows.patients.tolist()])
     return [(split.train, split.test) for split in fold_splits(of_row)]
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, WsiPipelineError):
-            raise
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from wsi_pipeline.atomic import atomic_path
-from wsi_pipeline.errors import ConfigError, OutputError
+from wsi_pipeline.atomic import atomic_path, writing
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES
 from wsi_pipeline.predictions.counts.findings import Finding
 from wsi_pipeline.predictions.counts.model import CountsModel
@@ -60,7 +60,6 @@ def predict_table(
     model: CountsModel,
     units: dict[str, str] | None = None,
     explain: bool = False,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> Counter[str]:
     """Answer every row of tables, in their order.
 
@@ -72,8 +71,6 @@ def predict_table(
         Unit by column, where a file does not say it.
     explain
         Also write what each value adds to each answer to ``<stem>.contributions.csv``; some 20 patients a second.
-    progress
-        Gets the number of rows done.
 
     Returns
     -------
@@ -113,7 +110,6 @@ def predict_table(
                 contributions.writerows(_contribution_rows(table, model))
             counts.update(f"finding:{finding.kind}" for finding in table.findings)
             first = False
-            progress(counts["rows"])
     return counts
 
 
@@ -173,8 +169,9 @@ def _finding_row(finding: Finding) -> list[str]:
 
 @contextmanager
 def _written(path: Path) -> Iterator[IO[str]]:
-    try:
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+    with (
+        writing(path),
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        yield file

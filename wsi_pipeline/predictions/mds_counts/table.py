@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.atomic import write_text
-from wsi_pipeline.errors import ConfigError, ModelError, OutputError
+from wsi_pipeline.atomic import write_text, writing
+from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.predictions.counts.analytes import load_analytes
 from wsi_pipeline.predictions.counts.findings import remark, shown
 from wsi_pipeline.predictions.counts.reading import CountsTable, read_counts
@@ -63,10 +63,8 @@ def predict_mds_counts(
         values, refused = _columns(tree, read, str(model))
         answers = answer_patients(tree, read.patients, values, allow_simulated=allow_simulated)
         answers = [_with_refused(answer, tree, row) for answer, row in zip(answers, refused, strict=True)]
-    try:
+    with writing(out):
         write_text(out, answers_csv(answers, tree, model="" if model is None else model.name))
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from None
     return answers
 
 
