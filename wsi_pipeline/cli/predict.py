@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wsi_pipeline.errors import ConfigError
+
+_SAY_EVERY_S = 5.0
 
 app = typer.Typer(help="Answer for tables of values, without slides.", no_args_is_help=True)
 
@@ -34,12 +38,33 @@ def counts(
     from wsi_pipeline.predictions.counts.words import PRECONDITION
 
     _note(PRECONDITION["en"])
-    counts = predict_table(tables, out, model=load_counts_model(model), units=_units(unit or []), explain=explain)
+    counts = predict_table(
+        tables,
+        out,
+        model=load_counts_model(model),
+        units=_units(unit or []),
+        explain=explain,
+        progress=_rows_answered(),
+    )
     for kind, title in (("class", "predicted"), ("trust", "trust"), ("reason", "reason"), ("finding", "remarks")):
         found = {key.removeprefix(f"{kind}:"): n for key, n in counts.items() if key.startswith(f"{kind}:")}
         shown = ", ".join(f"{name or 'none'} {n:,}" for name, n in sorted(found.items()))
         typer.echo(f"{title}: {shown or 'none'}")
     typer.echo(f"{out}: {counts['rows']:,} rows; remarks on values: {out.with_name(f'{out.stem}.findings.csv')}")
+
+
+def _rows_answered() -> Callable[[int], None]:
+    """Return what says every few seconds how many rows are answered."""
+    started = said = time.monotonic()
+
+    def progress(rows: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _SAY_EVERY_S:
+            said = now
+            _note(f"{rows:,} rows answered, {rows / (now - started):,.0f} rows/s")
+
+    return progress
 
 
 def _units(assignments: list[str]) -> dict[str, str]:

@@ -67,7 +67,7 @@ def _forest(values: FloatArray, labels: IntArray, seed: int) -> Member:
     from xgboost import XGBRFClassifier
 
     found = XGBRFClassifier(
-        n_estimators=300,
+        n_estimators=50,
         max_depth=9,
         min_child_weight=1,
         subsample=0.7,

@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from wsi_pipeline.atomic import atomic_path, writing
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES
+from wsi_pipeline.predictions.counts.features import ANALYTES, CLASSES, FloatArray
 from wsi_pipeline.predictions.counts.findings import Finding
 from wsi_pipeline.predictions.counts.model import CountsModel
 from wsi_pipeline.predictions.counts.reading import iter_counts
@@ -50,6 +49,10 @@ CONTRIBUTION_COLUMNS = (
 )  # fmt: skip
 """Of the table of contributions: a row a value, from the strongest effect (log-odds) on the predicted class."""
 
+_PLACES = 10_000
+_TEXTS = np.array([*(str(i / _PLACES) for i in range(_PLACES + 1)), ""], object)
+"""Of fractions with four decimals; -1 is none."""
+
 FINDING_COLUMNS = ("row", "patient", "column", "kind", "raw", "message")
 
 
@@ -60,6 +63,7 @@ def predict_table(
     model: CountsModel,
     units: dict[str, str] | None = None,
     explain: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Counter[str]:
     """Answer every row of tables, in their order.
 
@@ -71,6 +75,8 @@ def predict_table(
         Unit by column, where a file does not say it.
     explain
         Also write what each value adds to each answer to ``<stem>.contributions.csv``; some 20 patients a second.
+    progress
+        Is told how many rows are answered, after each chunk.
 
     Returns
     -------
@@ -102,40 +108,48 @@ def predict_table(
             contributions.writerow(CONTRIBUTION_COLUMNS)
         remarks = csv.writer(findings, lineterminator="\n")
         remarks.writerow(FINDING_COLUMNS)
-        first = True
+        rows = csv.writer(answers, lineterminator="\n")
+        rows.writerow(COLUMNS)
         for table in iter_counts(list(paths), units=units):
-            _answers(table, model, name, counts).to_csv(answers, index=False, header=first, lineterminator="\n")
+            rows.writerows(_answer_rows(table, model, name, counts))
             remarks.writerows(_finding_row(finding) for finding in table.findings)
             if contributions is not None:
                 contributions.writerows(_contribution_rows(table, model))
             counts.update(f"finding:{finding.kind}" for finding in table.findings)
-            first = False
+            progress(counts["rows"])
     return counts
 
 
-def _answers(table: CountsTable, model: CountsModel, name: str, counts: Counter[str]) -> pd.DataFrame:
+def _answer_rows(table: CountsTable, model: CountsModel, name: str, counts: Counter[str]) -> Iterator[tuple[str, ...]]:
     found = model.predict(table.values)
     words = np.array([*CLASSES, ""])[found.predicted]
     counts["rows"] += len(words)
     for kind, column in (("trust", found.trust), ("reason", found.reason), ("class", words)):
         for word, n in zip(*np.unique(column, return_counts=True), strict=True):
             counts[f"{kind}:{word}"] += int(n)
-    columns: dict[str, object] = {
+    columns: dict[str, Sequence[str]] = {
         "patient": [safe_cell(patient) for patient in table.patients],
-        "predicted": words,
-        "trust": found.trust,
-        "reason": found.reason,
-        "apl_alert": np.where(found.apl_alert, "true", "false"),
-        "n_values": found.n_values,
+        "predicted": words.tolist(),
+        "trust": found.trust.tolist(),
+        "reason": found.reason.tolist(),
+        "apl_alert": np.where(found.apl_alert, "true", "false").tolist(),
+        "n_values": [str(n) for n in found.n_values.tolist()],
         "missing": _names(np.isnan(table.values) & ~table.refused),
         "refused": _names(table.refused),
-        "model": name,
+        "model": [name] * len(words),
     }
     for i, label in enumerate(CLASSES):
-        columns[f"p_{label}"] = found.probabilities[:, i].round(4)
-        columns[f"lower_{label}"] = found.lower[:, i].round(4)
-        columns[f"upper_{label}"] = found.upper[:, i].round(4)
-    return pd.DataFrame(columns, columns=list(COLUMNS))
+        columns[f"p_{label}"] = _decimals(found.probabilities[:, i])
+        columns[f"lower_{label}"] = _decimals(found.lower[:, i])
+        columns[f"upper_{label}"] = _decimals(found.upper[:, i])
+    return zip(*(columns[column] for column in COLUMNS), strict=True)
+
+
+def _decimals(fractions: FloatArray) -> list[str]:
+    """Return fractions with up to four decimals, empty where there is none; each number is put into words once."""
+    whole = np.rint(np.where(np.isnan(fractions), -1e-4, fractions) * _PLACES).astype(int)
+    texts: list[str] = _TEXTS[whole].tolist()
+    return texts
 
 
 def _contribution_rows(table: CountsTable, model: CountsModel) -> Iterator[list[str]]:
