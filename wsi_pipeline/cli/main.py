@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from wsi_pipeline.cli import evaluate, export, models, predict, run, serve, slides, train_counts
+from wsi_pipeline.cli import evaluate, export, models, predict, run, serve, slides, train_counts, view
 from wsi_pipeline.errors import WsiPipelineError
 
 USAGE_ERROR = 2
@@ -26,6 +26,7 @@ app.command("demo")(run.demo)
 app.command("inspect")(slides.inspect)
 app.command("simulate")(slides.simulate)
 app.command("doctor")(models.doctor)
+app.command("view")(view.view)
 app.add_typer(models.app, name="models")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(train_counts.app, name="train")
