@@ -30,8 +30,6 @@ from wsi_pipeline.exports.viewer_folders import ViewedSlide, can_be_viewed, link
 from wsi_pipeline.taxonomies import load_taxonomy
 
 TAXONOMIES = (load_taxonomy("pbc-blast"), load_taxonomy("red-cells"))
-START_S = 600  # loading the viewer takes half a minute of work, more on a machine that is busy
-
 
 @pytest.fixture
 def viewed(cells: Path, tmp_path: Path) -> list[ViewedSlide]:
@@ -121,8 +119,8 @@ def viewer(browser: Chromium, tmp_path_factory: pytest.TempPathFactory) -> Itera
     assert process.stdout is not None
     address = process.stdout.readline().strip()
     yield process, address
-    process.kill()
-    process.wait(30)
+    process.terminate()
+    process.wait(60)
     for pipe in (process.stdout, process.stderr):
         assert pipe is not None
         pipe.close()
@@ -154,8 +152,8 @@ def test_cells_are_drawn_over_the_slide_in_a_browser(
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/bokeh_app", address), process.stderr and process.stderr.read()
     browser.resize(1400, 900)
     browser.open(address)
-    browser.wait("window.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle", 120)
-    colours = {name: type_colours(TAXONOMIES)[name] for name in ("eosinophil", "lymphocyte", "platelet")}
+    browser.wait("window.Bokeh && Bokeh.documents.length", 120)
+    colours = {name: type_colours(TAXONOMIES)[name] for name in ("eosinophil", "lymphocyte", "red cell")}
     ends = time.monotonic() + 120
     while True:
         seen = {name: _near(_picture(browser, tmp_path / "shot.png"), colour) for name, colour in colours.items()}
@@ -169,8 +167,7 @@ def test_cells_are_drawn_over_the_slide_in_a_browser(
     browser.js(f"{overlays}.forEach((model) => {{ model.visible = false }})")
     time.sleep(1)
     slide_alone = _picture(browser, tmp_path / "alone.png")
-    legend = 2500  # the colour of a type stands beside its name, too
-    assert all(_near(slide_alone, colour) < legend for colour in colours.values())
+    assert max(_near(slide_alone, colour) for colour in colours.values()) < 20
     requests = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
     assert all(url.startswith(("http://127.0.0.1:", "data:", "blob:")) for url in requests)
 
