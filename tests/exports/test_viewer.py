@@ -31,6 +31,7 @@ from wsi_pipeline.taxonomies import load_taxonomy
 
 TAXONOMIES = (load_taxonomy("pbc-blast"), load_taxonomy("red-cells"))
 
+
 @pytest.fixture
 def viewed(cells: Path, tmp_path: Path) -> list[ViewedSlide]:
     write_annotations(cells, tmp_path / "annotations.db", taxonomies=TAXONOMIES)
