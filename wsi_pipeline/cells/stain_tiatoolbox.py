@@ -3,7 +3,7 @@
 Macenko et al., ISBI 2009, p. 1107, finds two stains in the image and brings them to the reference's; Reinhard et al.,
 IEEE Comput. Graph. Appl. 21(5):34, 2001, brings mean and spread in CIELAB to the reference's. Each window is
 normalised by itself, so that no result depends on what else is in a batch. Vahadane's method is left out: TIAToolbox
-itself calls its version unstable, since it begins with random numbers.
+itself calls its version unstable.
 
 ``import tiatoolbox.tools`` takes seconds, so it happens at the first window.
 """
