@@ -28,16 +28,15 @@ def slide_features(
 ) -> None:
     """Write the features of each patient or slide as a table, a row a subject, and the cells behind each."""
     from wsi_pipeline.atomic import write_text, writing
-    from wsi_pipeline.predictions.bags import bags_of, list_runs
+    from wsi_pipeline.predictions.bags import list_runs, read_bags
     from wsi_pipeline.predictions.slide_features import feature_table
     from wsi_pipeline.predictions.slide_features.table import table_csv
 
     if level not in ("patient", "slide"):
         raise ConfigError(f"--level {level!r}: give patient or slide")
-    slides, skipped = list_runs(runs)
-    for one in skipped:
-        typer.echo(f"without cells: {one}", err=True)
-    bags = bags_of(slides, level="slide" if level == "slide" else "patient", embedding=embedding)
+    bags = read_bags(runs, level="slide" if level == "slide" else "patient", embedding=embedding)
+    for skipped in list_runs(runs)[1]:
+        typer.echo(f"without cells: {skipped}", err=True)
     table = feature_table(bags)
     numbers = out.with_name(f"{out.stem}.n.csv")
     with writing(out):

@@ -92,7 +92,7 @@ def _sources(words: Words) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 def _units(taxonomy: str, classes: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Return classes, then groups of two or more that are not the same as a group before."""
-    units = {c: (c,) for c in classes}
+    units: dict[str, tuple[str, ...]] = {c: (c,) for c in classes}
     for name, codes in groups_of(taxonomy, classes).items():
         if len(codes) > 1 and name not in units and set(codes) not in map(set, units.values()):
             units[name] = codes

@@ -51,7 +51,7 @@ def add_values(bag: CellBag, words: Words, columns: Columns) -> None:
     wanted = [place[measure] for measure in MEASURES]
     for codes in _groups(words).values():
         rows = member(bag.classes, codes)[likeliest] > 0
-        values = bag.morphology[np.ix_(rows, wanted)].astype(np.float64)
+        values = bag.morphology[rows][:, wanted].astype(np.float64)
         for column in values.T:
             _add_quantiles(column, QUANTILES, columns)
     for measure in STAIN:

@@ -69,7 +69,8 @@ class Vocabulary(Words):
             The record is none of a vocabulary.
         """
         try:
-            return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+            return cls(**fields)
         except TypeError as error:
             raise ModelError(f"the card's vocabulary of features is damaged: {error}") from None
 
