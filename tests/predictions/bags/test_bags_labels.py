@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from made_runs import MadeSlide, make_run
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.bags import CellBag, read_bags, read_cohort
-from wsi_pipeline.predictions.bags.manifest import patients_of, read_labels
+from wsi_pipeline.predictions.bags.manifest import patients_of, read_labels, same_name
 
 
 @dataclass(frozen=True)
@@ -147,3 +150,18 @@ def test_labels_outside_the_task(bags: list[CellBag], tmp_path: Path) -> None:
 def test_tables_that_are_refused(bags: list[CellBag], tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_cohort(table(tmp_path / "l.csv", text), bags, FakeTask())
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(st.tuples(st.text(max_size=12), st.text(max_size=6)), min_size=1, max_size=5))
+def test_any_text_is_read_back_or_refused_in_one_sentence(tmp_path: Path, names: list[tuple[str, str]]) -> None:
+    path = tmp_path / "any.csv"
+    with path.open("w", encoding="utf-8", newline="", errors="replace") as file:
+        csv.writer(file).writerows([("patient", "label"), *names])
+    try:
+        rows = read_labels(path).rows
+    except DataError as error:
+        assert str(path) in str(error)
+        return
+    written = [(same_name(a.strip()), same_name(b.strip())) for a, b in names]
+    assert [(row.patient, row.label) for row in rows] == [pair for pair in written if any(pair)]
