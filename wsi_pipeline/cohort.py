@@ -182,6 +182,7 @@ def _job(entry: SlideEntry, config: PipelineConfig, out: Path, mpp: float | None
         subject_id=entry.patient,
         label=entry.label,
         regions_file=entry.regions.absolute() if entry.regions else None,
+        simulated=entry.simulated,
     )
 
 
@@ -352,6 +353,7 @@ def execute(
             "weights": weights_used(summaries),
             "segmentation": network_use(summaries),
             "timings": total_timings(summaries),
+            "simulated": any(s.get("simulated", False) for s in summaries),
             "slides": {status: sum(s["status"] == status for s in summaries) for status in ("ok", "empty", "failed")},
         },
     )

@@ -140,6 +140,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     status, reason = _status(job, prepared, merged)
     summary: dict[str, Any] = {
         **_identity(job, status, reason),
+        "simulated": job.simulated or prepared.about.get("simulated", False),
         "key": prepared.key,
         "attempt": attempt_key(job),
         "mpp": prepared.about["mpp"],
@@ -226,6 +227,7 @@ def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
         "confidence": job.config.predictions.confidence,
         "status": status,
         "reason": reason,
+        "simulated": job.simulated,
     }
 
 

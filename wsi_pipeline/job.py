@@ -38,6 +38,8 @@ class SlideJob:
         The label of the manifest; carried into the summary, never used.
     regions_file
         Drawn regions, from the manifest.
+    simulated
+        Whether the manifest says that the slide is simulated; one of ours is known as such without it.
     """
 
     slide_id: str
@@ -47,6 +49,7 @@ class SlideJob:
     subject_id: str = ""
     label: str = ""
     regions_file: Path | None = None
+    simulated: bool = False
 
     @property
     def folder(self) -> Path:
@@ -77,6 +80,8 @@ def attempt_key(job: SlideJob) -> str:
         regions=file_sha256(regions) if regions is not None and regions.is_file() else None,
         subject=job.subject_id,
         config=kept,
+        # Named only where it is so: what was run before manifests had the column stands.
+        **({"simulated": True} if job.simulated else {}),
     )
 
 

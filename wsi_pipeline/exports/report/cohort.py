@@ -37,6 +37,7 @@ class SlideRow:
     segments: tuple[Segment, ...]
     n_counted: int
     answers: Mapping[str, Answer]
+    simulated: bool
 
 
 def write_cohort_report(out: Path) -> None:
@@ -72,10 +73,12 @@ def write_cohort_report(out: Path) -> None:
         slide_id = row["slide_id"]
         mine = {a.task: a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
         segments = stacked(shares.get(slide_id, []), styles)
-        rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0)))
-        summary = _folder(out, slide_id) / "summary.json"
-        if summary.is_file():
-            warnings += [(slide_id, text) for text in read_summary(summary).warnings]
+        path = _folder(out, slide_id) / "summary.json"
+        summary = read_summary(path) if path.is_file() else None
+        simulated = summary is not None and summary.simulated
+        rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0), simulated=simulated))
+        if summary is not None:
+            warnings += [(slide_id, text) for text in summary.warnings]
     tasks = list(dict.fromkeys(a.task for _, _, a in answers if a.level == "slide"))
     legend = {s.style.code: s.style for row in rows for s in row.segments}
     render(
@@ -88,6 +91,7 @@ def write_cohort_report(out: Path) -> None:
         agreement=_agreement(out),
         tasks=tasks,
         patients=[(subject, a) for _, subject, a in answers if a.level == "patient"],
+        n_simulated=sum(row.simulated for row in rows),
         simulated=any("simul" in (a.trained_on or "").lower() for _, _, a in answers),
         legend=sorted(legend.values(), key=lambda style: styles.position(style.code)),
         warnings=warnings,
@@ -133,6 +137,8 @@ def _slide_row(
     answers: Mapping[str, Answer],
     segments: tuple[Segment, ...],
     n_counted: int,
+    *,
+    simulated: bool,
 ) -> SlideRow:
     slide_id = row["slide_id"]
     report = _folder(out, slide_id) / "report.html"
@@ -151,6 +157,7 @@ def _slide_row(
         segments=segments,
         n_counted=n_counted,
         answers=answers,
+        simulated=simulated,
     )
 
 

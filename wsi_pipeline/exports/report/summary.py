@@ -307,6 +307,8 @@ class SlideSummary(_Part):
         ``ok``, ``empty`` or ``failed``, and why; empty for ``ok``.
     path_name
         Name of the slide's file, without its folders.
+    simulated
+        Whether the slide is made, of no patient.
     working_mpp
         Resolution of the segmentation, um per pixel; the report shows fields at it.
     confidence
@@ -328,6 +330,7 @@ class SlideSummary(_Part):
     status: Literal["ok", "empty", "failed"]
     reason: str | None = None
     path_name: str = ""
+    simulated: bool = False
     mpp: MppSummary | None = None
     working_mpp: float | None = Field(None, gt=0)
     confidence: float = Field(0.95, gt=0, lt=1)
