@@ -7,17 +7,21 @@ from dataclasses import dataclass
 
 from wsi_pipeline.exports.report.pictures import Picture
 from wsi_pipeline.exports.report.summary import Answer
-from wsi_pipeline.exports.report.text import TASKS, answer_class, title
+from wsi_pipeline.exports.report.text import class_words, task_words
 
 SHOWN = 12
 """Cells shown for an answer."""
 
 # Ranges of the criteria, and the diagnoses of models that fit them.
 _FITS = {
+    "normal": {"normal"},
     "aml_range": {"aml", "apl", "aml_other"},
+    "below_range": {"normal", "mds_like", "other_abnormal"},
     "apl_alert": {"apl"},
-    "below_range": {"normal", "mds_like", "other_abnormal", "reactive"},
+    "mds_like": {"mds_like"},
+    "other_abnormal": {"other_abnormal"},
 }
+_KNOWN = frozenset.union(*map(frozenset, _FITS.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,7 @@ def behind_answers(answers: Sequence[Answer], pictures: Mapping[str, CellPicture
     """Return the cells behind each answer of a model that weighs cells."""
     return [
         Behind(
-            task=answer.task,
+            task=task_words(answer),
             model=answer.model or "",
             level=answer.level,
             cells=tuple(
@@ -81,15 +85,14 @@ def told_apart(answers: Sequence[Answer]) -> list[str]:
         other = by_criteria.get((answer.level, answer.task))
         if other is None or answer.abstained or answer.model == "criteria":
             continue
-        if not _fitting(other.class_name) & _fitting(answer.class_name):
+        said = _parts(answer)
+        if said <= _KNOWN and not said & {fit for part in _parts(other) for fit in _FITS.get(part, {part})}:
             sentences.append(
-                f"{TASKS.get(answer.task, title(answer.task))}: the criteria say "
-                f"{answer_class(other.class_name)!r}, the model {answer.model} says "
-                f"{answer_class(answer.class_name)!r}. Neither corrects the other: look at the cells."
+                f"{task_words(answer)}: the criteria say “{class_words(other)}”, the model {answer.model} says "
+                f"“{class_words(answer)}”. Neither corrects the other: look at the cells."
             )
     return sentences
 
 
-def _fitting(class_name: str | None) -> set[str]:
-    parts = (class_name or "").split("|")
-    return {fit for part in parts for fit in _FITS.get(part, {part})}
+def _parts(answer: Answer) -> set[str]:
+    return set((answer.class_name or "").split("|"))

@@ -15,7 +15,7 @@ from wsi_pipeline.exports.report.behind import told_apart
 from wsi_pipeline.exports.report.charts import Segment, Styles, stacked
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.summary import Agreement, Answer, read_summary
-from wsi_pipeline.exports.report.text import SPECIMENS
+from wsi_pipeline.exports.report.text import SPECIMENS, by_model, task_words
 from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 _FIRST_TAXONOMY = "pbc-blast"
@@ -90,7 +90,7 @@ def write_cohort_report(out: Path) -> None:
         summary = _folder(out, slide_id) / "summary.json"
         if summary.is_file():
             warnings += [(slide_id, text) for text in read_summary(summary).warnings]
-    questions = list(dict.fromkeys(_question(a) for _, _, a in answers if a.level == "slide"))
+    questions = {_question(a): (task_words(a), by_model(a)) for _, _, a in answers if a.level == "slide"}
     legend = {s.style.code: s.style for row in rows for s in row.segments}
     render(
         "cohort.html.j2",
@@ -111,8 +111,8 @@ def write_cohort_report(out: Path) -> None:
 
 
 def _question(answer: Answer) -> tuple[str, str]:
-    """Return the task of an answer and the trained model that gave it; empty for published criteria."""
-    return answer.task, "" if answer.model in (None, "none", "criteria") else str(answer.model)
+    """Return what tells the answers about a slide apart: the task, and the trained model that gave it."""
+    return answer.task, by_model(answer)
 
 
 def _pooled(out: Path) -> Iterator[PooledPatient]:
@@ -127,7 +127,7 @@ def _pooled(out: Path) -> Iterator[PooledPatient]:
                 yield PooledPatient(
                     subject_id=entry["subject_id"],
                     slide_ids=tuple(entry["slide_ids"]),
-                    answers=tuple(a for a in found if _question(a)[1]),
+                    answers=tuple(a for a in found if by_model(a)),
                     differences=tuple(told_apart(found)),
                 )
     except (OSError, ValueError, KeyError, TypeError) as error:
