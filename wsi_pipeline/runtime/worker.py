@@ -130,10 +130,12 @@ def classifier_model(name: str, device: str) -> CellClassifier:
 
 
 def slide_model(name: str) -> SlideModel:
-    """Return a model of slides, loaded once a process."""
+    """Return a model of slides, loaded once a process; a file that was replaced since is loaded anew."""
     from wsi_pipeline.predictions.slide_models import load_slide_model
+    from wsi_pipeline.weights import find_weights
 
-    model: SlideModel = _once(("slides", name), lambda: load_slide_model(name))
+    sha256 = find_weights(name, "slides").sha256
+    model: SlideModel = _once(("slides", name, sha256), lambda: load_slide_model(name))
     return model
 
 
