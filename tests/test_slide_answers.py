@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 from collections.abc import Iterator
@@ -20,8 +21,10 @@ from wsi_pipeline import cohort
 from wsi_pipeline.cli import main as cli
 from wsi_pipeline.cohort import CohortResult, execute, plan_cohort, plan_gallery
 from wsi_pipeline.errors import ConfigError, DataError, ModelError, OutputError
+from wsi_pipeline.exports.qupath_validator import validate_qupath
 from wsi_pipeline.predict_slides import predict_slides
 from wsi_pipeline.runtime.executor import SerialExecutor
+from wsi_pipeline.simulation import make_virtual_slide
 
 MPP = 0.25
 pytestmark = pytest.mark.usefixtures("toys")
@@ -249,3 +252,46 @@ def test_runs_without_embeddings_are_refused_with_what_to_do(gallery: Path, tmp_
     execute(plan_gallery(gallery, tmp_path / "plain", mpp=MPP, overrides=overrides))
     with pytest.raises(DataError, match=r"run again with --set cells\.embedding=true"):
         predict_slides([tmp_path / "plain"], tmp_path / "out", models=[str(write_toy(tmp_path))])
+
+
+def test_slides_answer_the_same_however_they_are_cut_and_patients_are_pooled(tmp_path: Path) -> None:
+    for k, name in enumerate(("a", "b")):
+        make_virtual_slide(tmp_path / f"{name}.tiff", profile="aml", size_px=(800, 600), seed=k)
+    manifest = tmp_path / "slides.csv"
+    manifest.write_text("slide,patient\na.tiff,one\nb.tiff,one\n")
+    model = str(write_toy(tmp_path))
+    for core_px in (512, 2048):
+        overrides = {
+            "predictions.slide_models": model, "tiling.core_px": core_px, "runtime.device": "cpu",
+            "exports.report": core_px == 2048,
+        }  # fmt: skip
+        execute(plan_cohort([manifest], tmp_path / str(core_px), overrides=overrides))
+    files = ["predictions.csv", *(f"slides/{s}/{f}" for s in "ab" for f in ("attention.parquet", "qupath.geojson.gz"))]
+    for name in files:
+        assert (tmp_path / "512" / name).read_bytes() == (tmp_path / "2048" / name).read_bytes(), name
+    out = tmp_path / "2048"
+    rows = [row for row in rows_of(out / "predictions.csv") if row["model"] == "toy"]
+    assert [(r["level"], r["slide_id"], r["subject_id"]) for r in rows] == [
+        ("slide", "a", "one"), ("slide", "b", "one"), ("patient", "", "one"),
+    ]  # fmt: skip
+    assert int(rows[2]["n_cells"]) == int(rows[0]["n_cells"]) + int(rows[1]["n_cells"])
+    (patient,) = json.loads((out / "patients.json").read_text())["patients"]
+    assert patient["slide_ids"] == ["a", "b"]
+    assert "pooled over a, b" in (out / "report.html").read_text()
+    assert "Cells behind the models" in (out / "slides" / "a" / "report.html").read_text()
+
+    # QuPath's file of a slide carries the weight of each white cell; about a finished run it becomes the same.
+    path = out / "slides" / "a" / "qupath.geojson.gz"
+    assert validate_qupath(path) == []
+    found = json.loads(gzip.decompress(path.read_bytes()))
+    assert [answer["model"] for answer in found["answers"]] == ["toy"]
+    weights = [f["properties"]["measurements"].get("Attention toy") for f in found["features"]]
+    white = [w for w in weights if w is not None]
+    assert 0 < len(white) < len(weights)
+    assert np.mean(white) == pytest.approx(1, abs=0.2)
+    plain = tmp_path / "plain"
+    execute(plan_cohort([manifest], plain, overrides={"cells.embedding": True, "exports.report": False}))
+    predict_slides([plain], tmp_path / "answers", models=[model])
+    for name in files[1:]:
+        assert (tmp_path / "answers" / name).read_bytes() == (out / name).read_bytes(), name
+    assert (tmp_path / "answers" / "report.html").read_text().count("data:image/jpeg") >= 10
