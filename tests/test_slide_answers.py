@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from toy_slide_model import toys, write_toy  # noqa: F401
+from toy_slide_model import write_toy
 
 from wsi_pipeline import cohort
 from wsi_pipeline.cli import main as cli
@@ -27,7 +27,6 @@ from wsi_pipeline.runtime.executor import SerialExecutor
 from wsi_pipeline.simulation import make_virtual_slide
 
 MPP = 0.25
-pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.fixture(autouse=True)
@@ -56,14 +55,15 @@ def image(path: Path, seed: int) -> None:
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("gallery")
-    for k in range(6):
-        image(root / ("P1" if k < 3 else "P2") / f"{k}.png", k)
+    for k in range(12):
+        image(root / ("P1" if k < 6 else "P2") / f"{k}.png", k)
     return root
 
 
 def run(gallery: Path, out: Path, *models: Path, **options: Any) -> CohortResult:
+    """Run a gallery as marrow, where what drawn cells are taken for is of the denominator."""
     overrides = {"runtime.device": "cpu", "predictions.slide_models": [str(m) for m in models]}
-    return execute(plan_gallery(gallery, out, mpp=MPP, overrides=overrides, **options))
+    return execute(plan_gallery(gallery, out, "marrow_smear", mpp=MPP, overrides=overrides, **options))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -134,7 +134,7 @@ def test_simulated_models_answer_only_where_that_is_allowed(gallery: Path, tmp_p
         rows = rows_of(out / "predictions.csv")
         assert {r["abstained"] for r in rows} == {"false" if allowed else "true"}
         assert {r["reason"] for r in rows} == {"" if allowed else "no-real-training-data"}
-        assert {r["trained_on"] for r in rows} == {"simulated: toys"}
+        assert {r["trained_on"] for r in rows} == {"simulated: nothing"}
         assert ("SIMULATED</span> At least one" in (out / "report.html").read_text()) is allowed
         assert (out / "slides" / "P1" / "attention.parquet").is_file() is allowed
         assert bool(rows_of(out / "probabilities.csv")) is allowed
@@ -154,19 +154,18 @@ def test_slides_of_a_patient_in_several_runs_are_pooled(gallery: Path, tmp_path:
         predict_slides([tmp_path / f"run{k}" for k in order], tmp_path / folder, models=[model])
     assert (tmp_path / "a" / "predictions.csv").read_bytes() == (tmp_path / "b" / "predictions.csv").read_bytes()
     *slides, patient = rows_of(tmp_path / "a" / "predictions.csv")
-    assert [(r["level"], r["n_cells"]) for r in slides] == [("slide", "3"), ("slide", "3")]
-    assert (patient["level"], patient["subject_id"], patient["n_cells"]) == ("patient", "one", "6")
-    # The toy's probability is a mean over cells.
-    mean = np.mean([float(r["probability"]) for r in slides])
-    assert float(patient["probability"]) == pytest.approx(mean, abs=2e-4)
-    assert "pooled" not in patient["trained_on"]
+    assert [(r["level"], r["n_cells"]) for r in slides] == [("slide", "6"), ("slide", "6")]
+    assert (patient["level"], patient["subject_id"], patient["n_cells"]) == ("patient", "one", "12")
+    # Attention over all cells lies between what it is over either half.
+    low, high = sorted(float(r["probability"]) for r in slides)
+    assert low <= float(patient["probability"]) <= high
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"specimens": ["marrow_smear"]}, ModelError, "made for marrow_smear"),
-        ({"classifier": {"name": "other", "sha256": "0"}}, ModelError, "classifier other typed"),
+        ({"specimens": ["blood_smear"]}, ModelError, "made for blood_smear"),
+        ({"classifier": {"name": "other", "sha256": "0", "classes": []}}, ModelError, "classifier other typed"),
         ({"name": "criteria"}, ConfigError, "named criteria"),
     ],
 )
@@ -249,7 +248,7 @@ def test_the_command_says_what_was_answered(
 
 def test_runs_without_embeddings_are_refused_with_what_to_do(gallery: Path, tmp_path: Path) -> None:
     overrides = {"runtime.device": "cpu", "cells.embedding": False}
-    execute(plan_gallery(gallery, tmp_path / "plain", mpp=MPP, overrides=overrides))
+    execute(plan_gallery(gallery, tmp_path / "plain", "marrow_smear", mpp=MPP, overrides=overrides))
     with pytest.raises(DataError, match=r"run again with --set cells\.embedding=true"):
         predict_slides([tmp_path / "plain"], tmp_path / "out", models=[str(write_toy(tmp_path))])
 

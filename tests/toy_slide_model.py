@@ -1,79 +1,74 @@
-"""A model of slides small enough to follow by hand: how much like a lymphocyte the cells are."""
+"""A slide-level model that is small and not trained: its numbers are drawn, so every part of an answer is there."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from wsi_pipeline.predictions import model_answers, slide_models
-from wsi_pipeline.predictions.bags import CellBag
-from wsi_pipeline.predictions.slide_models import SlideAnswer
+from wsi_pipeline.predictions.slide_models.calibration import ConformalSets, Scaling
+from wsi_pipeline.predictions.slide_models.ensemble import Combination, SlideEnsemble
+from wsi_pipeline.predictions.slide_models.frame import CellFrame
+from wsi_pipeline.predictions.slide_models.networks import AttentionMember, CellReader
+from wsi_pipeline.predictions.slide_models.storage import model_path, save_slide_model
+from wsi_pipeline.predictions.slide_models.unusual import Unusual
 from wsi_pipeline.predictions.tasks import load_task
-from wsi_pipeline.weights import shipped_weights
+from wsi_pipeline.weights import file_sha256, shipped_weights
 
 CLASSIFIER = "pbc-blast"
+MINIMUM_CELLS = 4
+_AXES, _HIDDEN = 3, 2
 
 
-class Toy:
-    def __init__(self, card: dict[str, Any]) -> None:
-        self.card, self.task = card, load_task(card["slide_task"])
+def write_toy(folder: Path, name: str = "toy", *, seed: int = 0, **changes: Any) -> Path:
+    """Write a model of the task ``aml`` that reads embeddings and weighs cells, and its card.
 
-    def probabilities(self, bags: Sequence[CellBag]) -> np.ndarray:
-        p = np.array([bag.probabilities[:, bag.classes.index("lymphocyte")].mean() for bag in bags])
-        return np.stack([p, 1 - p], axis=1)
+    Parameters
+    ----------
+    changes
+        Entries of the card that differ.
 
-    def attention(self, bag: CellBag) -> np.ndarray | None:
-        p = bag.probabilities[:, bag.classes.index("lymphocyte")].astype(float) + 0.1
-        return p / p.sum()
-
-
-def toy_answer(model: Toy, bag: CellBag, *, confidence: float, allow_simulated: bool) -> SlideAnswer:
-    p = model.probabilities([bag])[0]
-    codes = model.task.codes
-    silent = model.card["simulated"] and not allow_simulated
-    weights = model.attention(bag)
-    best = np.argsort(-weights, kind="stable")[:5]
-    return SlideAnswer(
-        task=model.task,
-        model=model.card["name"],
-        probabilities=dict(zip(codes, p.tolist(), strict=True)),
-        class_set=() if silent else (codes[int(p.argmax())],),
-        lower=dict(zip(codes, (p * 0.9).tolist(), strict=True)),
-        upper=dict(zip(codes, (1 - (1 - p) * 0.9).tolist(), strict=True)),
-        abstained=silent,
-        reason="no-real-training-data" if silent else "",
-        n_cells=len(bag),
-        evidence=tuple((str(bag.cell_ids[i]), float(weights[i])) for i in best),
-        flags=(),
-        wording="A toy.",
-    )
-
-
-def write_toy(folder: Path, name: str = "toy", **changes: Any) -> Path:
-    """Write a toy model and its card; return the file of weights."""
-    path = folder / f"{name}.slides.safetensors"
-    path.write_bytes(name.encode())
+    Returns
+    -------
+    pathlib.Path
+        The file of weights.
+    """
+    rng = np.random.default_rng(seed)
     classifier = shipped_weights()[CLASSIFIER]
-    card = {
-        "name": name, "task": "slides", "slide_task": "aml", "sha256": hashlib.sha256(name.encode()).hexdigest(),
-        "specimens": ["blood_smear", "marrow_smear"], "trained_on": "toys", "simulated": False, "reads_embedding": True,
-        "classifier": {"name": CLASSIFIER, "sha256": classifier.sha256}, "limits": ["It is a toy."],
-    }  # fmt: skip
-    path.with_name(f"{name}.slides.json").write_text(json.dumps({**card, **changes}))
-    return path
-
-
-@pytest.fixture
-def toys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        slide_models,
-        "load_slide_model",
-        lambda name: Toy(json.loads(Path(name).with_name(Path(name).stem + ".json").read_text())),
+    classes = tuple(classifier.card["classes"])
+    length = int(classifier.card["network"]["embedding_dim"])
+    frame = CellFrame(
+        taxonomy=str(classifier.card["taxonomy"]),
+        classes=classes,
+        middle=np.zeros(length),
+        means=np.zeros((len(classes), length)),
+        basis=rng.normal(0, 0.1, (length, _AXES)),
     )
-    monkeypatch.setattr(model_answers, "answer", toy_answer)
+    d = _AXES + len(classes)
+    arrays = {
+        "v": rng.normal(0, 1, (d, _HIDDEN)), "u": rng.normal(0, 1, (d, _HIDDEN)), "v_bias": np.zeros(_HIDDEN),
+        "u_bias": np.zeros(_HIDDEN), "w": rng.normal(0, 1, _HIDDEN), "head": rng.normal(0, 0.5, (d, 2)),
+        "bias": np.array([1.0, -1.0]),
+    }  # fmt: skip
+    sure = ConformalSets(scores=(np.linspace(0, 0.5, 40), np.linspace(0, 0.5, 40)), coverage=0.9)
+    straight = Scaling(slope=1.0, offsets=np.zeros(2))
+    model = SlideEnsemble(
+        task=load_task("aml").model_copy(update={"minimum_cells": MINIMUM_CELLS}),
+        card={},
+        members=(AttentionMember(name="attention", reader=CellReader(frame=frame), arrays=arrays),),
+        scalings={"attention": straight},
+        combinations={"": Combination(weights={"attention": 1.0}, scaling=straight, sets=sure)},
+        optional=(),
+        unusual=Unusual(parts={}, middle=np.zeros(0), axes=np.zeros((0, 0))),
+    )
+    path = model_path(folder, name)
+    save_slide_model(model, path)
+    card = {
+        "name": name, "task": "slides", "sha256": file_sha256(path), "specimens": ["blood_smear", "marrow_smear"],
+        "trained_on": "nothing", "simulated": False, "reads_embedding": True, "limits": ["It is a toy."],
+        "classifier": {"name": CLASSIFIER, "sha256": classifier.sha256, "classes": list(classes)},
+    }  # fmt: skip
+    path.with_suffix(".json").write_text(json.dumps({**card, **changes}))
+    return path

@@ -73,8 +73,8 @@ def attempt_key(job: SlideJob) -> str:
     regions = job.regions_file
     spec, config = job.spec, job.config.model_dump(mode="json")
     kept = {name: value for name, value in config.items() if name not in _FREE_SECTIONS}
-    # What a model is counts, not where its file lies; and whether it may answer only where one was asked.
-    models = [find_weights(name, "slides").sha256 for name in kept["predictions"].pop("slide_models")]
+    # What a model is and says of itself counts, not where its file lies; what is allowed, only where one was asked.
+    models = [find_weights(name, "slides").card for name in kept["predictions"].pop("slide_models")]
     return key_of(
         path=str(spec.path),
         file=job.source(),

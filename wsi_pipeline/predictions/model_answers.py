@@ -71,7 +71,8 @@ def ask(
     given = [answer(model, bag, confidence=confidence, allow_simulated=allow_simulated) for model in models]
     predictions, weights = [], {}
     for model, one in zip(models, consistent(given), strict=True):
-        silent = bool(model.card.get("simulated")) and not allow_simulated
+        # Of too few cells, or of a model that may not answer, nothing was worked out.
+        asked = bool(one.probabilities)
         predictions.append(
             Prediction(
                 slide_id=slide_id if level == "slide" else "",
@@ -86,10 +87,10 @@ def ask(
                 model=str(model.card["name"]),
                 trained_on=_trained_on(model),
                 wording=one.wording,
-                evidence=None if silent else _evidence(model, one),
+                evidence=_evidence(model, one) if asked else None,
             )
         )
-        if not silent and (found := model.attention(bag)) is not None:
+        if asked and (found := model.attention(bag)) is not None:
             weights[str(model.card["name"])] = found
     return Asked(predictions=tuple(predictions), weights=weights)
 
@@ -114,15 +115,14 @@ def without_cells(model: SlideModel, *, slide_id: str, subject_id: str) -> Predi
 
 def _trained_on(model: SlideModel) -> str:
     text = str(model.card["trained_on"])
-    return f"simulated: {text}" if model.card.get("simulated") and "simulated" not in text.lower() else text
+    return f"simulated: {text}" if model.card["simulated"] and "simulated" not in text.lower() else text
 
 
 def _basis(model: SlideModel, one: SlideAnswer, confidence: float) -> ModelProbability:
     """Return the probability that is told: of the positive class of a task of two, else of the likeliest class."""
     told = model.task.positive or max(one.class_set, key=lambda code: one.probabilities[code])
-    names = {c.code: c.name_en for c in model.task.classes}
     return ModelProbability(
-        name=f"calibrated probability of {names[told]}",
+        name=f"calibrated probability of {model.task.get(told).name_en}",
         fraction=one.probabilities[told],
         lower=one.lower[told],
         upper=one.upper[told],
@@ -135,6 +135,6 @@ def _evidence(model: SlideModel, one: SlideAnswer) -> ModelEvidence:
         probabilities=dict(one.probabilities),
         cells=tuple(EvidenceCell(cell_id=cell_id, weight=weight) for cell_id, weight in one.evidence),
         flags=tuple(one.flags),
-        limits=tuple(str(text) for text in model.card.get("limits", ())),
-        simulated=bool(model.card.get("simulated")),
+        limits=tuple(map(str, model.card["limits"])),
+        simulated=bool(model.card["simulated"]),
     )
