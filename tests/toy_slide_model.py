@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from wsi_pipeline.predictions.slide_models.calibration import ConformalSets, Scaling
 from wsi_pipeline.predictions.slide_models.ensemble import Combination, SlideEnsemble
 from wsi_pipeline.predictions.slide_models.frame import CellFrame
@@ -14,7 +15,6 @@ from wsi_pipeline.predictions.slide_models.networks import AttentionMember, Cell
 from wsi_pipeline.predictions.slide_models.storage import model_path, save_slide_model
 from wsi_pipeline.predictions.slide_models.unusual import Unusual
 from wsi_pipeline.predictions.tasks import load_task
-
 from wsi_pipeline.weights import file_sha256, shipped_weights
 
 CLASSIFIER = "pbc-blast"

@@ -14,9 +14,9 @@ from wsi_pipeline.exports.report.answers import Subject, write_answers_report
 from wsi_pipeline.exports.report.summary import read_summary
 from wsi_pipeline.galleries.survey import MAX_PIXELS
 from wsi_pipeline.predictions.attention import FILE
-from wsi_pipeline.predictions.bags import FinishedSlide, list_runs
+from wsi_pipeline.predictions.bags import FinishedSlide, counts_of, list_runs
 from wsi_pipeline.predictions.model_answers import check_names
-from wsi_pipeline.predictions.prediction import PREDICTION_COLUMNS
+from wsi_pipeline.predictions.prediction import PREDICTION_COLUMNS, PredictionLevel
 from wsi_pipeline.predictions.slide_models import SlideModel
 from wsi_pipeline.runtime.worker import slide_model, use_threads
 from wsi_pipeline.slide_answers import QUPATH, ask_about, write_asked
@@ -42,6 +42,7 @@ def predict_slides(
     out: Path,
     *,
     models: Sequence[str],
+    counts: Path | None = None,
     allow_simulated: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> SlidePredictions:
@@ -55,6 +56,8 @@ def predict_slides(
         A new folder, or one that this function wrote, whose answers are replaced.
     models
         Files of weights or shipped names.
+    counts
+        CSV table of patients or slides with routine counts, for models that read them.
     allow_simulated
         Let models of simulated cohorts answer; otherwise they abstain.
     progress
@@ -63,7 +66,7 @@ def predict_slides(
     Raises
     ------
     DataError
-        A run is half-written, has nothing to read, or lacks what a model reads.
+        A run is half-written, has nothing to read, or lacks what a model reads; or the table cannot be used.
     ModelError
         A model is missing, damaged, or made for other specimens or another classifier.
     OutputError
@@ -74,11 +77,16 @@ def predict_slides(
     slides, skipped = list_runs(runs)
     notes = [f"Left out: {some(map(str, skipped))}."] if skipped else []
     notes += _check_fit(loaded, slides)
+    questions = _questions(slides, loaded)
+    told: Sequence[Mapping[str, float] | None] = [None] * len(questions)
+    if counts is not None:
+        told, remarks = counts_of(counts, questions)
+        notes += remarks
     _open_folder(out, runs)
     use_threads(1)
     subjects = []
     with writing(out):
-        for subject in _subjects(slides, loaded, out, allow_simulated):
+        for subject in _answered(questions, told, loaded, out, allow_simulated):
             subjects.append(subject)
             progress(subject.name)
         _write(out, subjects, notes)
@@ -126,48 +134,71 @@ def _open_folder(out: Path, runs: Sequence[Path]) -> None:
         raise OutputError(f"--out {out} cannot be used: {error.strerror or error}; give another folder") from None
 
 
-def _subjects(
-    slides: Sequence[FinishedSlide], models: Sequence[SlideModel], out: Path, allow_simulated: bool
-) -> Iterator[Subject]:
-    """Yield the slides, then the patients, both in order of their ids."""
-    of_patient: dict[tuple[str, str], list[Subject]] = {}
-    for slide in slides:
-        fitting = _fitting(models, slide.specimen)
-        if not fitting:
-            continue
-        bag, asked = ask_about(
-            fitting, [slide], level="slide", confidence=_confidence(slide), allow_simulated=allow_simulated
-        )
-        qupath = slide.folder / QUPATH
-        write_asked(out / "slides" / slide.slide_id, bag, asked, qupath=qupath if qupath.is_file() else None)
-        subject = Subject(
-            name=slide.slide_id, level="slide", slides=(slide,), answers=tuple(p.to_dict() for p in asked.predictions)
-        )
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    """A slide or a patient that is asked about."""
+
+    subject_id: str
+    level: PredictionLevel
+    slides: tuple[FinishedSlide, ...]
+
+    @property
+    def slide_ids(self) -> tuple[str, ...]:
+        return tuple(slide.slide_id for slide in self.slides)
+
+    @property
+    def patient(self) -> str:
+        return self.slides[0].subject_id
+
+
+def _questions(slides: Sequence[FinishedSlide], models: Sequence[SlideModel]) -> list[_Question]:
+    """Return the slides that some model is asked about, then their patients by specimen, in order of their ids."""
+    asked = [slide for slide in slides if _fitting(models, slide.specimen)]
+    pooled: dict[tuple[str, str], list[FinishedSlide]] = {}
+    for slide in asked:
         if slide.subject_id:
-            of_patient.setdefault((slide.subject_id, slide.specimen), []).append(subject)
-        yield subject
-    for (patient, specimen), members in sorted(of_patient.items()):
-        own = tuple(slide for member in members for slide in member.slides)
-        if len(own) == 1:
-            answers = tuple({**answer, "level": "patient", "slide_id": None} for answer in members[0].answers)
+            pooled.setdefault((slide.subject_id, slide.specimen), []).append(slide)
+    return [
+        *(_Question(subject_id=slide.slide_id, level="slide", slides=(slide,)) for slide in asked),
+        *(
+            _Question(subject_id=patient, level="patient", slides=tuple(own))
+            for (patient, _), own in sorted(pooled.items())
+        ),
+    ]
+
+
+def _answered(
+    questions: Sequence[_Question],
+    counts: Sequence[Mapping[str, float] | None],
+    models: Sequence[SlideModel],
+    out: Path,
+    allow_simulated: bool,
+) -> Iterator[Subject]:
+    """Yield each subject with its answers; a slide's files are written. A patient of one slide has its answers."""
+    of_slide: dict[str, tuple[Mapping[str, Any], ...]] = {}
+    for question, own in zip(questions, counts, strict=True):
+        first = question.slides[0]
+        if question.level == "patient" and len(question.slides) == 1:
+            answers = tuple({**a, "level": "patient", "slide_id": None} for a in of_slide[first.slide_id])
         else:
-            _, asked = ask_about(
-                _fitting(models, specimen),
-                own,
-                level="patient",
-                confidence=_confidence(own[0]),
+            bag, asked = ask_about(
+                _fitting(models, first.specimen),
+                question.slides,
+                level=question.level,
+                confidence=read_summary(first.folder / "summary.json").confidence,
                 allow_simulated=allow_simulated,
+                counts=own,
             )
-            answers = tuple(p.to_dict() for p in asked.predictions)
-        yield Subject(name=patient, level="patient", slides=own, answers=answers)
+            answers = tuple(prediction.to_dict() for prediction in asked.predictions)
+            if question.level == "slide":
+                of_slide[first.slide_id] = answers
+                qupath = first.folder / QUPATH
+                write_asked(out / "slides" / first.slide_id, bag, asked, qupath=qupath if qupath.is_file() else None)
+        yield Subject(name=question.subject_id, level=question.level, slides=question.slides, answers=answers)
 
 
 def _fitting(models: Sequence[SlideModel], specimen: str) -> list[SlideModel]:
     return [model for model in models if specimen in model.card["specimens"]]
-
-
-def _confidence(slide: FinishedSlide) -> float:
-    return read_summary(slide.folder / "summary.json").confidence
 
 
 def _write(out: Path, subjects: Sequence[Subject], notes: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ A slide's answer is made of what its folder holds, as ``predict slides`` makes i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wsi_pipeline.config import PipelineConfig
@@ -37,6 +37,7 @@ def ask_about(
     level: PredictionLevel,
     confidence: float,
     allow_simulated: bool,
+    counts: Mapping[str, float] | None = None,
 ) -> tuple[CellBag, Asked]:
     """Ask models about a slide, or about the pooled slides of a patient; return the cells too.
 
@@ -44,7 +45,7 @@ def ask_about(
     ----------
     slides
         Of one specimen; one for level ``slide``.
-    confidence, allow_simulated
+    confidence, allow_simulated, counts
         As :func:`~wsi_pipeline.predictions.model_answers.ask` takes them.
     """
     embedding = any(model.card["reads_embedding"] for model in models)
@@ -57,6 +58,7 @@ def ask_about(
         level=level,
         confidence=confidence,
         allow_simulated=allow_simulated,
+        counts=counts,
     )
     return bag, asked
 

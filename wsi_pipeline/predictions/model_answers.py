@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.predictions.bags.bag import CellBag, FloatArray
+from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.prediction import (
     EvidenceCell,
     ModelEvidence,
@@ -31,7 +34,7 @@ class Asked:
     """
 
     predictions: tuple[Prediction, ...]
-    weights: Mapping[str, FloatArray]
+    weights: Mapping[str, npt.NDArray[np.floating]]
 
 
 def check_names(models: Sequence[SlideModel]) -> None:
@@ -53,6 +56,7 @@ def ask(
     level: PredictionLevel,
     confidence: float,
     allow_simulated: bool,
+    counts: Mapping[str, float] | None = None,
 ) -> Asked:
     """Ask models about a bag of cells.
 
@@ -67,9 +71,14 @@ def ask(
         Of the intervals.
     allow_simulated
         Let models of simulated cohorts answer; otherwise they abstain (``no-real-training-data``).
+    counts
+        Routine counts by analyte, canonical units, for models that read them.
     """
-    given = [answer(model, bag, confidence=confidence, allow_simulated=allow_simulated) for model in models]
-    predictions, weights = [], {}
+    given = [
+        answer(model, bag, confidence=confidence, allow_simulated=allow_simulated, counts=counts) for model in models
+    ]
+    predictions = []
+    weights: dict[str, npt.NDArray[np.floating]] = {}
     for model, one in zip(models, consistent(given), strict=True):
         # Of too few cells, or of a model that may not answer, nothing was worked out.
         asked = bool(one.probabilities)
