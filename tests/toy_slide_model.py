@@ -57,7 +57,7 @@ def write_toy(folder: Path, name: str = "toy", *, seed: int = 0, **changes: Any)
     model = SlideEnsemble(
         task=load_task("aml").model_copy(update={"minimum_cells": MINIMUM_CELLS}),
         card={},
-        members=(AttentionMember(name="attention", reader=CellReader(frame=frame), arrays=arrays),),
+        members=(AttentionMember(name="attention", reader=CellReader(frame=frame, focus=False), arrays=arrays),),
         scalings={"attention": straight},
         combinations={"": Combination(weights={"attention": 1.0}, scaling=straight, sets=sure)},
         optional=(),
