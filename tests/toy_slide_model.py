@@ -22,11 +22,15 @@ MINIMUM_CELLS = 4
 _AXES, _HIDDEN = 3, 2
 
 
-def write_toy(folder: Path, name: str = "toy", *, seed: int = 0, **changes: Any) -> Path:
-    """Write a model of the task ``aml`` that reads embeddings and weighs cells, and its card.
+def write_toy(
+    folder: Path, name: str = "toy", *, task: str = "aml", says: tuple[float, float] = (1.0, -1.0), **changes: Any
+) -> Path:
+    """Write a model of a task of two classes that reads embeddings and weighs cells, and its card.
 
     Parameters
     ----------
+    says
+        What is added to the margins of the two classes.
     changes
         Entries of the card that differ.
 
@@ -35,7 +39,7 @@ def write_toy(folder: Path, name: str = "toy", *, seed: int = 0, **changes: Any)
     pathlib.Path
         The file of weights.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     classifier = shipped_weights()[CLASSIFIER]
     classes = tuple(classifier.card["classes"])
     length = int(classifier.card["network"]["embedding_dim"])
@@ -50,14 +54,14 @@ def write_toy(folder: Path, name: str = "toy", *, seed: int = 0, **changes: Any)
     arrays = {
         "v": rng.normal(0, 1, (d, _HIDDEN)), "u": rng.normal(0, 1, (d, _HIDDEN)), "v_bias": np.zeros(_HIDDEN),
         "u_bias": np.zeros(_HIDDEN), "w": rng.normal(0, 1, _HIDDEN), "head": rng.normal(0, 0.5, (d, 2)),
-        "bias": np.array([1.0, -1.0]),
+        "bias": np.array(says),
     }  # fmt: skip
     sure = ConformalSets(scores=(np.linspace(0, 0.5, 40), np.linspace(0, 0.5, 40)), coverage=0.9)
     straight = Scaling(slope=1.0, offsets=np.zeros(2))
     model = SlideEnsemble(
-        task=load_task("aml").model_copy(update={"minimum_cells": MINIMUM_CELLS}),
+        task=load_task(task).model_copy(update={"minimum_cells": MINIMUM_CELLS}),
         card={},
-        members=(AttentionMember(name="attention", reader=CellReader(frame=frame), arrays=arrays),),
+        members=(AttentionMember(name="attention", reader=CellReader(frame=frame, focus=False), arrays=arrays),),
         scalings={"attention": straight},
         combinations={"": Combination(weights={"attention": 1.0}, scaling=straight, sets=sure)},
         optional=(),
