@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from wsi_pipeline.cli import evaluate, export, models, predict, run, serve, slides, train_slides
+from wsi_pipeline.cli import evaluate, export, models, predict, run, serve, simulate, slides, train_slides
 from wsi_pipeline.errors import WsiPipelineError
 
 USAGE_ERROR = 2
@@ -24,9 +24,9 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("demo")(run.demo)
 app.command("inspect")(slides.inspect)
-app.command("simulate")(slides.simulate)
 app.command("doctor")(models.doctor)
 app.add_typer(models.app, name="models")
+app.add_typer(simulate.app, name="simulate")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(train_slides.app, name="train")
 app.add_typer(predict.app, name="predict")

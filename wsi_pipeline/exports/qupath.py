@@ -35,7 +35,7 @@ GRID_PX = 0.01
 UNKNOWN_COLOUR = (128, 128, 128)
 """Colour of a class that the taxonomy does not list."""
 
-_GZIP_LEVEL = 5  # level 6 gives 2 % smaller files in 1.6 times the time
+GZIP_LEVEL = 5  # level 6 gives 2 % smaller files in 1.6 times the time
 
 _POLYGON = '{"type":"Polygon","coordinates":'
 _HEAD = len(_POLYGON)
@@ -111,7 +111,7 @@ def write_qupath(
     with (
         atomic_path(out) as temporary,
         temporary.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=raw, mtime=0) as file,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0) as file,
     ):
         file.write(head.encode())
         optional = ("nucleus", "truncated", *(column for _, column, _ in _MEASUREMENTS))

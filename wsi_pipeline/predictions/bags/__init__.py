@@ -4,6 +4,7 @@ from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.bags.labels import Cohort, CohortNotes, LabelTask, read_cohort
 from wsi_pipeline.predictions.bags.leakage import SharedCells, cell_leakage, shared_cells
 from wsi_pipeline.predictions.bags.reading import bags_of, read_bags
+from wsi_pipeline.predictions.bags.routine import counts_of
 from wsi_pipeline.predictions.bags.runs import FinishedSlide, SkippedSlide, finished_slide, list_runs
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "SkippedSlide",
     "bags_of",
     "cell_leakage",
+    "counts_of",
     "finished_slide",
     "list_runs",
     "read_bags",

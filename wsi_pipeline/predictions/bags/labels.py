@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.predictions.bags.bag import CellBag
-from wsi_pipeline.predictions.bags.manifest import Manifest, ManifestRow, read_labels, same_name
+from wsi_pipeline.predictions.bags.manifest import Manifest, ManifestRow, read_labels
+from wsi_pipeline.predictions.bags.matching import matched
 from wsi_pipeline.predictions.bags.routine import RoutineCounts, read_routine_counts
 
 AGE = "age"
@@ -164,7 +165,7 @@ def read_cohort(
     classes = {row.label: task.class_of(row.label) for row in table.rows if row.label}
     ignored = _outside(table, classes, task, ignore_unknown_labels)
     _one_each(table, classes)
-    rows_of = _matched(table, bags)
+    rows_of = matched(table, bags)
     kept: list[tuple[CellBag, list[ManifestRow], str]] = []
     left: dict[str, list[str]] = {"label": [], "cells": [], "specimen": []}
     for bag, rows in zip(bags, rows_of, strict=True):
@@ -252,32 +253,6 @@ def _one_each(table: Manifest, classes: Mapping[str, str | None]) -> None:
                 for name, found in list(twice.items())[:5]
             )
             raise DataError(f"{table.path}: {len(twice)} patients have two {what}: {named}")
-
-
-def _matched(table: Manifest, bags: Sequence[CellBag]) -> list[list[ManifestRow]]:
-    """Return the rows of each bag: those of its slides, else those of its patient."""
-    by_slide: dict[str, list[ManifestRow]] = {}
-    by_patient: dict[str, list[ManifestRow]] = {}
-    for row in table.rows:
-        if row.slide_id:
-            by_slide.setdefault(row.slide_id, []).append(row)
-        if row.patient:
-            by_patient.setdefault(row.patient, []).append(row)
-    found = []
-    for bag in bags:
-        rows = [row for name in bag.slide_ids for row in by_slide.get(same_name(name), ())]
-        patient = same_name(bag.patient)
-        said = dict.fromkeys(name for name in (patient, *(row.patient for row in rows)) if name)
-        if len(said) > 1:
-            raise DataError(
-                f"{table.path}: {some(bag.slide_ids)} is of {' and of '.join(said)}, by run and table; a slide is "
-                "of one patient"
-            )
-        # A gallery's patient is its slide too, so its name may stand under either heading.
-        names = dict.fromkeys((patient, same_name(bag.subject_id)))
-        rows = rows or next((by_patient[name] for name in names if name in by_patient), [])
-        found.append(rows or by_slide.get(same_name(bag.subject_id), []))
-    return found
 
 
 def _centres(table: Manifest, kept: Iterable[tuple[CellBag, list[ManifestRow], str]]) -> tuple[str, ...] | None:

@@ -50,9 +50,7 @@ class Manifest:
 
     Parameters
     ----------
-    label_column
-        As written.
-    cohort_column
+    label_column, cohort_column
         As written; None without one.
     other_columns
         Names that are none of these.
@@ -60,12 +58,12 @@ class Manifest:
 
     path: Path
     rows: tuple[ManifestRow, ...]
-    label_column: str
+    label_column: str | None
     cohort_column: str | None
     other_columns: tuple[str, ...]
 
 
-def read_labels(path: Path, *, label: str | None = None, cohort: str | None = None) -> Manifest:
+def read_labels(path: Path, *, label: str | None = None, cohort: str | None = None, labelled: bool = True) -> Manifest:
     """Read a CSV table with a column of patients or slides, and one of labels.
 
     Known names, blind to case, blanks and underscores: ``patient``, ``subject`` and their synonyms; ``slide_id`` or
@@ -76,6 +74,8 @@ def read_labels(path: Path, *, label: str | None = None, cohort: str | None = No
     ----------
     label, cohort
         Names of these columns, where they have others.
+    labelled
+        Whether a column of labels is needed.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def read_labels(path: Path, *, label: str | None = None, cohort: str | None = No
 
     at_label, at_cohort = place(_LABEL, label), place((*_COHORT, *centres), cohort)
     at_patient, at_slide, at_file = place(patients), place(_SLIDE), place(_FILE)
-    if at_label is None:
+    if at_label is None and labelled:
         raise DataError(f"{path} has no column of labels; found {some(header)}; needed is label or diagnosis")
     if at_patient is None and at_slide is None and at_file is None:
         raise DataError(f"{path} says of nobody what it is; found {some(header)}; needed is patient or slide_id")
@@ -125,7 +125,7 @@ def read_labels(path: Path, *, label: str | None = None, cohort: str | None = No
     return Manifest(
         path=path,
         rows=tuple(rows),
-        label_column=header[at_label],
+        label_column=None if at_label is None else header[at_label],
         cohort_column=None if at_cohort is None else header[at_cohort],
         other_columns=tuple(name for i, name in enumerate(header) if i not in used),
     )

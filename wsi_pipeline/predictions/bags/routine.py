@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.predictions.bags.manifest import Manifest, ManifestRow
+from wsi_pipeline.errors import DataError, some
+from wsi_pipeline.predictions.bags.manifest import Manifest, ManifestRow, read_labels
+from wsi_pipeline.predictions.bags.matching import Subject, matched
 from wsi_pipeline.predictions.counts.analytes import load_analytes
 from wsi_pipeline.predictions.counts.columns import ColumnNames
 from wsi_pipeline.predictions.counts.findings import remark, shown
@@ -61,3 +64,38 @@ def read_routine_counts(table: Manifest, subjects: Sequence[Sequence[ManifestRow
         names=tuple(analytes[j].name for j in there.tolist()),
         remarks=(*several, *shown(remarks)),
     )
+
+
+def counts_of(table: Path, subjects: Sequence[Subject]) -> tuple[list[dict[str, float]], tuple[str, ...]]:
+    """Return the routine counts that a table has of each subject, and remarks for a person.
+
+    Parameters
+    ----------
+    table
+        CSV table of patients or slides, with or without labels, and columns of counts by the names that
+        ``predict counts`` knows.
+    subjects
+        Found by their slides, else by their patients; one that the table does not name has no counts.
+
+    Returns
+    -------
+    tuple
+        Values by analyte in canonical units, and sentences.
+
+    Raises
+    ------
+    DataError
+        The table cannot be read, has no column of counts, or names none of the subjects.
+    """
+    rows = read_labels(table, labelled=False)
+    of_each = matched(rows, subjects)
+    if not any(of_each):
+        raise DataError(f"{table} names none of the subjects: it has {some(row.name for row in rows.rows)}")
+    found = read_routine_counts(rows, of_each)
+    if not found.names:
+        raise DataError(f"{table} has no routine counts of these subjects; found {some(rows.other_columns)}")
+    told = [
+        {name: value for name, value in zip(found.names, own.tolist(), strict=True) if np.isfinite(value)}
+        for own in found.values
+    ]
+    return told, found.remarks
