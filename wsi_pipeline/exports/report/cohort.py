@@ -15,7 +15,7 @@ from wsi_pipeline.exports.report.behind import told_apart
 from wsi_pipeline.exports.report.charts import Segment, Styles, stacked
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.summary import Agreement, Answer, read_summary
-from wsi_pipeline.exports.report.text import SPECIMENS, by_model, task_words
+from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
 from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 _FIRST_TAXONOMY = "pbc-blast"
@@ -84,13 +84,13 @@ def write_cohort_report(out: Path) -> None:
     rows, warnings = [], []
     for row in slides:
         slide_id = row["slide_id"]
-        mine = {_question(a): a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
+        mine = {question_of(a): a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
         segments = stacked(shares.get(slide_id, []), styles)
         rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0)))
         summary = _folder(out, slide_id) / "summary.json"
         if summary.is_file():
             warnings += [(slide_id, text) for text in read_summary(summary).warnings]
-    questions = {_question(a): (task_words(a), by_model(a)) for _, _, a in answers if a.level == "slide"}
+    questions = {question_of(a): (task_words(a), by_model(a)) for _, _, a in answers if a.level == "slide"}
     legend = {s.style.code: s.style for row in rows for s in row.segments}
     render(
         "cohort.html.j2",
@@ -108,11 +108,6 @@ def write_cohort_report(out: Path) -> None:
         warnings=warnings,
         run=list(_flatten(_run_json(out / "run.json"))),
     )
-
-
-def _question(answer: Answer) -> tuple[str, str]:
-    """Return what tells the answers about a slide apart: the task, and the trained model that gave it."""
-    return answer.task, by_model(answer)
 
 
 def _pooled(out: Path) -> Iterator[PooledPatient]:
