@@ -43,7 +43,7 @@ class SlideRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PooledPatient:
+class PatientAnswers:
     """What models answered for the pooled slides of a patient, and where the criteria say otherwise."""
 
     subject_id: str
@@ -68,10 +68,16 @@ def write_cohort_report(out: Path) -> None:
         ``slides.csv`` is missing, or a file is damaged; the message names it.
     """
     slides = list(_csv(out / "slides.csv", ("slide_id", "status")))
-    answers = [
-        (row.get("slide_id", ""), row.get("subject_id", ""), _answer(row, out))
-        for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True)
-    ]
+    paths = {row["slide_id"]: _folder(out, row["slide_id"]) / "summary.json" for row in slides}
+    summaries = {slide_id: read_summary(path) for slide_id, path in paths.items() if path.is_file()}
+    patients = list(_patients(out))
+    told = {("slide", name, question_of(a)): a.probability_of for name, s in summaries.items() for a in s.predictions}
+    told |= {("patient", p.subject_id, question_of(a)): a.probability_of for p in patients for a in p.answers}
+    answers = []
+    for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True):
+        answer, slide_id, subject = _answer(row, out), row.get("slide_id", ""), row.get("subject_id", "")
+        known = told.get((answer.level, slide_id if answer.level == "slide" else subject, question_of(answer)))
+        answers.append((slide_id, subject, answer.model_copy(update={"probability_of": known})))
     shares: dict[str, list[tuple[str, float]]] = {}
     counted: dict[str, int] = {}
     for row in _csv(out / "differential.csv", ("slide_id", "class"), optional=True):
@@ -87,9 +93,8 @@ def write_cohort_report(out: Path) -> None:
         mine = {question_of(a): a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
         segments = stacked(shares.get(slide_id, []), styles)
         rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0)))
-        summary = _folder(out, slide_id) / "summary.json"
-        if summary.is_file():
-            warnings += [(slide_id, text) for text in read_summary(summary).warnings]
+        if slide_id in summaries:
+            warnings += [(slide_id, text) for text in summaries[slide_id].warnings]
     questions = {question_of(a): (task_words(a), by_model(a)) for _, _, a in answers if a.level == "slide"}
     legend = {s.style.code: s.style for row in rows for s in row.segments}
     render(
@@ -102,7 +107,7 @@ def write_cohort_report(out: Path) -> None:
         agreement=_agreement(out),
         questions=questions,
         patients=[(subject, a) for _, subject, a in answers if a.level == "patient"],
-        pooled=list(_pooled(out)),
+        pooled=[patient for patient in patients if len(patient.slide_ids) > 1],
         simulated=any("simul" in (a.trained_on or "").lower() for _, _, a in answers),
         legend=sorted(legend.values(), key=lambda style: styles.position(style.code)),
         warnings=warnings,
@@ -110,21 +115,20 @@ def write_cohort_report(out: Path) -> None:
     )
 
 
-def _pooled(out: Path) -> Iterator[PooledPatient]:
-    """Yield what models answered for patients of several slides, whose answers stand in no slide's report."""
+def _patients(out: Path) -> Iterator[PatientAnswers]:
+    """Yield what models answered for patients; those of several slides stand in no slide's report."""
     path = out / PATIENTS_FILE
     if not path.is_file():
         return
     try:
         for entry in json.loads(path.read_text(encoding="utf-8"))["patients"]:
-            if len(entry["slide_ids"]) > 1:
-                found = tuple(Answer.model_validate(one) for one in entry["predictions"])
-                yield PooledPatient(
-                    subject_id=entry["subject_id"],
-                    slide_ids=tuple(entry["slide_ids"]),
-                    answers=tuple(a for a in found if by_model(a)),
-                    differences=tuple(told_apart(found)),
-                )
+            found = tuple(Answer.model_validate(one) for one in entry["predictions"])
+            yield PatientAnswers(
+                subject_id=entry["subject_id"],
+                slide_ids=tuple(entry["slide_ids"]),
+                answers=tuple(a for a in found if by_model(a)),
+                differences=tuple(told_apart(found)),
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
 
