@@ -128,6 +128,8 @@ def _open_folder(out: Path, runs: Sequence[Path]) -> None:
         for name in (FILE, QUPATH):
             for path in (out / "slides").glob(f"*/{name}"):
                 path.unlink()
+        # Says whose the folder is, also when what follows is interrupted.
+        write_json(out / ANSWERS, {"subjects": [], "notes": []})
     except OSError as error:
         if isinstance(error, OutputError):
             raise
