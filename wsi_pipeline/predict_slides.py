@@ -17,7 +17,7 @@ from wsi_pipeline.predictions.attention import FILE
 from wsi_pipeline.predictions.bags import FinishedSlide, counts_of, list_runs
 from wsi_pipeline.predictions.model_answers import check_names
 from wsi_pipeline.predictions.prediction import PREDICTION_COLUMNS, PredictionLevel
-from wsi_pipeline.predictions.slide_models import SlideModel
+from wsi_pipeline.predictions.slide_models import SlideEnsemble
 from wsi_pipeline.runtime.worker import slide_model, use_threads
 from wsi_pipeline.slide_answers import QUPATH, ask_about, write_asked
 from wsi_pipeline.tables import prediction_row, write_csv
@@ -93,7 +93,7 @@ def predict_slides(
     return SlidePredictions(subjects=tuple(subjects), notes=tuple(notes))
 
 
-def _check_fit(models: Sequence[SlideModel], slides: Sequence[FinishedSlide]) -> list[str]:
+def _check_fit(models: Sequence[SlideEnsemble], slides: Sequence[FinishedSlide]) -> list[str]:
     """Refuse models that fit no slide; return sentences on slides that a model is not asked about."""
     notes = []
     for model in models:
@@ -128,6 +128,8 @@ def _open_folder(out: Path, runs: Sequence[Path]) -> None:
         for name in (FILE, QUPATH):
             for path in (out / "slides").glob(f"*/{name}"):
                 path.unlink()
+        # Says whose the folder is, also when what follows is interrupted.
+        write_json(out / ANSWERS, {"subjects": [], "notes": []})
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -151,7 +153,7 @@ class _Question:
         return self.slides[0].subject_id
 
 
-def _questions(slides: Sequence[FinishedSlide], models: Sequence[SlideModel]) -> list[_Question]:
+def _questions(slides: Sequence[FinishedSlide], models: Sequence[SlideEnsemble]) -> list[_Question]:
     """Return the slides that some model is asked about, then their patients by specimen, in order of their ids."""
     asked = [slide for slide in slides if _fitting(models, slide.specimen)]
     pooled: dict[tuple[str, str], list[FinishedSlide]] = {}
@@ -170,7 +172,7 @@ def _questions(slides: Sequence[FinishedSlide], models: Sequence[SlideModel]) ->
 def _answered(
     questions: Sequence[_Question],
     counts: Sequence[Mapping[str, float] | None],
-    models: Sequence[SlideModel],
+    models: Sequence[SlideEnsemble],
     out: Path,
     allow_simulated: bool,
 ) -> Iterator[Subject]:
@@ -197,7 +199,7 @@ def _answered(
         yield Subject(name=question.subject_id, level=question.level, slides=question.slides, answers=answers)
 
 
-def _fitting(models: Sequence[SlideModel], specimen: str) -> list[SlideModel]:
+def _fitting(models: Sequence[SlideEnsemble], specimen: str) -> list[SlideEnsemble]:
     return [model for model in models if specimen in model.card["specimens"]]
 
 

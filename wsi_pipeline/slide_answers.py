@@ -16,7 +16,7 @@ from wsi_pipeline.predictions.attention import FILE, attention_table, read_atten
 from wsi_pipeline.predictions.bags import CellBag, FinishedSlide, bags_of, finished_slide
 from wsi_pipeline.predictions.model_answers import Asked, ask, check_names, without_cells
 from wsi_pipeline.predictions.prediction import Prediction, PredictionLevel
-from wsi_pipeline.predictions.slide_models import SlideModel
+from wsi_pipeline.predictions.slide_models import SlideEnsemble
 from wsi_pipeline.runtime.worker import slide_model
 from wsi_pipeline.weights import find_weights
 
@@ -25,13 +25,13 @@ SLIDE_MODEL, SHA256 = "slide model ", " SHA-256"
 """What an entry of the provenance begins and ends with that holds a model's SHA-256."""
 
 
-def models_of(config: PipelineConfig) -> list[SlideModel]:
+def models_of(config: PipelineConfig) -> list[SlideEnsemble]:
     """Return the models that a run asks, in the order of the configuration, each loaded once a process."""
     return [slide_model(name) for name in config.predictions.slide_models]
 
 
 def ask_about(
-    models: Sequence[SlideModel],
+    models: Sequence[SlideEnsemble],
     slides: Sequence[FinishedSlide],
     *,
     level: PredictionLevel,

@@ -52,12 +52,20 @@ def test_attention_becomes_a_measurement_and_nothing_else_changes(plain: Path, c
     assert measured[white[0]] == pytest.approx(2 * len(white) / (len(white) + 1), abs=1e-4)
 
 
-def test_a_file_may_be_replaced_by_itself_with_the_same_bytes(plain: Path, tmp_path: Path) -> None:
-    add_answers(plain, tmp_path / "copy.geojson.gz", answers=[ANSWER], attention={})
-    add_answers(plain, plain, answers=[ANSWER], attention={})
-    assert plain.read_bytes() == (tmp_path / "copy.geojson.gz").read_bytes()
-    with pytest.raises(DataError, match="has answers already"):
-        add_answers(plain, plain, answers=[ANSWER], attention={})
+def test_earlier_answers_are_replaced(plain: Path, cells: Path, tmp_path: Path) -> None:
+    ids = pq.read_table(cells, columns=["cell_id"]).column("cell_id").to_pylist()
+    fresh, again = tmp_path / "fresh.geojson.gz", tmp_path / "again.geojson.gz"
+    later = {"answers": [ANSWER], "attention": {"m": {i: 1 / len(ids) for i in ids[::2]}}}
+    add_answers(plain, fresh, **later)
+    odd = {'a "quoted" \\ model': {i: 1.0 for i in ids}, "n": {i: 1e-9 for i in ids}}
+    add_answers(plain, again, answers=[ANSWER, ANSWER], attention=odd)
+    assert validate_qupath(again) == []
+    add_answers(again, again, **later)
+    assert again.read_bytes() == fresh.read_bytes()
+    add_answers(again, again, answers=[], attention={})
+    kept = _read(again)
+    assert kept.pop("answers") == []
+    assert kept == _read(plain)
 
 
 def test_no_cells_and_no_measurements_stay_json(tmp_path: Path) -> None:

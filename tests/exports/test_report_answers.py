@@ -123,6 +123,7 @@ def test_the_cohort_keeps_criteria_and_models_apart(tmp_path: Path) -> None:
         prediction(task="aml", class_name="aml_range", model="criteria", evidence=None),
         prediction(task="aml", class_name="normal"),
         prediction(task="apl", class_name="", basis=None, abstained=True, reason="contradicts-aml"),
+        prediction(level="patient", slide_id=""),
     ]
     (tmp_path / "slides.csv").write_text("slide_id,path,specimen,status,reason\nslide-1,x.svs,blood_smear,ok,\n")
     with (tmp_path / "predictions.csv").open("w", newline="") as file:
@@ -141,6 +142,7 @@ def test_the_cohort_keeps_criteria_and_models_apart(tmp_path: Path) -> None:
     assert "Blasts in AML range" in page.text
     assert "Normal" in page.text
     assert "contradicts the answer to: Acute myeloid leukaemia" in page.text
+    assert "calibrated probability of APL: 90.0 % (70.0 – 97.0)" in page.text
     # The patient of one slide is told in the report of the slide.
     assert "pooled over a, b" in page.text
     assert page.text.count("The cells look like APL.") == 1

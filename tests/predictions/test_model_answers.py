@@ -11,7 +11,7 @@ from toy_slide_model import CLASSIFIER, MINIMUM_CELLS, write_toy
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predictions.bags import CellBag
 from wsi_pipeline.predictions.model_answers import Asked, ask, check_names, without_cells
-from wsi_pipeline.predictions.slide_models import SlideModel, load_slide_model
+from wsi_pipeline.predictions.slide_models import SlideEnsemble, load_slide_model
 from wsi_pipeline.weights import shipped_weights
 
 N = 30
@@ -35,7 +35,7 @@ def bag() -> CellBag:
     )  # fmt: skip
 
 
-def asked(models: list[SlideModel], bag: CellBag, allow_simulated: bool = False) -> Asked:
+def asked(models: list[SlideEnsemble], bag: CellBag, allow_simulated: bool = False) -> Asked:
     return ask(
         models, bag, slide_id="P1", subject_id="P1", level="slide", confidence=0.95, allow_simulated=allow_simulated
     )  # fmt: skip

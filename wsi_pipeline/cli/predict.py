@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from wsi_pipeline.cli.run import say_models
 from wsi_pipeline.errors import ConfigError
 
 _SAY_EVERY_S = 5.0
@@ -41,10 +42,7 @@ def slides(
     for note in found.notes:
         _note(note)
     for level in ("slide", "patient"):
-        answers = [answer for s in found.subjects if s.level == level for answer in s.answers]
-        said = Counter((a["task"], a["model"], a["reason"] if a["abstained"] else a["class"]) for a in answers)
-        for (task, name, what), n in sorted(said.items()):
-            typer.echo(f"{level}s, {task} by {name}: {what} {n}")
+        say_models(f"{level}s", (answer for s in found.subjects if s.level == level for answer in s.answers))
     typer.echo(f"report: {out / 'report.html'}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports.qupath import GZIP_LEVEL
 
-_FEATURES = '"features":['
-_ANSWERS = '"answers":'
 _CELL = '{"type":"Feature","id":"'
 _END = "}}}"
+_ATTENTION = '"Attention '
+# They stand last among the measurements of a cell.
+_EARLIER = re.compile(r',?"Attention (?:[^"\\]|\\.)*":[^,}]+')
 _ANSWER_KEYS = (
     "level", "task", "class", "probability", "lower", "upper", "probability_of", "abstained", "reason", "n_cells",
     "model", "trained_on",
@@ -32,7 +34,7 @@ def add_answers(
 ) -> None:
     """Write a copy of a file that :func:`~wsi_pipeline.exports.qupath.write_qupath` wrote, with answers in it.
 
-    The file is streamed; the same input gives the same bytes.
+    The file is streamed; the same input gives the same bytes. Earlier answers in it are replaced.
 
     Parameters
     ----------
@@ -48,7 +50,7 @@ def add_answers(
     Raises
     ------
     DataError
-        ``source`` is missing, damaged, was not written by this package, or has answers already.
+        ``source`` is missing, damaged, or was not written by this package.
     """
     names = {model: json.dumps(f"Attention {' '.join(model.replace(':', ' ').split())}") for model in attention}
     with (
@@ -71,24 +73,28 @@ def _lines(source: Path) -> Iterator[str]:
 
 
 def _head(line: str, answers: Sequence[Mapping[str, Any]], source: Path) -> str:
-    before, found, after = line.partition(_FEATURES)
-    if not found or not before.startswith('{"type":"FeatureCollection"') or _ANSWERS in before:
-        what = "has answers already" if _ANSWERS in before else "is no cells for QuPath written by this package"
-        raise DataError(f"{source} {what}; run the slide again")
+    try:
+        before = json.loads(f"{line.rstrip()}]}}")
+    except ValueError:
+        before = None
+    if not isinstance(before, dict) or before.get("type") != "FeatureCollection" or before.get("features") != []:
+        raise DataError(f"{source} is no file of cells for QuPath that this package wrote; run the slide again")
     kept = [{key: answer.get(key) for key in _ANSWER_KEYS} for answer in answers]
-    text = json.dumps(kept, separators=(",", ":"), allow_nan=False)
-    return f"{before}{_ANSWERS}{text},{found}{after}"
+    del before["features"]
+    text = json.dumps({**before, "answers": kept, "features": []}, separators=(",", ":"), allow_nan=False)
+    return f"{text.removesuffix(']}')}\n"
 
 
 def _cell(line: str, names: Mapping[str, str], attention: Mapping[str, Mapping[str, float]]) -> str:
     cell_id = line[len(_CELL) : line.index('"', len(_CELL))]
-    end = line.rindex(_END)
+    plain = _EARLIER.sub("", line) if _ATTENTION in line else line
+    end = plain.rindex(_END)
     added = [
         f"{names[model]}:{round(weights[cell_id] * len(weights), 4)!r}"
         for model, weights in attention.items()
         if cell_id in weights
     ]
     if not added:
-        return line
-    comma = "" if line[end - 1] == "{" else ","
-    return f"{line[:end]}{comma}{','.join(added)}{line[end:]}"
+        return plain
+    comma = "" if plain[end - 1] == "{" else ","
+    return f"{plain[:end]}{comma}{','.join(added)}{plain[end:]}"

@@ -17,7 +17,7 @@ from wsi_pipeline.predictions.prediction import (
     Prediction,
     PredictionLevel,
 )
-from wsi_pipeline.predictions.slide_models import SlideAnswer, SlideModel, answer
+from wsi_pipeline.predictions.slide_models import SlideAnswer, SlideEnsemble, answer
 from wsi_pipeline.predictions.tasks import consistent
 
 
@@ -37,7 +37,7 @@ class Asked:
     weights: Mapping[str, npt.NDArray[np.floating]]
 
 
-def check_names(models: Sequence[SlideModel]) -> None:
+def check_names(models: Sequence[SlideEnsemble]) -> None:
     """Refuse two models of one name, and the names of other answers."""
     names = [str(model.card["name"]) for model in models]
     for name in names:
@@ -48,7 +48,7 @@ def check_names(models: Sequence[SlideModel]) -> None:
 
 
 def ask(
-    models: Sequence[SlideModel],
+    models: Sequence[SlideEnsemble],
     bag: CellBag,
     *,
     slide_id: str,
@@ -104,7 +104,7 @@ def ask(
     return Asked(predictions=tuple(predictions), weights=weights)
 
 
-def without_cells(model: SlideModel, *, slide_id: str, subject_id: str) -> Prediction:
+def without_cells(model: SlideEnsemble, *, slide_id: str, subject_id: str) -> Prediction:
     """Return the row of a slide on which nothing was found."""
     return Prediction(
         slide_id=slide_id,
@@ -122,12 +122,12 @@ def without_cells(model: SlideModel, *, slide_id: str, subject_id: str) -> Predi
     )
 
 
-def _trained_on(model: SlideModel) -> str:
+def _trained_on(model: SlideEnsemble) -> str:
     text = str(model.card["trained_on"])
     return f"simulated: {text}" if model.card["simulated"] and "simulated" not in text.lower() else text
 
 
-def _basis(model: SlideModel, one: SlideAnswer, confidence: float) -> ModelProbability:
+def _basis(model: SlideEnsemble, one: SlideAnswer, confidence: float) -> ModelProbability:
     """Return the probability that is told: of the positive class of a task of two, else of the likeliest class."""
     told = model.task.positive or max(one.class_set, key=lambda code: one.probabilities[code])
     return ModelProbability(
@@ -139,7 +139,7 @@ def _basis(model: SlideModel, one: SlideAnswer, confidence: float) -> ModelProba
     )
 
 
-def _evidence(model: SlideModel, one: SlideAnswer) -> ModelEvidence:
+def _evidence(model: SlideEnsemble, one: SlideAnswer) -> ModelEvidence:
     return ModelEvidence(
         probabilities=dict(one.probabilities),
         cells=tuple(EvidenceCell(cell_id=cell_id, weight=weight) for cell_id, weight in one.evidence),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.cells.classifier import CellClassifier
     from wsi_pipeline.cells.crop_features import CropFeatures
     from wsi_pipeline.cells.evidence import Evidence
-    from wsi_pipeline.predictions.slide_models import SlideModel
+    from wsi_pipeline.predictions.slide_models import SlideEnsemble
     from wsi_pipeline.segmentation.batching import Batch
     from wsi_pipeline.segmentation.models import FlowModel
     from wsi_pipeline.segmentation.precision import RequestedPrecision
@@ -129,13 +129,13 @@ def classifier_model(name: str, device: str) -> CellClassifier:
     return model
 
 
-def slide_model(name: str) -> SlideModel:
+def slide_model(name: str) -> SlideEnsemble:
     """Return a model of slides, loaded once a process; a file that was replaced since is loaded anew."""
     from wsi_pipeline.predictions.slide_models import load_slide_model
     from wsi_pipeline.weights import find_weights
 
     sha256 = find_weights(name, "slides").sha256
-    model: SlideModel = _once(("slides", name, sha256), lambda: load_slide_model(name))
+    model: SlideEnsemble = _once(("slides", name, sha256), lambda: load_slide_model(name))
     return model
 
 

@@ -17,7 +17,7 @@ from wsi_pipeline.exports.report.gallery import images_by_id
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.slide import pictures_by_id
 from wsi_pipeline.exports.report.summary import Answer, SlideSummary, read_summary
-from wsi_pipeline.exports.report.text import SPECIMENS
+from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
 from wsi_pipeline.predictions.bags import FinishedSlide
 from wsi_pipeline.slides import SlideSpec, slide_path
 from wsi_pipeline.taxonomies import load_taxonomy
@@ -57,6 +57,10 @@ class SubjectView:
     behind: tuple[Behind, ...]
     differences: tuple[str, ...]
 
+    @property
+    def by_question(self) -> dict[tuple[str, str], Answer]:
+        return {question_of(answer): answer for answer in self.answers}
+
 
 def write_answers_report(
     path: Path, subjects: Sequence[Subject], *, read_image: ReadImage, notes: Sequence[str]
@@ -77,11 +81,14 @@ def write_answers_report(
     """
     problems = list(notes)
     views = [_view(subject, read_image, problems) for subject in subjects]
+    answers = [answer for view in views for answer in view.answers]
     render(
         "answers.html.j2",
         path,
         subjects=views,
-        simulated=any(answer.simulated for view in views for answer in view.answers),
+        questions={question_of(answer): (task_words(answer), by_model(answer)) for answer in answers},
+        simulated=any(answer.simulated for answer in answers),
+        limits={by_model(answer): answer.limits for answer in answers if answer.limits},
         could_not=problems,
     )
 

@@ -15,7 +15,7 @@ from wsi_pipeline.exports.report.behind import told_apart
 from wsi_pipeline.exports.report.charts import Segment, Styles, stacked
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.summary import Agreement, Answer, read_summary
-from wsi_pipeline.exports.report.text import SPECIMENS, by_model, task_words
+from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
 from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 _FIRST_TAXONOMY = "pbc-blast"
@@ -44,7 +44,7 @@ class SlideRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PooledPatient:
+class PatientAnswers:
     """What models answered for the pooled slides of a patient, and where the criteria say otherwise."""
 
     subject_id: str
@@ -69,10 +69,16 @@ def write_cohort_report(out: Path) -> None:
         ``slides.csv`` is missing, or a file is damaged; the message names it.
     """
     slides = list(_csv(out / "slides.csv", ("slide_id", "status")))
-    answers = [
-        (row.get("slide_id", ""), row.get("subject_id", ""), _answer(row, out))
-        for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True)
-    ]
+    paths = {row["slide_id"]: _folder(out, row["slide_id"]) / "summary.json" for row in slides}
+    summaries = {slide_id: read_summary(path) for slide_id, path in paths.items() if path.is_file()}
+    patients = list(_patients(out))
+    told = {("slide", name, question_of(a)): a.probability_of for name, s in summaries.items() for a in s.predictions}
+    told |= {("patient", p.subject_id, question_of(a)): a.probability_of for p in patients for a in p.answers}
+    answers = []
+    for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True):
+        answer, slide_id, subject = _answer(row, out), row.get("slide_id", ""), row.get("subject_id", "")
+        known = told.get((answer.level, slide_id if answer.level == "slide" else subject, question_of(answer)))
+        answers.append((slide_id, subject, answer.model_copy(update={"probability_of": known})))
     shares: dict[str, list[tuple[str, float]]] = {}
     counted: dict[str, int] = {}
     for row in _csv(out / "differential.csv", ("slide_id", "class"), optional=True):
@@ -85,15 +91,14 @@ def write_cohort_report(out: Path) -> None:
     rows, warnings = [], []
     for row in slides:
         slide_id = row["slide_id"]
-        mine = {_question(a): a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
+        mine = {question_of(a): a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
         segments = stacked(shares.get(slide_id, []), styles)
-        path = _folder(out, slide_id) / "summary.json"
-        summary = read_summary(path) if path.is_file() else None
+        summary = summaries.get(slide_id)
         simulated = summary is not None and summary.simulated
         rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0), simulated=simulated))
         if summary is not None:
             warnings += [(slide_id, text) for text in summary.warnings]
-    questions = {_question(a): (task_words(a), by_model(a)) for _, _, a in answers if a.level == "slide"}
+    questions = {question_of(a): (task_words(a), by_model(a)) for _, _, a in answers if a.level == "slide"}
     legend = {s.style.code: s.style for row in rows for s in row.segments}
     render(
         "cohort.html.j2",
@@ -106,7 +111,7 @@ def write_cohort_report(out: Path) -> None:
         questions=questions,
         patients=[(subject, a) for _, subject, a in answers if a.level == "patient"],
         n_simulated=sum(row.simulated for row in rows),
-        pooled=list(_pooled(out)),
+        pooled=[patient for patient in patients if len(patient.slide_ids) > 1],
         simulated=any("simul" in (a.trained_on or "").lower() for _, _, a in answers),
         legend=sorted(legend.values(), key=lambda style: styles.position(style.code)),
         warnings=warnings,
@@ -114,26 +119,20 @@ def write_cohort_report(out: Path) -> None:
     )
 
 
-def _question(answer: Answer) -> tuple[str, str]:
-    """Return what tells the answers about a slide apart: the task, and the trained model that gave it."""
-    return answer.task, by_model(answer)
-
-
-def _pooled(out: Path) -> Iterator[PooledPatient]:
-    """Yield what models answered for patients of several slides, whose answers stand in no slide's report."""
+def _patients(out: Path) -> Iterator[PatientAnswers]:
+    """Yield what models answered for patients; those of several slides stand in no slide's report."""
     path = out / PATIENTS_FILE
     if not path.is_file():
         return
     try:
         for entry in json.loads(path.read_text(encoding="utf-8"))["patients"]:
-            if len(entry["slide_ids"]) > 1:
-                found = tuple(Answer.model_validate(one) for one in entry["predictions"])
-                yield PooledPatient(
-                    subject_id=entry["subject_id"],
-                    slide_ids=tuple(entry["slide_ids"]),
-                    answers=tuple(a for a in found if by_model(a)),
-                    differences=tuple(told_apart(found)),
-                )
+            found = tuple(Answer.model_validate(one) for one in entry["predictions"])
+            yield PatientAnswers(
+                subject_id=entry["subject_id"],
+                slide_ids=tuple(entry["slide_ids"]),
+                answers=tuple(a for a in found if by_model(a)),
+                differences=tuple(told_apart(found)),
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
 

@@ -69,6 +69,7 @@ REASONS = {
     "interval-spans-20-percent": "the interval spans 20 %",
     "promyelocytes-may-be-blast-equivalents": "promyelocytes may be blast equivalents",
     "no-real-training-data": "no model trained on real cases",
+    "uncertain": "no class can be left out",
     "out-of-distribution": "the subject is unlike those of the training",
     "no-dysplasia-classes": "dysplasia is not among the model's classes",
     "no-abnormal-promyelocyte-class": "abnormal promyelocytes are not among the model's classes",
@@ -177,6 +178,11 @@ def label(code: str) -> tuple[str, str]:
 def by_model(answer: Answer) -> str:
     """Return the trained model that gave an answer; empty for published criteria."""
     return "" if answer.model in (None, "none", "criteria") else str(answer.model)
+
+
+def question_of(answer: Answer) -> tuple[str, str]:
+    """Return what tells the answers about one subject apart: the task, and the trained model that gave it."""
+    return answer.task, by_model(answer)
 
 
 def task_words(answer: Answer) -> str:
