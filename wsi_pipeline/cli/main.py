@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from wsi_pipeline.cli import evaluate, models, predict, run, serve, slides, train_counts
+from wsi_pipeline.cli import evaluate, export, models, predict, run, serve, slides, train_counts
 from wsi_pipeline.errors import WsiPipelineError
 
 USAGE_ERROR = 2
@@ -30,6 +30,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(train_counts.app, name="train")
 app.add_typer(predict.app, name="predict")
+app.add_typer(export.app, name="export")
 app.add_typer(serve.app, name="serve")
 
 

@@ -37,9 +37,9 @@ def pool_red_cells(entries: Iterable[Mapping[str, Any] | None]) -> dict[str, flo
         return {}
     out: dict[str, float] = {"n": float(n_judged)}
     out |= {f"share_{name}": count / n_judged for name, count in sorted(shapes.items())}
-    for name, (n, total, squares) in sums.items():
-        if n:
-            mean = total / n
+    for name, (n_sized, first, second) in sums.items():
+        if n_sized:
+            mean = first / n_sized
             out[name] = mean
-            out[f"{name}_cv"] = math.sqrt(max(0.0, squares / n - mean * mean)) / mean
+            out[f"{name}_cv"] = math.sqrt(max(0.0, second / n_sized - mean * mean)) / mean
     return out
