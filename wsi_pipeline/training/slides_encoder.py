@@ -5,8 +5,7 @@ computed once a cohort and serves all folds, seeds and calibrations: it knows no
 linear layer learn, a few hundred steps at a small rate, so that a hundred patients take minutes without a GPU.
 
 Every step draws as many subjects of each class, and as many cells of each subject: nobody counts more for having more
-cells. The loss is that of the mean of a subject's logits (mean-pooling multiple-instance learning; Ilse et al., ICML
-2018, section 2), with smoothed labels.
+cells. Each cell bears the label of its subject, smoothed, for many a cell of a patient looks like those of any other.
 """
 
 from __future__ import annotations
@@ -28,14 +27,16 @@ from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.slide_models.cell_windows import CellWindows, read_windows
 from wsi_pipeline.predictions.slide_models.encoder import (
     EncoderSpec,
-    Looked,
+    FrozenMaps,
     TunedEncoder,
     Tuning,
+    bag_key,
     immature_rows,
     trunk_maps,
 )
 from wsi_pipeline.training.augment import FAR, NEAR, augment
 from wsi_pipeline.training.averaging import update_average
+from wsi_pipeline.training.precision import training_autocast
 
 _ROOM = 1.5
 """Side of the windows that are changed at random, over that which the network sees."""
@@ -66,7 +67,7 @@ class EncoderRecipe:
     frozen_stages: int = 3
     cells: int = 64
     views: int = 4
-    steps: int = 200
+    steps: int = 80
     subjects: int = 8
     draws: int = 8
     learning_rate: float = 3e-4
@@ -91,6 +92,8 @@ class CellMaps:
         The network.
     maps
         float16 ``(cells, views, channels, side, side)``; the first view is the cell as it is.
+    keys
+        Of the subjects' bags (:func:`~wsi_pipeline.predictions.slide_models.encoder.bag_key`).
     subject
         ``(cells,)`` number of the subject, ascending.
     rows, weight
@@ -100,14 +103,18 @@ class CellMaps:
     spec: EncoderSpec
     trunk: CellNetwork
     maps: npt.NDArray[np.float16]
+    keys: tuple[str, ...]
     subject: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
     weight: npt.NDArray[np.float64]
 
-    def looked(self, encoder: TunedEncoder, subject: int) -> Looked:
-        """Return an encoder's answers for a subject, as :meth:`TunedEncoder.look` gives them of the pixels."""
-        own = np.flatnonzero(self.subject == subject)
-        return encoder.judge(self.maps[own, 0], self.rows[own], self.weight[own])
+    def of(self, bag: CellBag) -> FrozenMaps | None:
+        """Return the maps of a subject's cells as they are; None of a bag that is not of these subjects."""
+        key = bag_key(bag)
+        if key not in self.keys:
+            return None
+        own = np.flatnonzero(self.subject == self.keys.index(key))
+        return FrozenMaps(rows=self.rows[own], weight=self.weight[own], maps=self.maps[own, 0])
 
 
 def read_cell_maps(
@@ -171,6 +178,7 @@ def read_cell_maps(
         spec=spec,
         trunk=trunk,
         maps=np.concatenate(parts),
+        keys=tuple(map(bag_key, bags)),
         subject=np.concatenate(subject),
         rows=np.concatenate(rows),
         weight=np.concatenate(weights),
@@ -211,7 +219,7 @@ def tune_encoder(
         _tune(maps, cells_of, of_class, recipe, seed=recipe.seed + number, device=device)
         for number in range(recipe.tunings)
     ]
-    return TunedEncoder(maps.spec, maps.trunk, tunings, device)
+    return TunedEncoder(maps.spec, maps.trunk, tunings, device, known=maps.of)
 
 
 def _tune(
@@ -247,10 +255,10 @@ def _tune(
             chosen = [(k, int(i)) for k, own in enumerate(of_class) for i in rng.choice(own, each)]
             cells = np.concatenate([_draw(rng, cells_of[i], maps.weight, recipe.draws) for _, i in chosen])
             view = rng.integers(0, maps.maps.shape[1], len(cells))
-            logits, _ = tuning(torch.from_numpy(maps.maps[cells, view]).to(device).float())
-            pooled = logits.reshape(len(chosen), recipe.draws, -1).mean(dim=1)
-            target = torch.tensor([k for k, _ in chosen], device=device)
-            loss = nn.functional.cross_entropy(pooled, target, label_smoothing=recipe.label_smoothing)
+            with training_autocast(device):
+                logits, _ = tuning(torch.from_numpy(maps.maps[cells, view]).to(device).float())
+            target = torch.tensor([k for k, _ in chosen], device=device).repeat_interleave(recipe.draws)
+            loss = nn.functional.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(tuning.parameters(), 5.0)

@@ -9,7 +9,8 @@ are averaged.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,8 +26,6 @@ from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.slide_features import immature_weight
 from wsi_pipeline.predictions.slide_models.cell_windows import CellWindows, read_windows
 
-PREFIX = "encoder."
-"""Of the tensors in a file of weights, beside those of the other members."""
 LEAST_WEIGHT = 0.2
 """Cells that are less probably immature are not looked at."""
 _BATCH = 64
@@ -100,9 +99,17 @@ class Looked:
     logits: FloatArray
     embedding: npt.NDArray[np.float32]
 
-    def subject(self) -> FloatArray:
-        """Return the subject's logits ``(classes,)``; zeros where no cell was looked at."""
-        return self.weight @ self.logits / (self.weight.sum() + _PRIOR_CELLS)
+    def subject(self, times: FloatArray) -> FloatArray:
+        """Return the subject's logits ``(B, classes)`` of resamples; zeros where no cell was looked at.
+
+        Parameters
+        ----------
+        times
+            ``(B, n)`` how often each cell of the bag counts.
+        """
+        own = times[:, self.rows] * self.weight
+        found: FloatArray = own @ self.logits / (own.sum(axis=1, keepdims=True) + _PRIOR_CELLS)
+        return found
 
 
 class Tuning(nn.Module):
@@ -125,8 +132,30 @@ class Tuning(nn.Module):
         return self.out(self.dropout(embedding)), embedding
 
 
+@dataclass(frozen=True, kw_only=True)
+class FrozenMaps:
+    """What the frozen stages give of ``m`` cells of a subject.
+
+    Parameters
+    ----------
+    rows, weight
+        As in :class:`Looked`.
+    maps
+        float16 ``(m, channels, side, side)``.
+    """
+
+    rows: npt.NDArray[np.int64]
+    weight: FloatArray
+    maps: npt.NDArray[np.float16]
+
+
 class TunedEncoder:
     """A trunk that was left as it was and the tunings on it.
+
+    Parameters
+    ----------
+    known
+        Gives the maps of bags whose pixels were read before, None of others, whose pixels are read.
 
     Attributes
     ----------
@@ -134,53 +163,70 @@ class TunedEncoder:
         Its description.
     """
 
-    def __init__(self, spec: EncoderSpec, trunk: CellNetwork, tunings: Sequence[Tuning], device: str = "cpu") -> None:
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        trunk: CellNetwork,
+        tunings: Sequence[Tuning],
+        device: str = "cpu",
+        known: Callable[[CellBag], FrozenMaps | None] = lambda bag: None,
+    ) -> None:
         self.spec = spec
         self.device = device
         self._trunk = trunk.eval().to(device)
         self._tunings = [tuning.eval().to(device) for tuning in tunings]
+        self._known = known
+        self._last: tuple[str, Looked] | None = None
 
     def look(self, bag: CellBag) -> Looked:
-        """Read the windows of the immature cells of a bag and answer for each.
+        """Look at the immature cells of a bag and answer for each; the last bag's answers are kept.
 
         Raises
         ------
         DataError
             The pixels are not to be had any more.
         """
+        key = bag_key(bag)
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._judge(self._known(bag) or self._read(bag))
+        return self._last[1]
+
+    def _read(self, bag: CellBag) -> FrozenMaps:
         rows, weight = immature_rows(bag, self.spec.cells)
         windows = read_windows(bag, rows, mpp=self.spec.mpp, side=self.spec.window_px)
-        return self.judge(trunk_maps(self._trunk, self.spec, windows, self.device), rows, weight)
+        return FrozenMaps(rows=rows, weight=weight, maps=trunk_maps(self._trunk, self.spec, windows, self.device))
 
-    def judge(self, maps: npt.NDArray[np.float16], rows: npt.NDArray[np.int64], weight: FloatArray) -> Looked:
-        """Answer for cells whose maps ``(m, channels, side, side)`` are known, in batches of one shape."""
-        n = len(rows)
+    def _judge(self, cells: FrozenMaps) -> Looked:
+        """Answer for cells in batches of one shape."""
+        n = len(cells.rows)
         logits = np.zeros((n, self.spec.n_classes))
         embedding = np.zeros((n, int(self.spec.network["embedding_dim"])), np.float32)
         with torch.inference_mode():
             for start in range(0, n, _BATCH):
                 stop = min(start + _BATCH, n)
-                batch = torch.from_numpy(_padded(maps[start:stop])).to(self.device).float()
+                batch = torch.from_numpy(_padded(cells.maps[start:stop])).to(self.device).float()
                 for number, tuning in enumerate(self._tunings):
                     answer, features = tuning(batch)
                     logits[start:stop] += answer[: stop - start].double().cpu().numpy() / len(self._tunings)
                     if not number:
                         embedding[start:stop] = features[: stop - start].float().cpu().numpy()
         logits -= logits.mean(axis=1, keepdims=True)
-        return Looked(rows=rows, weight=weight, logits=logits, embedding=embedding)
+        return Looked(rows=cells.rows, weight=cells.weight, logits=logits, embedding=embedding)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return all tensors by their names in a file of weights; the trunk's once."""
-        found = {f"{PREFIX}trunk.{name}": value for name, value in self._trunk.state_dict().items()}
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Return all tensors by name; of the trunk only what the tunings stand on, once."""
+        found = {f"trunk.{name}": value for name, value in self._trunk.state_dict().items() if self._is_below(name)}
         for number, tuning in enumerate(self._tunings):
-            found |= {f"{PREFIX}{number}.{name}": value for name, value in tuning.state_dict().items()}
-        return {name: value.detach().cpu().contiguous() for name, value in found.items()}
+            found |= {f"tuning.{number}.{name}": value for name, value in tuning.state_dict().items()}
+        return {name: value.detach().cpu().numpy() for name, value in found.items()}
+
+    def _is_below(self, name: str) -> bool:
+        part, _, rest = name.partition(".")
+        return part == "stem" or (part == "stages" and int(rest.split(".")[0]) < self.spec.frozen_stages)
 
     @classmethod
-    def of_tensors(
-        cls, description: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], where: str, device: str = "cpu"
-    ) -> TunedEncoder:
-        """Rebuild an encoder from the entry of a card and the tensors of its file.
+    def of_arrays(cls, description: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> TunedEncoder:
+        """Rebuild an encoder from its description and its arrays.
 
         Raises
         ------
@@ -189,15 +235,26 @@ class TunedEncoder:
         """
         try:
             spec = EncoderSpec(**description)
-            trunk = CellNetwork(NetworkSpec.from_dict(spec.network))
-            trunk.fold()
-            trunk.load_state_dict(_named(tensors, f"{PREFIX}trunk."))
-            tunings = [Tuning(trunk, spec.frozen_stages, spec.n_classes) for _ in range(spec.tunings)]
+            network = CellNetwork(NetworkSpec.from_dict(spec.network))
+            network.fold()
+            tunings = [Tuning(network, spec.frozen_stages, spec.n_classes) for _ in range(spec.tunings)]
             for number, tuning in enumerate(tunings):
-                tuning.load_state_dict(_named(tensors, f"{PREFIX}{number}."))
+                tuning.load_state_dict(_named(arrays, f"tuning.{number}."))
+            for unused in ("project", "head"):
+                setattr(network, unused, nn.Identity())
+            network.stages = nn.Sequential(*list(network.stages)[: spec.frozen_stages])
+            network.load_state_dict(_named(arrays, "trunk."))
         except (TypeError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"{where}: the tuned encoder does not fit its card: {error}") from None
-        return cls(spec, trunk, tunings, device)
+            raise ModelError(f"the tuned encoder does not fit its description: {error}") from None
+        return cls(spec, network, tunings)
+
+
+def bag_key(bag: CellBag) -> str:
+    """Return a hash of a subject's name, its cells in their order, and what is said of each."""
+    digest = hashlib.sha256("\n".join([bag.subject_id, *bag.cell_ids.tolist()]).encode())
+    for said in (bag.given, bag.probabilities):
+        digest.update(np.ascontiguousarray(said).tobytes())
+    return digest.hexdigest()
 
 
 def immature_rows(bag: CellBag, most: int) -> tuple[npt.NDArray[np.int64], FloatArray]:
@@ -237,5 +294,10 @@ def _padded(batch: npt.NDArray[Any], fill: int = 0) -> npt.NDArray[Any]:
     return out
 
 
-def _named(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _named(arrays: Mapping[str, npt.NDArray[Any]], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the arrays below a name; of a file that nobody vouches for, so values that are no numbers are refused."""
+    found = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+    for name, value in found.items():
+        if not np.isfinite(value).all():
+            raise ModelError(f"the array {prefix}{name} of its encoder holds values that are no numbers")
+    return {name: torch.from_numpy(np.array(value, np.float32)) for name, value in found.items()}

@@ -1,0 +1,118 @@
+"""An encoder tuned to labels of subjects: it finds a planted look, and answers alike however it is asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from encoder_bags import CLASSES, make_bag
+
+from wsi_pipeline.cells.classifier import load_classifier
+from wsi_pipeline.errors import ConfigError, DataError, ModelError
+from wsi_pipeline.predictions.bags import CellBag
+from wsi_pipeline.predictions.slide_models.encoder import TunedEncoder, immature_rows
+from wsi_pipeline.training.slides_encoder import CellMaps, EncoderRecipe, read_cell_maps, tune_encoder
+
+RECIPE = EncoderRecipe(cells=5, views=2, steps=12, draws=4, tunings=1)
+ROUGH = 1.0
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory: pytest.TempPathFactory) -> list[CellBag]:
+    """Ten subjects; those with odd numbers have rough cytoplasm."""
+    folder = tmp_path_factory.mktemp("bags")
+    return [make_bag(folder, f"P{i}", 5, ROUGH * (i % 2), seed=i + 1) for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def maps(bags: list[CellBag]) -> CellMaps:
+    return read_cell_maps(bags, load_classifier("pbc-blast"), 2, RECIPE, report=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def encoder(maps: CellMaps) -> TunedEncoder:
+    return tune_encoder(maps, range(6), [i % 2 for i in range(6)], RECIPE)
+
+
+def _says(encoder: TunedEncoder, bag: CellBag) -> float:
+    logits = encoder.look(bag).subject(np.ones((1, len(bag))))[0]
+    return float(logits[1] - logits[0])
+
+
+def test_subjects_it_never_saw_are_told_apart(encoder: TunedEncoder, bags: list[CellBag]) -> None:
+    smooth, rough = [_says(encoder, bags[i]) for i in (6, 8)], [_says(encoder, bags[i]) for i in (7, 9)]
+    assert max(smooth) < min(rough)
+
+
+def test_subjects_outside_the_training_part_teach_nothing(
+    encoder: TunedEncoder, maps: CellMaps, bags: list[CellBag]
+) -> None:
+    changed = maps.maps.copy()
+    changed[maps.subject >= 6] = 0
+    again = tune_encoder(replace(maps, maps=changed), range(6), [i % 2 for i in range(6)], RECIPE)
+    assert _says(again, bags[0]) == _says(encoder, bags[0])
+
+
+def test_the_same_seed_gives_the_same_encoder(maps: CellMaps, encoder: TunedEncoder) -> None:
+    again = tune_encoder(maps, range(6), [i % 2 for i in range(6)], RECIPE)
+    assert all(np.array_equal(value, encoder.arrays()[name]) for name, value in again.arrays().items())
+
+
+def test_pixels_read_again_answer_as_those_of_the_training(encoder: TunedEncoder, bags: list[CellBag]) -> None:
+    alone = TunedEncoder.of_arrays(encoder.spec.to_dict(), encoder.arrays())
+    for bag in (bags[0], bags[7]):
+        np.testing.assert_array_equal(alone.look(bag).logits, encoder.look(bag).logits)
+
+
+def test_company_and_order_of_cells_change_nothing(encoder: TunedEncoder, bags: list[CellBag]) -> None:
+    bag = bags[1]
+    alone = TunedEncoder.of_arrays(encoder.spec.to_dict(), encoder.arrays())
+    one = alone.look(bag.take([2])).logits[0]
+    np.testing.assert_array_equal(alone.look(bag.take([4, 2, 0])).logits[1], one)
+
+
+def test_a_subject_without_immature_cells_says_nothing(encoder: TunedEncoder, bags: list[CellBag]) -> None:
+    mature = replace(bags[0], given=np.full(5, CLASSES.index("lymphocyte"), np.int64))
+    assert encoder.look(mature).subject(np.ones((1, 5))).tolist() == [[0.0, 0.0]]
+
+
+def test_given_labels_count_before_the_classifier(bags: list[CellBag]) -> None:
+    given = np.array([CLASSES.index(c) for c in ("lymphocyte", "blast", "myelocyte")] + [-1, -1], np.int64)
+    rows, weight = immature_rows(replace(bags[0], given=given), 64)
+    assert rows.tolist() == [1, 2, 3, 4]
+    assert weight[:2].tolist() == [1.0, 1.0]
+    assert (weight[2:] < 1).all()
+    assert immature_rows(replace(bags[0], given=given), 2)[0].tolist() == [1, 2]
+
+
+def test_resamples_weigh_cells(encoder: TunedEncoder, bags: list[CellBag]) -> None:
+    looked = encoder.look(bags[1])
+    once, only = looked.subject(np.array([[1.0] * 5, [0, 0, 3, 0, 0]]))
+    weight = looked.weight
+    np.testing.assert_allclose(once, weight @ looked.logits / (weight.sum() + 3))
+    np.testing.assert_allclose(only, 3 * weight[2] * looked.logits[2] / (3 * weight[2] + 3))
+
+
+def test_what_cannot_be_tuned_is_refused(maps: CellMaps, bags: list[CellBag]) -> None:
+    with pytest.raises(DataError, match=r"every class needs a subject with immature cells.*found 3, 0"):
+        tune_encoder(maps, [0, 2, 4], [0, 0, 0], RECIPE)
+    other = [replace(bags[0], classifier_sha256="0" * 64)]
+    with pytest.raises(ConfigError, match="P0 were typed by another classifier"):
+        read_cell_maps(other, load_classifier("pbc-blast"), 2, RECIPE, report=lambda line: None)
+
+
+@pytest.mark.parametrize("damage", ["shape", "nan", "missing", "description"])
+def test_damaged_encoders_are_refused(encoder: TunedEncoder, damage: str) -> None:
+    description, arrays = encoder.spec.to_dict(), encoder.arrays()
+    name = "tuning.0.out.weight"
+    if damage == "shape":
+        arrays[name] = arrays[name][:, :3]
+    elif damage == "nan":
+        arrays[name] = arrays[name] * np.nan
+    elif damage == "missing":
+        del arrays[name]
+    else:
+        description["network"] = description["network"] | {"stem": 16}
+    with pytest.raises(ModelError, match="encoder"):
+        TunedEncoder.of_arrays(description, arrays)
