@@ -12,7 +12,9 @@ from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ConfigError, DataError, ModelError
 from wsi_pipeline.predictions.bags import CellBag
 from wsi_pipeline.predictions.slide_models.encoder import TunedEncoder, immature_rows
-from wsi_pipeline.training.slides_encoder import CellMaps, EncoderRecipe, read_cell_maps, tune_encoder
+from wsi_pipeline.predictions.slide_models.encoder_member import EncoderMember
+from wsi_pipeline.predictions.slide_models.subject import Subject
+from wsi_pipeline.training.slides_encoder import CellMaps, EncoderRecipe, fit_encoder, read_cell_maps, tune_encoder
 
 RECIPE = EncoderRecipe(cells=5, views=2, steps=12, draws=4, tunings=1)
 ROUGH = 1.0
@@ -32,7 +34,7 @@ def maps(bags: list[CellBag]) -> CellMaps:
 
 @pytest.fixture(scope="module")
 def encoder(maps: CellMaps) -> TunedEncoder:
-    return tune_encoder(maps, range(6), [i % 2 for i in range(6)], RECIPE)
+    return tune_encoder(maps, range(6), [i % 2 for i in range(6)], seed=0)
 
 
 def _says(encoder: TunedEncoder, bag: CellBag) -> float:
@@ -50,12 +52,12 @@ def test_subjects_outside_the_training_part_teach_nothing(
 ) -> None:
     changed = maps.maps.copy()
     changed[maps.subject >= 6] = 0
-    again = tune_encoder(replace(maps, maps=changed), range(6), [i % 2 for i in range(6)], RECIPE)
+    again = tune_encoder(replace(maps, maps=changed), range(6), [i % 2 for i in range(6)], seed=0)
     assert _says(again, bags[0]) == _says(encoder, bags[0])
 
 
 def test_the_same_seed_gives_the_same_encoder(maps: CellMaps, encoder: TunedEncoder) -> None:
-    again = tune_encoder(maps, range(6), [i % 2 for i in range(6)], RECIPE)
+    again = tune_encoder(maps, range(6), [i % 2 for i in range(6)], seed=0)
     assert all(np.array_equal(value, encoder.arrays()[name]) for name, value in again.arrays().items())
 
 
@@ -63,6 +65,25 @@ def test_pixels_read_again_answer_as_those_of_the_training(encoder: TunedEncoder
     alone = TunedEncoder.of_arrays(encoder.spec.to_dict(), encoder.arrays())
     for bag in (bags[0], bags[7]):
         np.testing.assert_array_equal(alone.look(bag).logits, encoder.look(bag).logits)
+
+
+def test_a_member_survives_its_file(maps: CellMaps, bags: list[CellBag]) -> None:
+    member = fit_encoder("encoder", maps, bags[:6], [i % 2 for i in range(6)], seed=0)
+    assert member is not None
+    again = EncoderMember.load("encoder", member.settings(), member.tensors(), 2)
+    subject, times = Subject(bag=bags[7]), np.ones((1, 5))
+    np.testing.assert_array_equal(again.margins(subject, times), member.margins(subject, times))
+    np.testing.assert_allclose(
+        again.margins(subject, times),
+        again.cell_margins(subject).sum(axis=0, keepdims=True) * 0.9 / (5 * 0.9 + 3),
+        rtol=1e-6,
+    )
+    with pytest.raises(ModelError, match="answers 2 classes, the task has 3"):
+        EncoderMember.load("encoder", member.settings(), member.tensors(), 3)
+
+
+def test_a_class_without_immature_cells_leaves_the_member_out(maps: CellMaps, bags: list[CellBag]) -> None:
+    assert fit_encoder("encoder", maps, bags[:6:2], [0, 0, 0], seed=0) is None
 
 
 def test_company_and_order_of_cells_change_nothing(encoder: TunedEncoder, bags: list[CellBag]) -> None:
@@ -96,7 +117,7 @@ def test_resamples_weigh_cells(encoder: TunedEncoder, bags: list[CellBag]) -> No
 
 def test_what_cannot_be_tuned_is_refused(maps: CellMaps, bags: list[CellBag]) -> None:
     with pytest.raises(DataError, match=r"every class needs a subject with immature cells.*found 3, 0"):
-        tune_encoder(maps, [0, 2, 4], [0, 0, 0], RECIPE)
+        tune_encoder(maps, [0, 2, 4], [0, 0, 0], seed=0)
     other = [replace(bags[0], classifier_sha256="0" * 64)]
     with pytest.raises(ConfigError, match="P0 were typed by another classifier"):
         read_cell_maps(other, load_classifier("pbc-blast"), 2, RECIPE, report=lambda line: None)

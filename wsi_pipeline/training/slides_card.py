@@ -67,6 +67,7 @@ def slide_card(
             "trained_on": trained_on,
             "limits": list(limits(data, cohort, simulated)),
             "kind": request.kind,
+            "encoder": request.encoder,
             "level": request.cohort.level,
             "seed": request.plan.seed,
             "member_weights": {name: round(w, 6) for name, w in weights.items()},

@@ -34,6 +34,7 @@ from wsi_pipeline.predictions.slide_models.encoder import (
     immature_rows,
     trunk_maps,
 )
+from wsi_pipeline.predictions.slide_models.encoder_member import EncoderMember
 from wsi_pipeline.training.augment import FAR, NEAR, augment
 from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.precision import training_autocast
@@ -61,7 +62,7 @@ class EncoderRecipe:
     learning_rate, head_rate
         Peaks of the stage's and of the linear layer's; warmed up, then half a cosine.
     tunings
-        Seeds that are averaged.
+        Seeds that are averaged; a model has one in each of its folds.
     """
 
     frozen_stages: int = 3
@@ -76,7 +77,7 @@ class EncoderRecipe:
     label_smoothing: float = 0.1
     dropout: float = 0.3
     ema: float = 0.98
-    tunings: int = 2
+    tunings: int = 1
     seed: int = 0
 
 
@@ -86,8 +87,8 @@ class CellMaps:
 
     Attributes
     ----------
-    spec
-        Of the encoder to come; ``n_classes`` and ``tunings`` are those of the recipe and task.
+    recipe, spec, device
+        How encoders are tuned on them, what they will be, and where.
     trunk
         The network.
     maps
@@ -100,7 +101,9 @@ class CellMaps:
         ``(cells,)`` row of the subject's bag, and probability that the cell is immature.
     """
 
+    recipe: EncoderRecipe
     spec: EncoderSpec
+    device: str
     trunk: CellNetwork
     maps: npt.NDArray[np.float16]
     keys: tuple[str, ...]
@@ -175,7 +178,9 @@ def read_cell_maps(
     if not parts:
         raise DataError("no subject has an immature cell to tune an encoder on; use --encoder frozen")
     return CellMaps(
+        recipe=recipe,
         spec=spec,
+        device=device,
         trunk=trunk,
         maps=np.concatenate(parts),
         keys=tuple(map(bag_key, bags)),
@@ -185,14 +190,19 @@ def read_cell_maps(
     )
 
 
-def tune_encoder(
-    maps: CellMaps,
-    subjects: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    recipe: EncoderRecipe,
-    *,
-    device: str = "cpu",
-) -> TunedEncoder:
+def fit_encoder(
+    name: str, maps: CellMaps, bags: Sequence[CellBag], labels: npt.ArrayLike, *, seed: int
+) -> EncoderMember | None:
+    """Return a member tuned to the labels of some of the subjects; None where a class has no immature cell to show."""
+    subjects = [maps.keys.index(bag_key(bag)) for bag in bags]
+    there = set(np.unique(maps.subject).tolist())
+    shown = {label for i, label in zip(subjects, np.asarray(labels, np.int64).tolist(), strict=True) if i in there}
+    if len(shown) < maps.spec.n_classes:
+        return None
+    return EncoderMember(name=name, encoder=tune_encoder(maps, subjects, labels, seed=seed))
+
+
+def tune_encoder(maps: CellMaps, subjects: npt.ArrayLike, labels: npt.ArrayLike, *, seed: int) -> TunedEncoder:
     """Tune the last stages to the labels of some of the subjects; nothing is learnt from the others.
 
     Parameters
@@ -215,22 +225,14 @@ def tune_encoder(
             "every class needs a subject with immature cells to tune an encoder on; found "
             f"{', '.join(str(len(own)) for own in of_class)}; use --encoder frozen"
         )
-    tunings = [
-        _tune(maps, cells_of, of_class, recipe, seed=recipe.seed + number, device=device)
-        for number in range(recipe.tunings)
-    ]
-    return TunedEncoder(maps.spec, maps.trunk, tunings, device, known=maps.of)
+    tunings = [_tune(maps, cells_of, of_class, seed=seed + number) for number in range(maps.recipe.tunings)]
+    return TunedEncoder(maps.spec, maps.trunk, tunings, maps.device, known=maps.of)
 
 
 def _tune(
-    maps: CellMaps,
-    cells_of: dict[int, npt.NDArray[np.int64]],
-    of_class: list[list[int]],
-    recipe: EncoderRecipe,
-    *,
-    seed: int,
-    device: str,
+    maps: CellMaps, cells_of: dict[int, npt.NDArray[np.int64]], of_class: list[list[int]], *, seed: int
 ) -> Tuning:
+    recipe, device = maps.recipe, maps.device
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -264,6 +266,9 @@ def _tune(
             nn.utils.clip_grad_norm_(tuning.parameters(), 5.0)
             optimiser.step()
             update_average(average, tuning, min(recipe.ema, (1 + step) / (10 + step)))
+    # As a file keeps them, so that what calibrates them now answers later.
+    rounded = {name: value.half().float() for name, value in average.state_dict().items()}
+    average.load_state_dict(rounded)
     return average.eval()
 
 

@@ -214,10 +214,10 @@ class TunedEncoder:
         return Looked(rows=cells.rows, weight=cells.weight, logits=logits, embedding=embedding)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Return all tensors by name; of the trunk only what the tunings stand on, once."""
+        """Return all tensors by name: what the tunings stand on, and the tunings, which were rounded to float16."""
         found = {f"trunk.{name}": value for name, value in self._trunk.state_dict().items() if self._is_below(name)}
         for number, tuning in enumerate(self._tunings):
-            found |= {f"tuning.{number}.{name}": value for name, value in tuning.state_dict().items()}
+            found |= {f"tuning.{number}.{name}": value.half() for name, value in tuning.state_dict().items()}
         return {name: value.detach().cpu().numpy() for name, value in found.items()}
 
     def _is_below(self, name: str) -> bool:
