@@ -90,6 +90,8 @@ def limits(data: TrainingSet, cohort: Cohort, simulated: bool) -> tuple[str, ...
     ]
     if cohort.centres is None or len(set(cohort.centres)) < 2:
         said.append("It was trained on one cohort; how it does in another laboratory is not known.")
+    if data.maps is not None:
+        said.append("It reads the pixels of cells again: a run whose images or slides were moved gets no answer.")
     if few:
         said.append(f"Of {', '.join(few)} there were too few patients to ever leave the class out of a set.")
     if simulated:
