@@ -21,6 +21,7 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -118,12 +119,12 @@ class PseudoPatient:
     scale: float
 
 
-def make_cohort(data: Path, out: Path, spec: PseudoSpec, pools: dict[str, list[str]]) -> tuple[Path, Path]:
+def make_cohort(data: Path, out: Path, spec: PseudoSpec) -> tuple[Path, Path]:
     """Write ``gallery/PATIENT/CLASS/images`` and ``labels.csv``; return both. What is there already is kept."""
     gallery, manifest = out / "gallery", out / "labels.csv"
     if manifest.is_file():
         return gallery, manifest
-    patients = plan_patients(pools, spec)
+    patients = plan_patients(cell_pools(data), spec)
     for number, patient in enumerate(patients):
         _write_images(data, gallery / patient.name, patient, spec, number)
     with manifest.open("w", encoding="utf-8", newline="") as file:
@@ -133,6 +134,7 @@ def make_cohort(data: Path, out: Path, spec: PseudoSpec, pools: dict[str, list[s
     return gallery, manifest
 
 
+@cache
 def cell_pools(data: Path) -> dict[str, list[str]]:
     """Return the files of each class below ``data``; of files that look alike the first."""
     from wsi_pipeline.training.cell_data import SHIPPED_SETS, pack, read_class_folders

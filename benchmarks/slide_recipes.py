@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from _harness import parser, print_table, record, start
-from _pseudo_patients import DISCOVERY, MPP, POSITIVE, PseudoSpec, cell_pools, make_cohort
+from _pseudo_patients import DISCOVERY, MPP, POSITIVE, PseudoSpec, make_cohort
 
 PLAIN = "labels only, logistic"
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -57,14 +57,14 @@ def main() -> None:
     data = os.environ.get("WSI_PIPELINE_DATA")
     if not data:
         sys.exit("set WSI_PIPELINE_DATA")
-    pools = cell_pools(Path(data))
+    tune_once()
     found: list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], Answers]] = []
     spec = PseudoSpec(mix=given.mix, keep=given.keep)
     begun = time.monotonic()
     for seed in given.seeds:
         own = replace(spec, seed=seed)
         folder = given.scratch / "slide-recipes" / own.name
-        gallery, manifest = make_cohort(Path(data), folder, own, pools)
+        gallery, manifest = make_cohort(Path(data), folder, own)
         run_gallery(gallery, folder / "run")
         found.append(judge(folder / "run", manifest, tune=not given.frozen, seed=seed))
         print(f"cohort {seed}: judged after {time.monotonic() - begun:.0f} s", flush=True)
@@ -80,6 +80,21 @@ def main() -> None:
     print_table(("recipe", f"{_FOLDS} folds, n = {n[0]}", f"second laboratory, n = {n[1]}"), rows)
     work: dict[str, Any] = {"seeds": list(given.seeds), "mix": given.mix, "keep": given.keep, "n": n}
     record(given.results, "slide-recipes", "pseudo-patients", work, figures)
+
+
+def tune_once() -> None:
+    """Let the recipes that tune an encoder on the same patients with the same seed share it."""
+    from wsi_pipeline.training import slides_members
+
+    fit, kept = slides_members.fit_encoder, {}
+
+    def cached(name: str, maps: Any, bags: Any, labels: Any, *, seed: int) -> Any:
+        key = (id(maps), tuple(bag.subject_id for bag in bags), tuple(np.asarray(labels).tolist()), seed)
+        if key not in kept:
+            kept[key] = fit(name, maps, bags, labels, seed=seed)
+        return kept[key]
+
+    slides_members.fit_encoder = cached
 
 
 def run_gallery(gallery: Path, out: Path) -> None:
