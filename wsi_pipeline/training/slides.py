@@ -1,4 +1,4 @@
-"""Train a slide-level model on finished runs and a table of labels, study its recipe, and write model, card and figures."""
+"""Train a slide-level model on finished runs and a table of labels, with the study of its recipe and its card."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from wsi_pipeline.predictions.bags import Cohort, cell_leakage
 from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
 from wsi_pipeline.predictions.slide_models.storage import load_slide_model, model_path, save_slide_model
+from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.training.cards import write_card
 from wsi_pipeline.training.slides_card import slide_card
 from wsi_pipeline.training.slides_data import CohortRequest, maps_of, read_request, training_set
 from wsi_pipeline.training.slides_evaluation import Evaluation, evaluate_model
 from wsi_pipeline.training.slides_fit import FittedModel, fit_slide_model
 from wsi_pipeline.training.slides_members import TrainingSet, members_of, reads_embedding
-from wsi_pipeline.training.slides_study import CellLevel, cell_level, study_slides
+from wsi_pipeline.training.slides_study import CellLevel, cell_level, plain_answers, study_slides
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
@@ -90,7 +91,7 @@ class TrainedSlides:
 def train_slides(
     request: SlidesTraining, out: Path, *, report: Callable[[str], None] = lambda _: None
 ) -> TrainedSlides:
-    """Train, study, and write ``NAME.slides.safetensors`` with its cards, ``evaluation.html``, ``held_out.csv`` and more.
+    """Train, study, and write ``NAME.slides.safetensors``, its cards, ``evaluation.html``, ``held_out.csv`` and more.
 
     Raises
     ------
@@ -134,7 +135,7 @@ def train_slides(
         out.mkdir(parents=True, exist_ok=True)
         save_slide_model(fitted.model, path)
         write_card(slide_card(request, inside, data, fitted, study, alone), path)
-        external = _external(path, outside, request, out, report)
+        external = _external(path, outside, data, request, out, report)
         write_assessment(
             study,
             out / "evaluation.html",
@@ -162,7 +163,12 @@ def _parted(cohort: Cohort, name: str | None) -> tuple[Cohort, Cohort | None]:
 
 
 def _external(
-    path: Path, outside: Cohort | None, request: SlidesTraining, out: Path, report: Callable[[str], None]
+    path: Path,
+    outside: Cohort | None,
+    data: TrainingSet,
+    request: SlidesTraining,
+    out: Path,
+    report: Callable[[str], None],
 ) -> Evaluation | None:
     if outside is None:
         return None
@@ -171,7 +177,8 @@ def _external(
     if len(set(outside.labels) & set(model.task.codes)) < 2:
         report("note: the other cohorts have subjects of one class only; nothing can be measured there")
         return None
-    found = evaluate_model(model, outside, request.plan)
+    others = subjects_of(outside.bags, counts=outside.counts, count_names=outside.count_names)
+    found = evaluate_model(model, outside, request.plan, beside=plain_answers(data, others))
     write_assessment(
         found.study, out / "external.html", title=f"{request.name}: other cohorts", notes=_notes(request, model)
     )

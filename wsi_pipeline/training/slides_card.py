@@ -41,10 +41,12 @@ def slide_card(
     bag = cohort.bags[0]
     specimens = tuple(sorted({b.specimen for b in cohort.bags}))
     weights = fitted.model.combinations[""].weights
+    members = ", ".join(fitted.model.scalings)
+    classifier = {"name": _classifier(bag.classifier_sha256), "sha256": bag.classifier_sha256}
     return Card(
         name=request.name,
         task=TASK,
-        description=f"{'SIMULATED. ' if simulated else ''}{data.task.description} Members: {', '.join(fitted.model.scalings)}.",
+        description=f"{'SIMULATED. ' if simulated else ''}{data.task.description} Members: {members}.",
         classes=data.task.codes,
         specimens=specimens,
         mpp=None,
@@ -59,9 +61,7 @@ def slide_card(
         details={
             "slide_task": data.task.model_dump(mode="json"),
             "taxonomy": bag.taxonomy,
-            "classifier": {
-                "name": _classifier(bag.classifier_sha256), "sha256": bag.classifier_sha256, "classes": list(bag.classes),
-            },
+            "classifier": {**classifier, "classes": list(bag.classes)},
             "reads_embedding": reads_embedding(request.kind),
             "simulated": simulated,
             "trained_on": trained_on,
@@ -85,8 +85,8 @@ def limits(data: TrainingSet, cohort: Cohort, simulated: bool) -> tuple[str, ...
         f"It calls everyone one of: {others}. Whoever has something else is called one of them, too.",
         f"Its probabilities hold for the mix of classes it was trained on ({_mix(data)}); elsewhere they shift.",
         "It sees cells alone: no genetics, no clinical findings, no treatment.",
-        f"Sets of classes are meant to hold the true one in {100 * COVERAGE:.0f} % of subjects like those of the training; "
-        f"what is guaranteed is {100 * (2 * COVERAGE - 1):.0f} %, and for subjects of other laboratories nothing.",
+        f"Sets of classes are meant to hold the true one in {100 * COVERAGE:.0f} % of subjects like those of the "
+        f"training; what is guaranteed is {100 * (2 * COVERAGE - 1):.0f} %, and nothing for other laboratories.",
     ]
     if cohort.centres is None or len(set(cohort.centres)) < 2:
         said.append("It was trained on one cohort; how it does in another laboratory is not known.")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,15 @@ def evaluate_slides(
     return found
 
 
-def evaluate_model(model: SlideEnsemble, cohort: Cohort, plan: Plan) -> Evaluation:
+def evaluate_model(
+    model: SlideEnsemble, cohort: Cohort, plan: Plan, *, beside: Mapping[str, FloatArray] | None = None
+) -> Evaluation:
     """Return the figures of a model on subjects that it has not seen; beside it, where there are any, the criteria.
+
+    Parameters
+    ----------
+    beside
+        Probabilities ``(n, classes)`` of other models, by name.
 
     Raises
     ------
@@ -121,10 +129,9 @@ def evaluate_model(model: SlideEnsemble, cohort: Cohort, plan: Plan) -> Evaluati
         raise DataError(f"the cohort has one class of task {model.task.name} only: {', '.join(sorted(set(labels)))}")
     p = model.probabilities(cohort.bags, counts=cohort.counts, count_names=cohort.count_names)
     answers: dict[str, FloatArray] = {str(model.card["name"]): _shared_out(p[:, present])}
-    try:
+    answers |= {name: _shared_out(own[:, present]) for name, own in (beside or {}).items()}
+    with contextlib.suppress(ConfigError):  # there is no published limit for every task
         answers[CRITERIA] = CriteriaModel(task=model.task).probabilities(cohort.bags)
-    except ConfigError:
-        pass
     rarest = min(
         len({who for who, own in zip(cohort.patients, labels, strict=True) if own == codes[c]}) for c in present
     )
@@ -199,7 +206,7 @@ def study_table(study: Study) -> str:
     for c, name in enumerate(classes):
         for found in study.assessments:
             own = found.per_class[c]
-            point = next((p for p in own.operating if p.rule.kind == "specificity"), None)
+            point = next((p for p in own.operating if p.rule.startswith("specificity")), None)
             trivial = found.candidate == BASELINE
             shown = "-" if point is None or trivial else str(point.sensitivity)
             rows.append((name, f"{own.n} of {study.n}", found.candidate, str(own.auc), shown))

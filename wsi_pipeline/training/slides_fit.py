@@ -6,6 +6,7 @@ answers later (cross-conformal prediction), and nothing is fitted twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -165,8 +166,10 @@ def _combine(
     k = next(iter(held.values())).shape[1]
     if (np.bincount(labels[there], minlength=k) < _LEAST_ROWS).any():
         return None
-    total = sum(skills[name] for name in names)
-    weights = {name: skills[name] / total if total > 0 else 1 / len(names) for name in names}
+    # The root lets weaker members speak too: which is best here may not be in another laboratory.
+    each = {name: math.sqrt(skills[name]) for name in names}
+    total = sum(each.values())
+    weights = {name: own / total if total > 0 else 1 / len(names) for name, own in each.items()}
     margins = sum(weights[name] * scalings[name].scaled(held[name][there]) for name in names)
     scaling = fit_scaling(np.asarray(margins), labels[there])
     sets = ConformalSets.fit(scaling.probabilities(np.asarray(margins)), labels[there], coverage)

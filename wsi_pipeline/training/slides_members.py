@@ -147,7 +147,7 @@ def fit_members(names: tuple[str, ...], data: TrainingSet, *, seed: int) -> list
                     n_classes=data.n_classes,
                     focus=focus,
                     seed=sub_seed(own, k),
-                )  # fmt: skip
+                )
                 for k in range(SEEDS)
             ]
         elif name == ENCODER and data.maps is not None:

@@ -85,12 +85,13 @@ def study_slides(
 
         return Candidate(name=name, fit=fit_table)
 
+    plain = plain_tables(data, data.subjects, data.label_names)
     return run_study(
         drawn[:, None].astype(np.float64),
         [data.task.codes[i] for i in data.labels],
         [
             Candidate(name=kind, fit=fit, uses_patients=True),
-            *(logistic(name, table) for name, table in plain_tables(data).items()),
+            *(logistic(name, table) for name, table in plain.items()),
         ],
         patients=[str(p) for p in data.patients],
         centres=centres,
@@ -101,22 +102,47 @@ def study_slides(
     )
 
 
-def plain_tables(data: TrainingSet) -> dict[str, FloatArray]:
-    """Return what plain models read, ``(n, d)`` by the name of the model."""
+def plain_tables(data: TrainingSet, subjects: Sequence[Subject], label_names: tuple[str, ...]) -> dict[str, FloatArray]:
+    """Return what plain models read of subjects, ``(n, d)`` by the name of the model.
+
+    Parameters
+    ----------
+    data
+        Training subjects, which decide the models.
+    label_names
+        Labels that are counted.
+    """
     bag = data.subjects[0].bag
     if all(s.labelled for s in data.subjects):
-        read = Labels(labels=data.label_names)
-        n = len(data.label_names)
-        shares = np.stack([read.read(s, s.views[0], np.ones((1, len(s.bag))))[0, :n] ** 2 for s in data.subjects])
+        read, n = Labels(labels=label_names), len(label_names)
+        shares = np.stack([read.read(s, s.views[0], np.ones((1, len(s.bag))))[0, :n] ** 2 for s in subjects])
         found = {"label shares, logistic": shares}
     else:
-        found = {"class shares, logistic": np.stack([s.views[-1].classes.mean(axis=0) for s in data.subjects])}
+        found = {"class shares, logistic": np.stack([s.views[-1].classes.mean(axis=0) for s in subjects])}
     groups = groups_of(bag.taxonomy, bag.classes)
     states = set() if data.task.positive is None else set(data.task.get(data.task.positive).states)
     group, word = (PROMYELOCYTES, "promyelocytes") if states == {"apl"} else (BLASTS, "blasts")
     if group in groups:
         mask = member(bag.classes, groups[group])
-        found[f"percent {word}"] = np.stack([[_share(s, mask)] for s in data.subjects])
+        found[f"percent {word}"] = np.stack([[_share(s, mask)] for s in subjects])
+    return found
+
+
+def plain_answers(data: TrainingSet, subjects: Sequence[Subject]) -> dict[str, FloatArray]:
+    """Return the probabilities ``(n, classes)`` of the plain models, fitted to ``data``, of other subjects.
+
+    Those that count labels answer only where all of these subjects have some.
+    """
+    own = plain_tables(data, data.subjects, data.label_names)
+    other = plain_tables(data, subjects, data.label_names)
+    numbers = np.arange(len(subjects))
+    found = {}
+    for name, table in own.items():
+        if name.startswith("label ") and not all(s.labelled for s in subjects):
+            continue
+        coefficients, intercept = _logistic(table, data.labels, data.n_classes)
+        plain = _Logistic(coefficients, intercept, other[name], numbers)
+        found[name] = plain.predict_proba(numbers[:, None].astype(np.float64))
     return found
 
 

@@ -27,7 +27,7 @@ _BOOSTED = {
     "max_depth": 2,
     "min_child_weight": 2,
     "subsample": 0.7,
-    "colsample_bynode": 0.2,
+    "colsample_bytree": 0.2,
     "lambda": 5.0,
 }
 _FOREST = {
@@ -81,7 +81,7 @@ def fit_booster(
         "num_class": n_classes,
         "seed": seed,
         "nthread": 1,
-        "tree_method": "exact" if name == "boosted" else "hist",
+        "tree_method": "hist",
     }
     data = xgboost.DMatrix(values[:, list(features.columns)], label=labels)
     return BoosterMember(name=name, features=features, booster=xgboost.train(settings, data, _ROUNDS[name]))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.slide_features.feature import FloatArray
-from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble, SlideModel
+from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
 from wsi_pipeline.predictions.slide_models.subject import Subject, subjects_of
 from wsi_pipeline.predictions.slide_models.unusual import TWICE, WORDS
 from wsi_pipeline.predictions.tasks import Task
@@ -71,7 +71,7 @@ class SlideAnswer:
 
 
 def answer(
-    model: SlideModel,
+    model: SlideEnsemble,
     bag: CellBag,
     *,
     confidence: float = 0.95,
@@ -79,6 +79,8 @@ def answer(
     counts: Mapping[str, float] | None = None,
 ) -> SlideAnswer:
     """Return a model's answer.
+
+    Criteria answer through :mod:`wsi_pipeline.predictions.criteria`, with intervals of their own.
 
     Parameters
     ----------
@@ -102,8 +104,6 @@ def answer(
     if n_cells < model.task.minimum_cells:
         said = f"{n_cells} cells of the denominator; at least {model.task.minimum_cells} are needed."
         return _silent(model, bag, n_cells, "too-few-cells", said)
-    if not isinstance(model, SlideEnsemble):
-        return _plain(model, bag, n_cells)
     model.check(bag)
     subject = Subject(bag=bag.in_order(), counts=dict(counts or {}))
     codes = model.task.codes
@@ -145,8 +145,6 @@ def answer(
 
 
 def _worded(found: SlideAnswer, simulated: bool, confidence: float) -> SlideAnswer:
-    from dataclasses import replace
-
     top = max(found.probabilities, key=lambda code: found.probabilities[code])
     share = (
         f"{found.task.get(top).name_en} {100 * found.probabilities[top]:.0f} % "
@@ -172,7 +170,7 @@ def _level(bag: CellBag) -> str:
     return "slide" if bag.slide_ids == (bag.subject_id,) and bag.patient != bag.subject_id else "patient"
 
 
-def _silent(model: SlideModel, bag: CellBag, n_cells: int, reason: str, wording: str) -> SlideAnswer:
+def _silent(model: SlideEnsemble, bag: CellBag, n_cells: int, reason: str, wording: str) -> SlideAnswer:
     return SlideAnswer(
         task=model.task, model=str(model.card["name"]), subject_id=bag.subject_id, level=_level(bag),
         probabilities={}, lower={}, upper={}, class_set=(), abstained=True, reason=reason, n_cells=n_cells,

@@ -1,7 +1,7 @@
 """Published limits as a slide-level model that needs no training, to stand beside those that do.
 
-Its number is a score, not a probability: 0.5 at the limit, ``x / (x + limit)`` for a share x of cells. What the criteria
-answer for a slide, with their intervals, says :mod:`wsi_pipeline.predictions.criteria`.
+Its number is a score, not a probability: 0.5 at the limit, ``x / (x + limit)`` for a share x of cells. What the
+criteria answer for a slide, with their intervals, says :mod:`wsi_pipeline.predictions.criteria`.
 
 ==============  =======================================================  ======  =============================
 task            share of cells                                           limit   source

@@ -1,7 +1,8 @@
 """A trained slide-level model: members, how they are put together, calibrated, and when they keep silent.
 
 Members of one name (one a fold and seed) are averaged, each name is scaled to calibrated margins, and the names are
-averaged with weights by how much each told of patients that it did not see. Members that read what not every subject
+averaged with weights by how much each told of patients that it did not see (the root of the part of the log loss of the
+class frequencies that it takes away). Members that read what not every subject
 has (labels of folders, routine counts) take part where they can: every such case has weights and a calibration of its
 own.
 """
@@ -186,7 +187,8 @@ class SlideEnsemble:
         if bag.classifier_sha256 != needed["sha256"] or bag.classes != classes:
             raise ModelError(
                 f"model {self.card['name']} reads cells that classifier {needed['name']} typed; those of "
-                f"{bag.subject_id} were typed by another one ({bag.classifier_sha256[:12]}). Run it with that classifier"
+                f"{bag.subject_id} were typed by another one ({bag.classifier_sha256[:12]}). "
+                "Run it with that classifier"
             )
         if self.card["reads_embedding"] and bag.embedding is None:
             raise DataError(

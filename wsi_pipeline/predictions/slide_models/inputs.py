@@ -1,8 +1,8 @@
 """What the linear members read of a subject: composition, labels, appearance of cells, routine counts.
 
 Shares enter as square roots, which spread rare and frequent classes alike (Hellinger; Bartlett, Biometrics 3:39, 1947),
-ratios as logarithms with half a cell added to each side. Appearance is the mean of the embeddings of some cells; labels,
-where there are any, say which cells, and the classifier what a cell of the class usually looks like.
+ratios as logarithms with half a cell added to each side. Appearance is the mean of the embeddings of some cells;
+labels, where there are any, say which cells, and the classifier what a cell of the class usually looks like.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class _Network:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMember(_Network):
-    """Gated attention; arrays ``v``, ``u`` ``(d, h)`` with biases, ``w`` ``(h,)``, ``head`` ``(d, classes)``, ``bias``."""
+    """Gated attention; arrays ``v``, ``u`` ``(d, h)`` with biases, ``w`` ``(h,)``, ``head`` ``(d, classes)``, bias."""
 
     kind: ClassVar[str] = "attention"
 

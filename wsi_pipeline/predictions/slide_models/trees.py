@@ -177,7 +177,7 @@ class TreeMember(_Features):
         below, above = (array(tensors, key, (n,)).astype(np.int64) for key in ("below", "above"))
         counts = array(tensors, "counts", (n, n_classes))
         inner, own = column >= 0, np.arange(n)
-        sound = n <= MAX_NODES and (column < d).all() and (counts >= 0).all()
+        sound = n <= MAX_NODES and bool((column < d).all()) and bool((counts >= 0).all())
         for child in (below, above):
             sound = sound and bool((child[inner] > own[inner]).all() and (child[inner] < n).all())
         if not sound:

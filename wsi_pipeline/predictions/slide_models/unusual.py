@@ -7,6 +7,7 @@ they were left out; beyond it the answer carries a flag, beyond twice it there i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,12 +46,12 @@ class Part:
         if not np.isfinite(x).all():
             return 0.0
         gap = x - self.mean
-        return float(np.sqrt(max(gap @ self.precision @ gap, 0.0)) / self.limit)
+        return math.sqrt(max(float(gap @ self.precision @ gap), 0.0)) / self.limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unusual:
-    """The parts there are, and the axes of the embedding ``(d, k)`` with its mean ``(d,)``; empty without embeddings."""
+    """The parts there are, and mean ``(d,)`` and axes ``(d, k)`` of the embedding; empty without embeddings."""
 
     parts: Mapping[str, Part]
     middle: FloatArray
