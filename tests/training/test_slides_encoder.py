@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from encoder_bags import CLASSES, make_bag
 
+from wsi_pipeline.atomic import write_json
 from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ConfigError, DataError, ModelError
 from wsi_pipeline.predictions.bags import CellBag
+from wsi_pipeline.predictions.slide_features import Vocabulary
+from wsi_pipeline.predictions.slide_models import load_slide_model, save_slide_model
 from wsi_pipeline.predictions.slide_models.encoder import TunedEncoder, immature_rows
 from wsi_pipeline.predictions.slide_models.encoder_member import EncoderMember
+from wsi_pipeline.predictions.slide_models.storage import model_path
 from wsi_pipeline.predictions.slide_models.subject import Subject
+from wsi_pipeline.predictions.tasks import load_task
+from wsi_pipeline.training.slides_data import maps_of
 from wsi_pipeline.training.slides_encoder import CellMaps, EncoderRecipe, fit_encoder, read_cell_maps, tune_encoder
+from wsi_pipeline.training.slides_fit import fit_slide_model
+from wsi_pipeline.training.slides_members import ENCODER, TrainingSet, members_of
+from wsi_pipeline.weights import file_sha256
 
 RECIPE = EncoderRecipe(cells=5, views=2, steps=12, draws=4, tunings=1)
 ROUGH = 1.0
@@ -135,3 +145,64 @@ def test_damaged_encoders_are_refused(encoder: TunedEncoder, damage: str) -> Non
         description["network"] = description["network"] | {"stem": 16}
     with pytest.raises(ModelError, match="encoder"):
         TunedEncoder.of_arrays(description, arrays)
+
+
+def _training_set(bags: list[CellBag], maps: CellMaps) -> TrainingSet:
+    task = load_task("apl").restricted({"apl", "aml_other"})
+    return TrainingSet(
+        task=task,
+        subjects=tuple(Subject(bag=bag) for bag in bags),
+        labels=np.arange(len(bags)) % 2,
+        patients=np.arange(len(bags)),
+        vocabulary=Vocabulary.of(bags),
+        label_names=(),
+        analytes=(),
+        maps=maps,
+    )
+
+
+def test_a_model_with_an_encoder_is_written_and_reads_pixels_again(
+    bags: list[CellBag], maps: CellMaps, tmp_path: Path
+) -> None:
+    data = _training_set(bags, maps)
+    fitted = fit_slide_model(data, ("composition", ENCODER), seed=0).model
+    path = model_path(tmp_path, "tuned")
+    save_slide_model(fitted, path)
+    card = {
+        "name": "tuned",
+        "task": "slides",
+        "sha256": file_sha256(path),
+        "specimens": ["blood_smear"],
+        "classifier": {"name": "pbc-blast", "sha256": bags[0].classifier_sha256, "classes": list(CLASSES)},
+        "reads_embedding": False,
+        "simulated": False,
+        "trained_on": "drawn cells",
+        "limits": [],
+    }
+    write_json(path.with_suffix(".json"), card)
+    loaded = load_slide_model(path)
+    assert loaded.combinations[""].weights[ENCODER] > 0.9  # compositions are alike
+    asked = bags[:2]
+    told = np.stack([fitted.resampled(s, np.ones((1, 5)))[0] for s in data.subjects[:2]])
+    np.testing.assert_allclose(loaded.probabilities(asked), told, atol=1e-12)
+    apl = data.task.codes.index("apl")
+    assert told[0, apl] != told[1, apl]
+    moved = replace(bags[0], images=tuple(f"{name}.moved" for name in bags[0].images or ()))
+    with pytest.raises(DataError, match="--encoder frozen"):
+        loaded.probabilities([replace(moved, subject_id="elsewhere")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoder", "said"),
+    [("auto", "melt", "give frozen or tune"), ("counts", "tune", "looks at no single cell")],
+)
+def test_wrong_choices_are_said(kind: str, encoder: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        members_of(kind, encoder)
+    assert members_of("auto", "tune")[-1] == ENCODER
+
+
+def test_a_classifier_that_is_not_shipped_must_be_named(bags: list[CellBag], maps: CellMaps) -> None:
+    data = _training_set([replace(bag, classifier_sha256="f" * 64) for bag in bags], maps)
+    with pytest.raises(ConfigError, match=r"no shipped classifier typed these cells \(f{12}\).*--classifier"):
+        maps_of(data, None, lambda line: None)
