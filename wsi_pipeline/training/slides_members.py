@@ -174,7 +174,6 @@ def fit_members(names: tuple[str, ...], data: TrainingSet, *, seed: int) -> list
 
 
 def _input(name: str, data: TrainingSet, frame: CellFrame | None) -> Input | None:
-    bag = data.subjects[0].bag
     if name in PARTS and frame is not None:
         return Appearance(part=name, frame=frame)
     if name == LABELS:
@@ -186,4 +185,4 @@ def _input(name: str, data: TrainingSet, frame: CellFrame | None) -> Input | Non
         known = np.isfinite(table).any(axis=0)
         analytes = tuple(a for a, there in zip(data.analytes, known.tolist(), strict=True) if there)
         return RoutineCounts(analytes=analytes, medians=np.nanmedian(table[:, known], axis=0)) if analytes else None
-    return Composition(taxonomy=bag.taxonomy, classes=bag.classes)
+    return Composition(classes=data.subjects[0].bag.classes)

@@ -114,8 +114,8 @@ def plain_tables(data: TrainingSet, subjects: Sequence[Subject], label_names: tu
     """
     bag = data.subjects[0].bag
     if all(s.labelled for s in data.subjects):
-        read, n = Labels(labels=label_names), len(label_names)
-        shares = np.stack([read.read(s, s.views[0], np.ones((1, len(s.bag))))[0, :n] ** 2 for s in subjects])
+        read = Labels(labels=label_names)
+        shares = np.stack([read.read(s, s.views[0], np.ones((1, len(s.bag))))[0] for s in subjects])
         found = {"label shares, logistic": shares}
     else:
         found = {"class shares, logistic": np.stack([s.views[-1].classes.mean(axis=0) for s in subjects])}

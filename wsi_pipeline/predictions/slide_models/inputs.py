@@ -1,15 +1,13 @@
 """What the linear members read of a subject: composition, labels, appearance of cells, routine counts.
 
-Shares enter as square roots, which spread rare and frequent classes alike (Hellinger; Bartlett, Biometrics 3:39, 1947),
-ratios as logarithms with half a cell added to each side. Appearance is the mean of the embeddings of some cells;
-labels, where there are any, say which cells, and the classifier what a cell of the class usually looks like.
+Appearance is the mean of the embeddings of some cells; labels, where there are any, say which cells, and the classifier
+what a cell of the class usually looks like.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,16 +15,15 @@ import numpy.typing as npt
 
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.predictions.slide_features.feature import FloatArray
-from wsi_pipeline.predictions.slide_features.groups import BLASTS, IMMATURE, MATURE, PROMYELOCYTES, groups_of, member
+from wsi_pipeline.predictions.slide_features.groups import MATURE, groups_of, member
 from wsi_pipeline.predictions.slide_models.frame import CellFrame
 from wsi_pipeline.predictions.slide_models.subject import Subject, View
-from wsi_pipeline.taxonomies import load_taxonomy
 
 HALF_CELL = 0.5
+"""Added to every denominator."""
 SHRINKAGE = 5.0
 """Cells of no deviation that are added to every mean, so that a mean of few cells says little."""
 
-_RATIOS = (("granulocytic", "erythroid"), (IMMATURE, MATURE), ("neutrophils", "lymphocytes"), (PROMYELOCYTES, BLASTS))
 PARTS = ("all", "immature", "beyond-class", "contrast", "neutrophils")
 
 
@@ -52,81 +49,37 @@ class Input(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Composition:
-    """Shares of classes and groups, in the denominator and among immature cells, and ratios."""
+    """Share of each class, per cell of the denominator."""
 
-    taxonomy: str
     classes: tuple[str, ...]
-
-    @cached_property
-    def _groups(self) -> dict[str, FloatArray]:
-        return {name: member(self.classes, codes) for name, codes in groups_of(self.taxonomy, self.classes).items()}
-
-    @cached_property
-    def _units(self) -> dict[str, FloatArray]:
-        alone = {c: member(self.classes, (c,)) for c in self.classes}
-        return alone | {name: mask for name, mask in self._groups.items() if mask.sum() > 1}
-
-    @cached_property
-    def _within(self) -> dict[str, FloatArray]:
-        mask = self._groups.get(IMMATURE, np.zeros(len(self.classes)))
-        return {c: member(self.classes, (c,)) for c, inside in zip(self.classes, mask, strict=True) if inside}
-
-    @cached_property
-    def _sides(self) -> list[tuple[str, str]]:
-        return [(a, b) for a, b in _RATIOS if a in self._groups and b in self._groups]
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (
-            *(f"share of {name}" for name in self._units),
-            *(f"{name} among immature cells" for name in self._within),
-            *(f"{a} over {b}" for a, b in self._sides),
-        )
+        return tuple(f"share of {name}" for name in self.classes)
 
     def applies(self, subject: Subject) -> bool:
         return len(subject.bag) > 0
 
     def read(self, subject: Subject, view: View, weights: FloatArray) -> FloatArray:
-        counts = weights @ view.classes
-        whole = weights @ view.countable + HALF_CELL
-        immature = weights @ view.immature + HALF_CELL
-        columns = [np.sqrt(counts @ mask / whole) for mask in self._units.values()]
-        columns += [np.sqrt(counts @ mask / immature) for mask in self._within.values()]
-        columns += [
-            np.log((counts @ self._groups[a] + HALF_CELL) / (counts @ self._groups[b] + HALF_CELL))
-            for a, b in self._sides
-        ]
-        return np.stack(columns, axis=1)
+        found: FloatArray = weights @ view.classes / (weights @ view.countable + HALF_CELL)[:, None]
+        return found
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         return {}
 
     def settings(self) -> dict[str, Any]:
-        return {"reads": "composition", "taxonomy": self.taxonomy, "classes": list(self.classes)}
+        return {"reads": "composition", "classes": list(self.classes)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Shares of the labels that folders or readers gave, ``TAXONOMY/CLASS``, in all and among immature ones."""
+    """Share of each label ``TAXONOMY/CLASS`` that folders or readers gave, per labelled cell."""
 
     labels: tuple[str, ...]
 
-    @cached_property
-    def _immature(self) -> FloatArray:
-        found = []
-        for label in self.labels:
-            taxonomy, _, code = label.partition("/")
-            own = load_taxonomy(taxonomy).get(code)
-            found.append(float(own.maturity in ("blast", "precursor") and own.lineage != "erythroid"))
-        return np.array(found)
-
     @property
     def names(self) -> tuple[str, ...]:
-        inside = [label for label, immature in zip(self.labels, self._immature, strict=True) if immature]
-        return (
-            *(f"share of label {name}" for name in self.labels),
-            *(f"label {name} among immature" for name in inside),
-        )
+        return tuple(f"share of label {name}" for name in self.labels)
 
     def applies(self, subject: Subject) -> bool:
         return subject.labelled
@@ -135,15 +88,9 @@ class Labels:
         given = subject.bag.given_labels
         if given is None:
             return np.zeros((len(weights), len(self.names)))
-        found = (given[:, None] == np.asarray(self.labels)[None, :]).astype(np.float64)
-        counts = weights @ found
-        inside = self._immature > 0
-        immature = (counts @ self._immature + HALF_CELL)[:, None]
-        return np.sqrt(
-            np.concatenate(
-                [counts / (counts.sum(axis=1, keepdims=True) + HALF_CELL), counts[:, inside] / immature], axis=1
-            )
-        )
+        counts = weights @ (given[:, None] == np.asarray(self.labels)[None, :]).astype(np.float64)
+        found: FloatArray = counts / (weights @ (given != "").astype(np.float64) + HALF_CELL)[:, None]
+        return found
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         return {}
@@ -236,7 +183,7 @@ def input_of(settings: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]
     """
     reads = settings.get("reads")
     if reads == "composition":
-        return Composition(taxonomy=str(settings["taxonomy"]), classes=tuple(map(str, settings["classes"])))
+        return Composition(classes=tuple(map(str, settings["classes"])))
     if reads == "labels":
         return Labels(labels=tuple(map(str, settings["labels"])))
     if reads == "appearance" and settings["part"] in PARTS:
