@@ -28,7 +28,6 @@ import numpy.typing as npt
 from _harness import parser, print_table, record, start
 from _pseudo_patients import DISCOVERY, MPP, POSITIVE, PseudoSpec, make_cohort
 
-PLAIN = "labels only, logistic"
 RECIPES: dict[str, tuple[str, ...]] = {
     "composition, ridge": ("composition",),
     "mean embedding, ridge": ("all",),
@@ -36,7 +35,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "attention MIL": ("attention",),
     "morphotypes": ("morphotypes",),
 }
-"""Recipes of one member; beside them stand the fusion as shipped, the tuned encoder, and both together."""
+"""Recipes of one member; beside them stand plain models, the whole fusion, the tuned encoder, and both together."""
 FUSION, ENCODER, BOTH = "fusion, frozen", "tuned encoder", "fusion, tuned encoder"
 _FOLDS = 5
 _REPLICATES = 2000
@@ -144,13 +143,12 @@ def answers(
     """Return log-odds of the second group by every recipe fitted to ``train``, for the subjects ``test``."""
     from wsi_pipeline.training.slides_fit import fit_slide_model
     from wsi_pipeline.training.slides_members import ENCODER as MEMBER
-    from wsi_pipeline.training.slides_study import plain_tables
+    from wsi_pipeline.training.slides_study import plain_answers
 
     c = whole.task.codes.index(POSITIVE)
     part = whole.take(train)
     subjects = [whole.subjects[i] for i in test.tolist()]
-    table = next(iter(plain_tables(whole).values()))
-    found = {PLAIN: _logistic(table[train], part.labels == c, table[test])}
+    found = {name: _odds(p[:, c]) for name, p in plain_answers(part, subjects).items()}
     everything = tuple(dict.fromkeys([*names, *(name for own in RECIPES.values() for name in own)]))
     singles = fit_slide_model(part, everything, seed=seed).model
     once = [singles.margins_by_name(s, np.ones((1, len(s.bag)))) for s in subjects]
@@ -161,16 +159,13 @@ def answers(
         if recipe == FUSION or MEMBER in names:
             model = fit_slide_model(part, own, seed=seed).model
             p = np.stack([model.resampled(s, np.ones((1, len(s.bag))))[0] for s in subjects])
-            found[recipe] = np.log(np.clip(p[:, c], 1e-9, 1)) - np.log(np.clip(1 - p[:, c], 1e-9, 1))
+            found[recipe] = _odds(p[:, c])
     return found
 
 
-def _logistic(x: FloatArray, positive: npt.NDArray[np.bool_], asked: FloatArray) -> FloatArray:
-    from sklearn.linear_model import LogisticRegression
-
-    mean, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
-    fitted = LogisticRegression(C=1.0, max_iter=1000).fit((x - mean) / spread, positive)
-    return fitted.decision_function((asked - mean) / spread)
+def _odds(p: FloatArray) -> FloatArray:
+    odds: FloatArray = np.log(np.clip(p, 1e-9, 1)) - np.log(np.clip(1 - p, 1e-9, 1))
+    return odds
 
 
 def auc_of(parts: list[tuple[FloatArray, npt.NDArray[np.bool_]]]) -> list[float]:
