@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from wsi_pipeline.cli.export_qupath import qupath
 from wsi_pipeline.cli.export_slides import Run, Slides, Steps, each_slide
 from wsi_pipeline.errors import ConfigError
 
@@ -16,6 +17,9 @@ app = typer.Typer(help="Write a finished run for other tools.", no_args_is_help=
 @app.callback()
 def _group() -> None:
     """Write a finished run for other tools."""
+
+
+app.command("qupath")(qupath)
 
 
 @app.command("ome-zarr")

@@ -11,7 +11,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,26 +106,61 @@ def write_qupath(
     A cell with a nucleus outline is a QuPath *cell*, others are *detections*. A ring that crosses itself,
     in the table or after rounding, is replaced by its largest valid part.
     """
-    classes = _ClassNames(taxonomy, *(() if also is None else (also,)))
     written = dropped = 0
-    head = f'{{"type":"FeatureCollection","specimen":{json.dumps(specimen)},"features":['
+    with feature_collection(out, specimen) as add:
+        for rows, features in encode_cells(
+            cells, offset_px0=offset_px0, taxonomies=(taxonomy, *(() if also is None else (also,)))
+        ):
+            add(features)
+            written += len(features)
+            dropped += rows - len(features)
+    if dropped:
+        _log.warning("%s: %d cells without area on the %s-pixel grid are not in %s", cells, dropped, GRID_PX, out)
+    return written
+
+
+@contextmanager
+def feature_collection(out: Path, specimen: str) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Open a gzipped FeatureCollection; yields what appends encoded features. The file appears when it is whole."""
+    empty = True
     with (
         atomic_path(out) as temporary,
         temporary.open("wb") as raw,
         gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=raw, mtime=0) as file,
     ):
-        file.write(head.encode())
-        optional = ("nucleus", "truncated", *(column for _, column, _ in _MEASUREMENTS))
-        for first, batch in iter_cells(cells, ("cell_id", "geometry", "class_name"), optional):
-            features = list(_features(batch, cells, first, offset_px0, classes))
-            dropped += batch.num_rows - len(features)
+
+        def add(features: Sequence[str]) -> None:
+            nonlocal empty
             if features:
-                file.write((("," if written else "") + "\n" + ",\n".join(features)).encode())
-            written += len(features)
+                file.write((("" if empty else ",") + "\n" + ",\n".join(features)).encode())
+                empty = False
+
+        file.write(f'{{"type":"FeatureCollection","specimen":{json.dumps(specimen)},"features":['.encode())
+        yield add
         file.write(b"\n]}\n")
-    if dropped:
-        _log.warning("%s: %d cells without area on the %s-pixel grid are not in %s", cells, dropped, GRID_PX, out)
-    return written
+
+
+def encode_cells(
+    cells: Path, *, offset_px0: tuple[float, float], taxonomies: Sequence[Taxonomy]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of each batch of a cell table, and the features of those that have area on QuPath's grid.
+
+    Parameters
+    ----------
+    cells, offset_px0
+        As :func:`write_qupath` takes them.
+    taxonomies
+        Names and colours of the classes; the last that lists a class decides.
+
+    Raises
+    ------
+    DataError
+        The table cannot be read or lacks a column.
+    """
+    classes = _ClassNames(*taxonomies)
+    optional = ("nucleus", "truncated", *(column for _, column, _ in _MEASUREMENTS))
+    for first, batch in iter_cells(cells, ("cell_id", "geometry", "class_name"), optional):
+        yield batch.num_rows, list(_features(batch, cells, first, offset_px0, classes))
 
 
 class _ClassNames:
@@ -142,9 +178,15 @@ class _ClassNames:
 
 
 def _classification(name: str, colour: Sequence[int]) -> str:
-    # QuPath splits a name at colons into derived classes and refuses line breaks and blanks.
-    clean = " ".join(name.replace(":", " ").split()) or "unclassified"
-    return json.dumps({"name": clean, "color": [int(c) for c in colour]}, separators=(",", ":"))
+    return json.dumps({"name": plain_name(name), "color": [int(c) for c in colour]}, separators=(",", ":"))
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a class as one that QuPath takes whole.
+
+    It splits names at colons into derived classes, and refuses line breaks and blanks.
+    """
+    return " ".join(name.replace(":", " ").split()) or "unclassified"
 
 
 def _features(
