@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.errors import DataError, UnsupportedFormatError
+from wsi_pipeline.exports._stream import BATCH_ROWS
 from wsi_pipeline.exports.finished_run import RunSlide
 from wsi_pipeline.exports.qupath import encode_cells, feature_collection, plain_name
 from wsi_pipeline.exports.qupath_answers import answers_of, describe
@@ -89,7 +90,7 @@ def export_slide(
     shard_objects
         Most objects of a file.
     progress
-        Told how many cells are written, and of how many.
+        Told how many batches of cells are written, and of how many.
 
     Raises
     ------
@@ -174,10 +175,10 @@ def _write_shards(
                     room -= len(now)
                 if waiting or room == 0 or (batch := next(batches, None)) is None:
                     break
-                done += batch[0]
+                done += 1
                 waiting = batch[1]
                 if progress is not None:
-                    progress(done, total)
+                    progress(done, math.ceil(total / BATCH_ROWS))
     for old in folder.glob("qupath*.geojson.gz"):  # of an export with other shards
         if old.name not in names:
             old.unlink()

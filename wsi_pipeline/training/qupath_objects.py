@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def _elements(text: str) -> Iterator[Any]:
         raise ValueError(f"more text after the end, at character {end}")
 
 
-def _array(text: str, at: int) -> Iterator[Any]:
+def _array(text: str, at: int) -> Generator[Any, None, int]:
     """Yield the elements of the array that starts at ``at``; the generator's value is where it ends."""
     at += 1
     while not text.startswith("]", at := _skip(text, at)):
