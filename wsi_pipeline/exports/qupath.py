@@ -36,6 +36,8 @@ GRID_PX = 0.01
 UNKNOWN_COLOUR = (128, 128, 128)
 """Colour of a class that the taxonomy does not list."""
 
+_FARTHEST_PX0 = 1e9
+
 _GZIP_LEVEL = 5  # level 6 gives 2 % smaller files in 1.6 times the time
 
 _POLYGON = '{"type":"Polygon","coordinates":'
@@ -224,8 +226,9 @@ def to_grid(shapes: ObjectArray, offset_px0: tuple[float, float]) -> ObjectArray
     -------
     numpy.ndarray
         ``(n,)`` valid polygons whose coordinates are multiples of 0.01, without repeated or collinear
-        points; None where there was none or no area is left.
+        points; None where there was none, no area is left, or coordinates are not finite or beyond 1e9 px.
     """
+    shapes = _on_a_slide(shapes)
     moved = shapely.transform(shapes, lambda xy: _snap(xy - offset_px0))
     good = (shapely.get_type_id(moved) == 3) & shapely.is_valid(moved) & (shapely.area(moved) > 0)
     result: ObjectArray = np.full(len(shapes), None, dtype=object)
@@ -237,6 +240,17 @@ def to_grid(shapes: ObjectArray, offset_px0: tuple[float, float]) -> ObjectArray
     use = shapely.is_valid(simple) & ~shapely.is_empty(simple) & (shapely.get_type_id(simple) == 3)
     result[use] = simple[use]
     return result
+
+
+def _on_a_slide(shapes: ObjectArray) -> ObjectArray:
+    """Return the geometries with None for those whose coordinates are no numbers, or lie on no possible slide."""
+    xy, index = shapely.get_coordinates(shapes, return_index=True)
+    wild = index[~(np.abs(xy) <= _FARTHEST_PX0).all(axis=1)]
+    if not len(wild):
+        return shapes
+    kept: ObjectArray = shapes.copy()
+    kept[wild] = None
+    return kept
 
 
 def _snap(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
