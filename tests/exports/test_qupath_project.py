@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 from make_run import SIZE_PX0, change_row, make_run
+from qupath_run import add_regions
 from qupath_stub import write_stub
 
 from wsi_pipeline.cli import main as cli
@@ -28,32 +28,6 @@ from wsi_pipeline.units import Box
 
 HOSTILE = "a'$(x)\"\\${1+1}"
 """A name that is code, were it ever part of a script."""
-
-
-def add_regions(folder: Path) -> None:
-    """Give every slide of a run the regions and answers that exports read."""
-    for number, own in enumerate(sorted((folder / "slides").iterdir())):
-        shape = shapely.box(0, 0, *SIZE_PX0)
-        region = {
-            "type": "Feature", "id": str(uuid.UUID(int=(4 << 76) + number)),
-            "geometry": shapely.geometry.mapping(shape),
-            "properties": {
-                "objectType": "annotation", "name": "Whole slide", "isLocked": True,
-                "classification": {"name": "Whole slide", "color": [1, 2, 3]},
-                "metadata": {"status": "included", "reason": "all"},
-            },
-        }  # fmt: skip
-        (own / "regions.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [region]}))
-        answers = [
-            {"task": "aml", "class": "blasts in AML range", "probability": 0.31, "lower": 0.25, "upper": 0.375,
-             "probability_of": "myeloid blasts", "abstained": False, "wording": "blasts in AML range (20 % or more)"},
-            {"task": "apl", "class": None, "abstained": True, "reason": "no-real-training-data", "wording": None},
-        ]  # fmt: skip
-        counts = [{"class": "blast", "count": 62, "percent": 31.0, "lower": 25.0, "upper": 37.5,
-                   "in_denominator": True}]  # fmt: skip
-        summary = json.loads((own / "summary.json").read_text())
-        summary |= {"predictions": answers, "differential": counts, "denominator": {"n": 200}, "n_cells": 150}
-        (own / "summary.json").write_text(json.dumps(summary))
 
 
 @pytest.fixture
