@@ -7,8 +7,7 @@ script, so none can become code.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,22 +17,17 @@ import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.errors import DataError, UnsupportedFormatError
-from wsi_pipeline.exports._stream import BATCH_ROWS
 from wsi_pipeline.exports.finished_run import RunSlide
-from wsi_pipeline.exports.qupath import encode_cells, feature_collection, plain_name
+from wsi_pipeline.exports.qupath import encode_cells, plain_name
 from wsi_pipeline.exports.qupath_answers import answers_of, describe
+from wsi_pipeline.exports.qupath_shards import SHARD_OBJECTS, Progress, write_shards
 from wsi_pipeline.slides import RemotePath, SlidePath
-
-SHARD_OBJECTS = 250_000
-"""Most objects of a file: QuPath holds a whole file as JSON before it makes objects of it."""
 
 SCRIPTS = ("import.groovy", "export.groovy")
 """What QuPath runs: one makes the project, the other writes corrected objects for ``import qupath``."""
 
 _IMAGE_TYPES = {"trephine": "BRIGHTFIELD_H_E"}
 _SMEAR = "BRIGHTFIELD_OTHER"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +104,9 @@ def export_slide(
     total = pq.read_metadata(slide.cells).num_rows
     batches = encode_cells(slide.cells, offset_px0=(bounds.x0, bounds.y0), taxonomies=slide.taxonomies())
     folder = out / slide.slide_id
-    files, objects = _write_shards(folder, slide.specimen, regions, total, batches, shard_objects, progress)
+    files, objects = write_shards(
+        folder, slide.specimen, regions, total, batches, shard_objects=shard_objects, progress=progress
+    )
     return ProjectSlide(
         slide_id=slide.slide_id,
         fingerprint=slide.fingerprint,
@@ -146,43 +142,6 @@ def _region_features(slide: RunSlide) -> list[str]:
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a regions file ({type(error).__name__}); run the slide again") from None
     return [json.dumps(feature, separators=(",", ":"), allow_nan=False) for feature in features]
-
-
-def _write_shards(
-    folder: Path,
-    specimen: str,
-    regions: list[str],
-    total: int,
-    batches: Iterator[tuple[int, list[str]]],
-    most: int,
-    progress: Progress | None,
-) -> tuple[list[str], int]:
-    """Write regions, then cells, into files of about equal length; return their names and the number of objects."""
-    n_files = max(1, math.ceil((total + len(regions)) / most))
-    names = ["qupath.geojson.gz"] if n_files == 1 else [f"qupath-{i + 1:03d}.geojson.gz" for i in range(n_files)]
-    each = math.ceil((total + len(regions)) / n_files)
-    written = done = 0
-    waiting = list(regions)
-    for number, name in enumerate(names):
-        room = each if number < n_files - 1 else None
-        with feature_collection(folder / name, specimen) as add:
-            while True:
-                now = waiting if room is None else waiting[:room]
-                waiting = waiting[len(now) :]
-                add(now)
-                written += len(now)
-                if room is not None:
-                    room -= len(now)
-                if waiting or room == 0 or (batch := next(batches, None)) is None:
-                    break
-                done += 1
-                waiting = batch[1]
-                if progress is not None:
-                    progress(done, math.ceil(total / BATCH_ROWS))
-    for old in folder.glob("qupath*.geojson.gz"):  # of an export with other shards
-        if old.name not in names:
-            old.unlink()
-    return names, written
 
 
 def write_project(out: Path, slides: Sequence[ProjectSlide], run_slides: Sequence[RunSlide]) -> None:
