@@ -19,8 +19,9 @@ from qupath_run import add_regions
 from qupath_stub import write_stub
 
 from wsi_pipeline.cli import main as cli
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.errors import DataError, SlideError
 from wsi_pipeline.exports.finished_run import read_finished_run
+from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.qupath_project import export_slide, write_project
 from wsi_pipeline.exports.qupath_validator import validate_qupath
 from wsi_pipeline.slides import Slide
@@ -91,6 +92,29 @@ def test_shards_hold_every_object_once_and_old_ones_go(run: Path, tmp_path: Path
     assert all(len(features(out / name)) <= most for name in cut.files)
     assert sorted(p.name for p in (out / "a").iterdir()) == sorted(Path(name).name for name in cut.files)
     assert [problem for name in cut.files for problem in validate_qupath(out / name)] == []
+
+
+def test_the_file_of_the_run_is_taken_with_what_was_added_to_it(run: Path, tmp_path: Path) -> None:
+    slide = read_finished_run(run).slides[0]
+    export_slide(slide, slide.path, tmp_path / "encoded")
+    expected = features(tmp_path / "encoded" / "a" / "qupath.geojson.gz")
+    own = run / "slides" / "a" / "qupath.geojson.gz"
+    first, also = slide.taxonomies()
+    write_qupath(slide.cells, own, offset_px0=(0, 0), taxonomy=first, also=also, specimen="blood_smear")
+    export_slide(slide, slide.path, tmp_path / "own")
+    assert features(tmp_path / "own" / "a" / "qupath.geojson.gz") == expected
+    text = gzip.decompress(own.read_bytes()).decode()
+    own.write_bytes(gzip.compress(text.replace('"measurements":{', '"measurements":{"Attention m":2.5,').encode()))
+    export_slide(slide, slide.path, tmp_path / "more", shard_objects=60)
+    added = [f for path in sorted((tmp_path / "more" / "a").iterdir()) for f in features(path)]
+    assert all(f["properties"]["measurements"]["Attention m"] == 2.5 for f in added[1:])
+    for damaged, match in ((text[:-4], "cut off"), ("{}", "not written by this package")):
+        own.write_bytes(gzip.compress(damaged.encode()))
+        with pytest.raises(DataError, match=match):
+            export_slide(slide, slide.path, tmp_path / "damaged")
+    own.write_bytes(gzip.compress(text.encode())[:-20])
+    with pytest.raises(DataError, match="cannot be read"):
+        export_slide(slide, slide.path, tmp_path / "damaged")
 
 
 def test_objects_lie_where_qupath_crops(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ UNKNOWN_COLOUR = (128, 128, 128)
 
 _FARTHEST_PX0 = 1e9
 
-_GZIP_LEVEL = 5  # level 6 gives 2 % smaller files in 1.6 times the time
+GZIP_LEVEL = 5  # level 6 gives 2 % smaller files in 1.6 times the time
 
 _POLYGON = '{"type":"Polygon","coordinates":'
 _HEAD = len(_POLYGON)
@@ -128,7 +128,7 @@ def feature_collection(out: Path, specimen: str) -> Iterator[Callable[[Sequence[
     with (
         atomic_path(out) as temporary,
         temporary.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=raw, mtime=0) as file,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0) as file,
     ):
 
         def add(features: Sequence[str]) -> None:

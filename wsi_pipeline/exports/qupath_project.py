@@ -19,8 +19,8 @@ from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.errors import DataError, UnsupportedFormatError
 from wsi_pipeline.exports.finished_run import RunSlide
 from wsi_pipeline.exports.qupath import encode_cells, plain_name
-from wsi_pipeline.exports.qupath_answers import answers_of, describe
-from wsi_pipeline.exports.qupath_shards import SHARD_OBJECTS, Progress, write_shards
+from wsi_pipeline.exports.qupath_metadata import answers_of, describe
+from wsi_pipeline.exports.qupath_shards import SHARD_OBJECTS, Progress, read_encoded, write_shards
 from wsi_pipeline.slides import RemotePath, SlidePath
 
 SCRIPTS = ("import.groovy", "export.groovy")
@@ -73,7 +73,7 @@ class ProjectSlide:
 def export_slide(
     slide: RunSlide, path: SlidePath, out: Path, *, shard_objects: int = SHARD_OBJECTS, progress: Progress | None = None
 ) -> ProjectSlide:
-    """Write the objects of one slide below ``out/<slide_id>``.
+    """Write the objects of one slide below ``out/<slide_id>``: those of the run's own file, where it wrote one.
 
     Parameters
     ----------
@@ -102,7 +102,12 @@ def export_slide(
     summary = _json(slide.folder / "summary.json")
     regions = _region_features(slide)
     total = pq.read_metadata(slide.cells).num_rows
-    batches = encode_cells(slide.cells, offset_px0=(bounds.x0, bounds.y0), taxonomies=slide.taxonomies())
+    own = slide.folder / "qupath.geojson.gz"
+    batches = (
+        read_encoded(own)
+        if own.is_file()
+        else encode_cells(slide.cells, offset_px0=(bounds.x0, bounds.y0), taxonomies=slide.taxonomies())
+    )
     folder = out / slide.slide_id
     files, objects = write_shards(
         folder, slide.specimen, regions, total, batches, shard_objects=shard_objects, progress=progress

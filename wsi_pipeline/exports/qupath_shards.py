@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports._stream import BATCH_ROWS
 from wsi_pipeline.exports.qupath import feature_collection
 
@@ -13,6 +16,37 @@ SHARD_OBJECTS = 250_000
 """Most objects of a file: QuPath holds a whole file as JSON before it makes objects of it."""
 
 Progress = Callable[[int, int], None]
+
+
+def read_encoded(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the encoded features of a file that :func:`wsi_pipeline.exports.qupath.write_qupath` wrote, in batches.
+
+    What was added to its cells since, such as the attention of models, stays.
+
+    Raises
+    ------
+    DataError
+        The file is damaged, or was not written by this package.
+    """
+    features: list[str] = []
+    line = ""
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
+            head = next(file, "")
+            if not (head.startswith('{"type":"FeatureCollection"') and head.endswith('"features":[\n')):
+                raise DataError(f"{path} was not written by this package; run the slide again")
+            for line in file:
+                if line.startswith('{"type":"Feature"'):
+                    features.append(line.rstrip(",\n"))
+                if len(features) == BATCH_ROWS:
+                    yield len(features), features
+                    features = []
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); run the slide again") from None
+    if line != "]}\n":
+        raise DataError(f"{path} is cut off; run the slide again")
+    if features:
+        yield len(features), features
 
 
 def write_shards(
@@ -38,7 +72,7 @@ def write_shards(
     total
         Rows of the cell table.
     batches
-        As :func:`wsi_pipeline.exports.qupath.encode_cells` yields them.
+        As :func:`read_encoded` or :func:`wsi_pipeline.exports.qupath.encode_cells` yield them.
     shard_objects
         Most objects of a file.
     progress
