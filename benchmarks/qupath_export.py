@@ -13,6 +13,7 @@ Not measured: reading the files in QuPath.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,32 @@ from _harness import MIB, Contender, SkipContender, compare, parser, report, sta
 from export import _MEASURES, geopandas_file, make_table
 
 SHARD = 250_000
+
+
+_STRIP = 100_000
+"""Cells that are made; larger tables repeat them, each time further down the slide and with ids of their own."""
+
+
+def make_large(path: Path, cells: int, strip: Path) -> None:
+    """Write a table of ``cells`` rows by repeating ``strip``."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import shapely
+
+    made = pq.read_table(strip)
+    outlines, nuclei = (shapely.from_wkb(made[name].to_numpy()) for name in ("geometry", "nucleus"))
+    height = np.ceil(shapely.total_bounds(outlines)[3])
+    with pq.ParquetWriter(path, made.schema, compression="zstd") as writer:
+        for first in range(0, cells, len(made)):
+            shift = np.array([0, height * (first // len(made))])
+            part = {name: made[name] for name in made.column_names}
+            for name, shapes in (("geometry", outlines), ("nucleus", nuclei)):
+                moved = shapely.transform(shapes, lambda xy, shift=shift: xy + shift)
+                part[name] = pa.array(shapely.to_wkb(moved), pa.binary())
+            part["cell_id"] = pa.array(str(uuid.UUID(int=first + i + (4 << 76) + (2 << 62))) for i in range(len(made)))
+            rows = pa.table(part, schema=made.schema).slice(0, cells - first)
+            writer.write_table(rows, row_group_size=16384)
 
 
 def ours(table: Path, out: Path) -> Callable[[], Any]:
@@ -82,10 +109,13 @@ def main() -> None:
 
     table = chosen.scratch / f"cells-{chosen.size}.parquet"
     if not table.is_file():
-        make_table(table, chosen.size)
+        strip = chosen.scratch / f"cells-strip-{min(_STRIP, chosen.size)}.parquet"
+        if not strip.is_file():
+            make_table(strip, min(_STRIP, chosen.size))
+        make_large(table, chosen.size, strip)
     few = chosen.scratch / f"cells-first-{chosen.peer_size}-of-{chosen.size}.parquet"
     if not few.is_file():
-        pq.write_table(pq.ParquetFile(table).read().slice(0, chosen.peer_size), few, row_group_size=16384)
+        pq.write_table(pq.read_table(table).slice(0, chosen.peer_size), few, row_group_size=16384)
 
     folder = chosen.scratch / "qupath"
     timings = compare(

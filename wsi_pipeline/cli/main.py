@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from wsi_pipeline.cli import evaluate, export, imports, models, predict, run, serve, slides, train_counts
+from wsi_pipeline.cli import evaluate, export, imports, models, predict, run, serve, slides, train_slides
 from wsi_pipeline.errors import WsiPipelineError
 
 USAGE_ERROR = 2
@@ -28,7 +28,7 @@ app.command("simulate")(slides.simulate)
 app.command("doctor")(models.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(train_counts.app, name="train")
+app.add_typer(train_slides.app, name="train")
 app.add_typer(predict.app, name="predict")
 app.add_typer(export.app, name="export")
 app.add_typer(imports.app, name="import")
