@@ -13,6 +13,8 @@ Not measured: reading the files in QuPath.
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +70,12 @@ def ours(table: Path, out: Path) -> Callable[[], Any]:
     return work
 
 
+def _compile_options() -> list[str]:
+    """Return what SQLite was compiled with, as TIAToolbox asks it, without loading extensions."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        return [row[0] for row in connection.execute("pragma compile_options")]
+
+
 def store(table: Path, out: Path, geojson: bool) -> Callable[[], Any]:
     """Write TIAToolbox's annotation store, and GeoJSON from it when asked."""
     try:
@@ -76,6 +84,9 @@ def store(table: Path, out: Path, geojson: bool) -> Callable[[], Any]:
         raise SkipContender(str(error)) from None
     import pyarrow.parquet as pq
     import shapely
+
+    if not hasattr(sqlite3.Connection, "enable_load_extension"):
+        SQLiteStore.compile_options = staticmethod(_compile_options)
 
     def work() -> int:
         out.unlink(missing_ok=True)
