@@ -15,6 +15,7 @@ from make_cells import make_cells
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports import labels as labels_module
+from wsi_pipeline.exports import pyramid
 from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.rasterise import rasterise
 from wsi_pipeline.units import Box, FrameTransform
@@ -92,7 +93,7 @@ def test_opens_with_ome_zarr(cells: Path, tmp_path: Path) -> None:
 
 def test_squares_do_not_show(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _write(cells, tmp_path / "a.ome.zarr")["0"][:]
-    monkeypatch.setattr(labels_module, "SHARD_PX", 512)
+    monkeypatch.setattr(pyramid, "SHARD_PX", 512)
     monkeypatch.setattr(labels_module, "_ROW_GROUPS_KEPT", 1)
     cut = _write(cells, tmp_path / "b.ome.zarr")
     assert np.array_equal(cut["0"][:], whole)

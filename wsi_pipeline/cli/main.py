@@ -8,7 +8,7 @@ import traceback
 
 import typer
 
-from wsi_pipeline.cli import evaluate, export, models, predict, run, serve, simulate, slides, train_slides
+from wsi_pipeline.cli import evaluate, export, imports, models, predict, run, serve, simulate, slides, train_slides
 from wsi_pipeline.errors import WsiPipelineError
 
 USAGE_ERROR = 2
@@ -31,6 +31,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(train_slides.app, name="train")
 app.add_typer(predict.app, name="predict")
 app.add_typer(export.app, name="export")
+app.add_typer(imports.app, name="import")
 app.add_typer(serve.app, name="serve")
 
 

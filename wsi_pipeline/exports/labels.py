@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsi_pipeline.errors import DataError
+from wsi_pipeline.exports import pyramid
 from wsi_pipeline.exports._stream import ObjectArray, geometries, open_cells, polygonal
+from wsi_pipeline.exports.pyramid import NGFF_VERSION, create_level, level_shapes, replaced_folder, squares
 from wsi_pipeline.exports.rasterise import rasterise
 from wsi_pipeline.units import Box, FrameTransform
 
-NGFF_VERSION = "0.5"
-CHUNK_PX = 512
-SHARD_PX = 4096
-"""Side of the square worked on at once; one file of each level."""
-
-_SMALLEST_LEVEL_PX = 512
 _ROW_GROUPS_KEPT = 4
-_LABEL_MAX = 2**31 - 1  # readable as int32 too
+_NARROW_MAX = 2**32 - 1
+"""Largest label that 32 bits hold."""
 
 
 def write_labels(
@@ -38,11 +30,13 @@ def write_labels(
     frame: FrameTransform,
     mpp: float,
     name: str,
+    image: str | None = None,
 ) -> None:
     """Write the outlines of a cell table as an OME-Zarr label pyramid.
 
     A pixel carries ``row + 1``, where ``row`` counts the rows of the table from 0, if its centre lies inside
-    that cell's outline, else 0. Work goes square by square, so memory does not grow with slide or table.
+    that cell's outline, else 0. Labels are 32-bit while the table's last row fits, else 64-bit. Work goes square by
+    square, so memory does not grow with slide or table.
 
     Parameters
     ----------
@@ -59,6 +53,8 @@ def write_labels(
         Size of a working pixel, micrometres; the scale of the first level.
     name
         Name of the image in its metadata.
+    image
+        The image the labels belong to, relative to ``out``; None for labels that stand alone.
 
     Raises
     ------
@@ -76,38 +72,46 @@ def write_labels(
         max(1, math.ceil(slide_size_px0[0] / frame.scale_x - 1e-6)),
         max(1, math.ceil(slide_size_px0[1] / frame.scale_y - 1e-6)),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.parent / f".{out.name[:150]}.{uuid.uuid4().hex[:12]}.tmp"
-    try:
-        _write(cells, temporary, size=size, frame=frame, mpp=mpp, name=name)
-        _swap(temporary, out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with replaced_folder(out) as temporary:
+        _write(cells, temporary, size=size, frame=frame, mpp=mpp, name=name, image=image)
 
 
-def _write(cells: Path, folder: Path, *, size: tuple[int, int], frame: FrameTransform, mpp: float, name: str) -> None:
+def label_type(n_cells: int) -> str:
+    """Return the type of labels 1 to ``n_cells``: 32 bits only when all fit."""
+    return "uint32" if n_cells <= _NARROW_MAX else "uint64"
+
+
+def _write(
+    cells: Path,
+    folder: Path,
+    *,
+    size: tuple[int, int],
+    frame: FrameTransform,
+    mpp: float,
+    name: str,
+    image: str | None,
+) -> None:
     import zarr
 
     source = _Outlines(cells, frame)
-    shapes = [(size[1], size[0])]
-    while max(shapes[-1]) > _SMALLEST_LEVEL_PX:
-        shapes.append(((shapes[-1][0] + 1) // 2, (shapes[-1][1] + 1) // 2))
-    group = zarr.create_group(folder, zarr_format=3, attributes=_attributes(cells, len(shapes), mpp, name))
-    levels = [_create(group, str(number), shape) for number, shape in enumerate(shapes)]
+    dtype = label_type(source.n_cells)
+    shapes = level_shapes(size[1], size[0])
+    group = zarr.create_group(folder, zarr_format=3, attributes=_attributes(cells, len(shapes), mpp, name, image))
+    levels = [create_level(group, str(number), shape, dtype=dtype, fill=0) for number, shape in enumerate(shapes)]
     with source:
-        for box in _squares(shapes[0]):
-            tile = np.zeros((box.height, box.width), dtype=np.uint32)
+        for box in squares(shapes[0]):
+            tile = np.zeros((box.height, box.width), dtype=dtype)
             source.draw(tile, box)
             if tile.any():
                 levels[0][box.y0 : box.y1, box.x0 : box.x1] = tile
     for finer, coarser, shape in zip(levels, levels[1:], shapes[1:], strict=False):
-        for box in _squares(shape):
+        for box in squares(shape):
             tile = finer[2 * box.y0 : 2 * box.y1 : 2, 2 * box.x0 : 2 * box.x1 : 2]
             if tile.any():
                 coarser[box.y0 : box.y1, box.x0 : box.x1] = tile
 
 
-def _attributes(cells: Path, levels: int, mpp: float, name: str) -> dict[str, Any]:
+def _attributes(cells: Path, levels: int, mpp: float, name: str, image: str | None) -> dict[str, Any]:
     axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
     datasets = [
         {
@@ -127,7 +131,10 @@ def _attributes(cells: Path, levels: int, mpp: float, name: str) -> dict[str, An
         "ome": {
             "version": NGFF_VERSION,
             "multiscales": [multiscale],
-            "image-label": {"version": NGFF_VERSION},
+            "image-label": {
+                "version": NGFF_VERSION,
+                **({} if image is None else {"source": {"image": image}}),
+            },
         },
         "cells": {
             "table": cells.name,
@@ -135,38 +142,6 @@ def _attributes(cells: Path, levels: int, mpp: float, name: str) -> dict[str, An
             "Label 0 is background.",
         },
     }
-
-
-def _create(group: Any, path: str, shape: tuple[int, int]) -> Any:
-    from zarr.codecs import BloscCodec
-
-    # A shard is one file, so a large slide stays at hundreds of files; small levels need no shards.
-    shard = min(SHARD_PX, CHUNK_PX * math.ceil(max(shape) / CHUNK_PX))
-    return group.create_array(
-        path,
-        shape=shape,
-        dtype="uint32",
-        chunks=(CHUNK_PX, CHUNK_PX),
-        shards=(shard, shard),
-        compressors=BloscCodec(cname="zstd", clevel=3, shuffle="shuffle", typesize=4),
-        fill_value=0,
-        dimension_names=("y", "x"),
-    )
-
-
-def _squares(shape: tuple[int, int]) -> Iterator[Box]:
-    for y in range(0, shape[0], SHARD_PX):
-        for x in range(0, shape[1], SHARD_PX):
-            yield Box(x0=x, y0=y, x1=min(x + SHARD_PX, shape[1]), y1=min(y + SHARD_PX, shape[0]))
-
-
-def _swap(temporary: Path, out: Path) -> None:
-    """Put a finished folder in place; a folder cannot replace a filled one in one step."""
-    old = temporary.with_name(f"{temporary.name[:-4]}.old.tmp")
-    if out.exists():
-        os.rename(out, old)
-    os.rename(temporary, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 class _Outlines:
@@ -180,8 +155,7 @@ class _Outlines:
         self._frame = frame
         self._file = open_cells(path, ("geometry",))
         counts = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-        if sum(counts) > _LABEL_MAX:
-            raise DataError(f"{path} holds {sum(counts)} cells; a label image takes at most {_LABEL_MAX}")
+        self.n_cells = sum(counts)
         self._first_rows = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._kept: OrderedDict[int, tuple[ObjectArray, npt.NDArray[np.float64]]] = OrderedDict()
         self._squares: list[set[tuple[int, int]]] = []
@@ -189,7 +163,7 @@ class _Outlines:
     def __enter__(self) -> _Outlines:
         for number in range(self._file.num_row_groups):
             bounds = self._load(number)[1]
-            corners = np.floor(bounds[~np.isnan(bounds[:, 0])] / SHARD_PX).astype(np.int64)
+            corners = np.floor(bounds[~np.isnan(bounds[:, 0])] / pyramid.SHARD_PX).astype(np.int64)
             covered: set[tuple[int, int]] = set()
             for x0, y0, x1, y1 in np.unique(corners, axis=0).tolist():
                 covered.update((y, x) for y in range(y0, y1 + 1) for x in range(x0, x1 + 1))
@@ -200,8 +174,8 @@ class _Outlines:
         self._file.close()
         self._kept.clear()
 
-    def draw(self, tile: npt.NDArray[np.uint32], box: Box) -> None:
-        square = (box.y0 // SHARD_PX, box.x0 // SHARD_PX)
+    def draw(self, tile: npt.NDArray[np.unsignedinteger], box: Box) -> None:
+        square = (box.y0 // pyramid.SHARD_PX, box.x0 // pyramid.SHARD_PX)
         for number, covered in enumerate(self._squares):
             if square not in covered:
                 continue

@@ -19,7 +19,9 @@ from wsi_pipeline.units import Box
 _CROSSINGS_AT_ONCE = 4_000_000
 
 
-def rasterise(polygons: ObjectArray, labels: npt.NDArray[np.integer], tile: npt.NDArray[np.uint32], box: Box) -> None:
+def rasterise(
+    polygons: ObjectArray, labels: npt.NDArray[np.integer], tile: npt.NDArray[np.unsignedinteger], box: Box
+) -> None:
     """Write ``labels`` into ``tile`` where pixel centres lie inside ``polygons``.
 
     Parameters
@@ -67,7 +69,7 @@ class _Edges:
     crossed: npt.NDArray[np.int64]
 
 
-def _fill(edges: _Edges, labels: npt.NDArray[np.integer], tile: npt.NDArray[np.uint32], box: Box) -> None:
+def _fill(edges: _Edges, labels: npt.NDArray[np.integer], tile: npt.NDArray[np.unsignedinteger], box: Box) -> None:
     edge = np.repeat(np.arange(len(edges.crossed)), edges.crossed)
     row = edges.first[edge] + _ramp(edges.crossed)
     (x0, y0), (x1, y1) = edges.start[edge].T, edges.end[edge].T
