@@ -131,7 +131,7 @@ def make_cells(
 def _table(rows: dict[str, list[object]]) -> pa.Table:
     types = {"cell_id": pa.string(), "kind": pa.string(), "class_name": pa.string(), "block": pa.string(),
              "geometry": pa.binary(), "nucleus": pa.binary(), "truncated": pa.bool_(),
-             "seed_x": pa.int32(), "seed_y": pa.int32(),
+             "seed_x": pa.int32(), "seed_y": pa.int32(), "embedding": pa.list_(pa.float16(), 16),
              **dict.fromkeys(("x_px0", "y_px0", "x_um", "y_um"), pa.float64())}  # fmt: skip
     names = list(rows) or [*types, "area_um2", "class_probability"]
     arrays = [pa.array(rows.get(name, []), type=types.get(name, pa.float32())) for name in names]

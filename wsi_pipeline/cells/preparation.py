@@ -11,10 +11,18 @@ from torch import nn
 
 from wsi_pipeline.cells.network import balance
 from wsi_pipeline.cells.stain import normalise_stain
+from wsi_pipeline.cells.stain_tiatoolbox import normalise_tiatoolbox
 from wsi_pipeline.cells.views import VIEWS, mean_of, views_of
 from wsi_pipeline.errors import ConfigError
 
-Stain = Literal["as-is", "nuclear-density"]
+Stain = Literal["as-is", "nuclear-density", "tiatoolbox:macenko", "tiatoolbox:reinhard"]
+
+
+def as_tiatoolbox(rgb: torch.Tensor, stain: Stain) -> torch.Tensor:
+    """Return windows as the method of TIAToolbox that ``stain`` names makes them; others name none."""
+    if stain == "tiatoolbox:macenko":
+        return normalise_tiatoolbox(rgb, "macenko")
+    return normalise_tiatoolbox(rgb, "reinhard") if stain == "tiatoolbox:reinhard" else rgb
 
 
 class Looks(Protocol):
@@ -37,8 +45,8 @@ class Preparation:
     Parameters
     ----------
     stain
-        ``as-is``, or ``nuclear-density`` to bring each cell's nucleus to a reference
-        (:mod:`wsi_pipeline.cells.stain`).
+        ``as-is``; ``nuclear-density`` to bring each cell's nucleus to a reference (:mod:`wsi_pipeline.cells.stain`);
+        ``tiatoolbox:macenko`` or ``tiatoolbox:reinhard`` (:mod:`wsi_pipeline.cells.stain_tiatoolbox`).
     views
         Turned and mirrored views of a window whose answers are averaged: 1, 2, 4 or 8 (test-time augmentation).
     """
@@ -72,7 +80,7 @@ class Preparation:
             uint8 ``(n, 3)``.
         """
         rgb = balance(images, background)
-        return normalise_stain(rgb) if self.stain == "nuclear-density" else rgb
+        return normalise_stain(rgb) if self.stain == "nuclear-density" else as_tiatoolbox(rgb, self.stain)
 
     def look(self, network: Looks, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean embedding ``(n, d)`` and the mean logits ``(n, classes)`` over the views."""

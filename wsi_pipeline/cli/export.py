@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from wsi_pipeline.cli.export_qupath import qupath
-from wsi_pipeline.cli.export_slides import Run, Slides, Steps, each_slide
+from wsi_pipeline.cli.export_slides import Run, Slides, Steps, each_slide, open_run
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.exports.finished_run import RunSlide
+from wsi_pipeline.runtime.progress import show_progress
+from wsi_pipeline.slides import SlidePath
 
 app = typer.Typer(help="Write a finished run for other tools.", no_args_is_help=True)
 
@@ -23,7 +26,7 @@ app.command("qupath")(qupath)
 
 
 @app.command("ome-zarr")
-def ome_zarr(
+def export_ome_zarr(
     run: Run,
     image: Annotated[
         bool, typer.Option("--image", help="Also the slide's pixels, at the run's working resolution.")
@@ -34,10 +37,8 @@ def ome_zarr(
 
     slides/ID/labels.ome.zarr, or slides/ID/image.ome.zarr with labels/cells in it.
     """
-    from wsi_pipeline.exports.finished_run import RunSlide
     from wsi_pipeline.exports.labels import write_labels
     from wsi_pipeline.exports.ome_zarr import write_image
-    from wsi_pipeline.slides import SlidePath
 
     if slides is not None and not image:
         raise ConfigError("--slides goes with --image: labels alone are made from the tables of the run")
@@ -89,3 +90,58 @@ def slide_features(
         for path, text in zip((out, numbers), table_csv(bags, table), strict=True):
             write_text(path, text)
     typer.echo(f"{out}: {len(bags)} subjects, {len(table.names)} features; cells behind each: {numbers}")
+
+
+@app.command("annotations")
+def export_annotations(run: Run) -> None:
+    """Write cells as annotation stores of TIAToolbox: slides/ID/annotations.db. `view` draws them over the slides."""
+    from wsi_pipeline.exports.annotation_store import write_annotations
+
+    def write(slide: RunSlide, _path: SlidePath, progress: Steps) -> Path:
+        out = slide.folder / "annotations.db"
+        write_annotations(slide.cells, out, taxonomies=slide.taxonomies(), progress=progress)
+        return out
+
+    each_slide(run, write)
+
+
+@app.command("anndata")
+def export_anndata(
+    run: Run,
+    out: Annotated[Path, typer.Option("--out", help="File to write, .h5ad.")],
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Of cells, for example white; may be repeated. All without it.")
+    ] = None,
+) -> None:
+    """Write cells x measures with classes, positions and embeddings for scanpy. Needs 'wsi-pipeline[anndata]'."""
+    from wsi_pipeline.cells.schema import KIND_CLASS
+    from wsi_pipeline.exports.anndata_table import need, write_anndata
+
+    need("anndata", "export anndata")
+    unknown = sorted(set(kind or ()) - set(KIND_CLASS))
+    if unknown:
+        raise ConfigError(f"--kind {unknown[0]!r}: use {', '.join(KIND_CLASS)}")
+    found, _ = open_run(run, None, pixels=False)
+    with show_progress(len(found.slides)) as progress:
+        cells, features = write_anndata(
+            found, out, kinds=kind or (), progress=lambda slide: progress.finished(slide.slide_id, "read")
+        )
+    typer.echo(f"{out}: {cells:,} cells, {features} features")
+    if found.damaged:
+        raise typer.Exit(1)
+
+
+@app.command("spatialdata")
+def export_spatialdata(run: Run) -> None:
+    """Write outlines and measures as SpatialData: slides/ID/spatialdata.zarr. Needs 'wsi-pipeline[spatialdata]'."""
+    from wsi_pipeline.exports.anndata_table import need
+    from wsi_pipeline.exports.spatialdata_store import write_spatialdata
+
+    need("spatialdata", "export spatialdata")
+
+    def write(slide: RunSlide, _path: SlidePath, _progress: Steps) -> Path:
+        out = slide.folder / "spatialdata.zarr"
+        write_spatialdata(slide, out)
+        return out
+
+    each_slide(run, write)

@@ -10,6 +10,7 @@ import typer
 
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.exports.finished_run import FinishedRun, RunSlide, locate_slides, read_finished_run
+from wsi_pipeline.runtime.progress import Progress, show_progress
 from wsi_pipeline.slides import SlidePath
 
 Run = Annotated[Path, typer.Argument(help="Folder that `run` wrote.")]
@@ -41,6 +42,20 @@ def open_run(folder: Path, slides: Path | None, *, pixels: bool) -> tuple[Finish
     return run, locate_slides(run.slides, entries, given=f"--slides {slides}")
 
 
+def _steps(progress: Progress, slide_id: str) -> Steps:
+    """Return what tells a slide's progress from the parts that are done."""
+    before = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal before
+        if not before:
+            progress.stage(slide_id, "writing", total)
+        progress.advance(slide_id, done - before)
+        before = done
+
+    return tell
+
+
 def each_slide(folder: Path, write: Write, *, slides: Path | None = None, pixels: bool = False) -> None:
     """Export every slide of a run; leave with 1 when one could not be.
 
@@ -53,19 +68,12 @@ def each_slide(folder: Path, write: Write, *, slides: Path | None = None, pixels
     pixels
         Whether the slides themselves are read.
     """
-    from wsi_pipeline.runtime.progress import show_progress
-
     run, paths = open_run(folder, slides, pixels=pixels)
     failed = len(run.damaged)
     with show_progress(len(run.slides)) as progress:
         for slide in run.slides:
-
-            def steps(done: int, total: int, slide_id: str = slide.slide_id) -> None:
-                if done == 1:
-                    progress.stage(slide_id, "writing", total)
-                progress.advance(slide_id)
-
             try:
+                steps = _steps(progress, slide.slide_id)
                 outcome = str(write(slide, paths.get(slide.slide_id, slide.path), steps))
             except WsiPipelineError as error:
                 outcome, failed = f"failed: {error}", failed + 1

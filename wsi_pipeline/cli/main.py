@@ -8,7 +8,19 @@ import traceback
 
 import typer
 
-from wsi_pipeline.cli import evaluate, export, imports, models, predict, run, serve, simulate, slides, train_slides
+from wsi_pipeline.cli import (
+    evaluate,
+    export,
+    imports,
+    models,
+    predict,
+    run,
+    serve,
+    simulate,
+    slides,
+    train_slides,
+    view,
+)
 from wsi_pipeline.errors import WsiPipelineError
 
 USAGE_ERROR = 2
@@ -25,6 +37,7 @@ app.command("run")(run.run)
 app.command("demo")(run.demo)
 app.command("inspect")(slides.inspect)
 app.command("doctor")(models.doctor)
+app.command("view")(view.view)
 app.add_typer(models.app, name="models")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(evaluate.app, name="evaluate")

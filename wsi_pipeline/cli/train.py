@@ -188,7 +188,10 @@ def cells(
     cutmix: Annotated[float, typer.Option(help="Shape of CutMix's Beta distribution, for example 1; 0 is off.")] = 0.0,
     stain: Annotated[
         str | None,
-        typer.Option(help="nuclear-density brings each cell's nucleus to one stain (default); as-is does not."),
+        typer.Option(
+            help="nuclear-density brings each cell's nucleus to one stain (default); tiatoolbox:macenko and "
+            "tiatoolbox:reinhard normalise each window so; as-is does nothing."
+        ),
     ] = None,
     views: Annotated[
         int | None, typer.Option(help="Turned and mirrored views averaged for an answer: 1 (default), 2, 4 or 8.")

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from wsi_pipeline.cells.network import balance
-from wsi_pipeline.cells.preparation import Stain
+from wsi_pipeline.cells.preparation import Stain, as_tiatoolbox
 from wsi_pipeline.cells.stain import normalise_stain, nuclear_density, optical_density
 
 
@@ -163,7 +163,7 @@ def augment(
     spec
         Strength of the changes.
     stain
-        ``nuclear-density`` normalises the stain before it is changed at random.
+        All but ``as-is`` normalise the stain before it is changed at random.
     smudge
         bool ``(n,)``: cells to bend and blur beyond recognition, as smudge cells are.
     """
@@ -175,8 +175,7 @@ def augment(
     grid = _grid(n, side, generator, window_px=window_px, mpp=mpp, spec=spec, smudge=smudge)
     rgb = F.grid_sample(rgb, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     rgb = _exchange_surroundings(rgb, mpp, spec, generator)
-    if stain == "nuclear-density":
-        rgb = normalise_stain(rgb)
+    rgb = normalise_stain(rgb) if stain == "nuclear-density" else as_tiatoolbox(rgb, stain)
     rgb = _stain(rgb, spec, generator)
     rgb = _optics(rgb, spec, generator, smudge)
     return rgb.clamp(0.0, 1.2)

@@ -41,7 +41,12 @@ _NEVER_SMUDGED = frozenset({PLATELET, ARTEFACT})
 _FINE_TUNING = 0.5
 """Share of the learning rate when the training starts from an earlier network."""
 
-AUGMENTATIONS: dict[Stain, tuple[AugmentSpec, ...]] = {"as-is": (AugmentSpec(),), "nuclear-density": (NEAR, FAR)}
+AUGMENTATIONS: dict[Stain, tuple[AugmentSpec, ...]] = {
+    "as-is": (AugmentSpec(),),
+    "nuclear-density": (NEAR, FAR),
+    "tiatoolbox:macenko": (NEAR, FAR),
+    "tiatoolbox:reinhard": (NEAR, FAR),
+}
 """Changes that training takes by default, by how the stain is prepared."""
 
 
