@@ -5,7 +5,7 @@ their cells are real ones of healthy donors (Acevedo et al. 2020, ``pbc``) and o
 ``marrow-cells``). Two things differ between the groups, each with a spread between patients:
 
 * **mix**: the second group has more promyelocytes and fewer blasts among its immature cells;
-* **appearance**: more of its immature cells have attenuated granules (:mod:`wsi_pipeline.training.attenuation`), an
+* **appearance**: more of its immature cells have attenuated granules (:mod:`wsi_pipeline.simulation.attenuation`), an
   image operation and not a disease.
 
 Beside them stand nuisances that have nothing to do with the group: every patient has a stain and a magnification of
@@ -243,7 +243,7 @@ def _attenuated(
     """Return the picture with attenuated granules; as it is where no cell is found in the middle."""
     from wsi_pipeline.cells.crop_features import MPP as FOUND_AT
     from wsi_pipeline.cells.windows import estimate_background, resample
-    from wsi_pipeline.training.attenuation import attenuate_granules
+    from wsi_pipeline.simulation.attenuation import attenuate_granules
 
     height, width = pixels.shape[:2]
     side = 128

@@ -9,7 +9,6 @@ from typing import Any
 
 from wsi_pipeline.atomic import write_json, writing
 from wsi_pipeline.errors import ModelError, OutputError, some
-from wsi_pipeline.evaluation.images import read_image
 from wsi_pipeline.exports.report.answers import Subject, write_answers_report
 from wsi_pipeline.exports.report.summary import read_summary
 from wsi_pipeline.galleries.survey import MAX_PIXELS
@@ -20,6 +19,7 @@ from wsi_pipeline.predictions.prediction import PREDICTION_COLUMNS, PredictionLe
 from wsi_pipeline.predictions.slide_models import SlideEnsemble
 from wsi_pipeline.runtime.worker import slide_model, use_threads
 from wsi_pipeline.slide_answers import QUPATH, ask_about, write_asked
+from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.tables import prediction_row, write_csv
 
 PROBABILITY_COLUMNS = (
