@@ -295,3 +295,15 @@ def test_slides_answer_the_same_however_they_are_cut_and_patients_are_pooled(tmp
         for name in files[1:]:
             assert (tmp_path / folder / name).read_bytes() == (out / name).read_bytes(), name
     assert (tmp_path / "answers" / "report.html").read_text().count("data:image/jpeg") >= 10
+
+
+def test_routine_counts_are_those_of_the_subjects_asked(gallery: Path, tmp_path: Path) -> None:
+    model, plain, table = str(write_toy(tmp_path)), tmp_path / "plain", tmp_path / "counts.csv"
+    run(gallery, plain)
+    table.write_text("patient,WBC (G/L)\nP9,4\n")
+    with pytest.raises(DataError, match="names none of the subjects"):
+        predict_slides([plain], tmp_path / "out", models=[model], counts=table)
+    assert not (tmp_path / "out").exists()
+    table.write_text("patient,WBC (G/L)\nP1,4\n")
+    found = predict_slides([plain], tmp_path / "out", models=[model], counts=table)
+    assert [s.name for s in found.subjects] == ["P1", "P2", "P1", "P2"]
