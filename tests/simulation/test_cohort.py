@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from typer.testing import CliRunner
 
+from wsi_pipeline.cells.crop_features import CropFeatures
+from wsi_pipeline.cells.dysplasia import granularity_score, load_reference
+from wsi_pipeline.cells.features import NAMES
 from wsi_pipeline.cli.main import app
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.manifest import read_manifest
@@ -29,7 +32,7 @@ from wsi_pipeline.simulation.cohort_profile import (
 )
 from wsi_pipeline.simulation.hypogranular import hypogranular_sprites, sprites_of
 from wsi_pipeline.simulation.profile import load_profile
-from wsi_pipeline.simulation.sprites import load_sprites
+from wsi_pipeline.simulation.sprites import load_sprites, multiply_into, snap
 from wsi_pipeline.taxonomies import load_taxonomy
 
 AREA = 0.02
@@ -176,6 +179,26 @@ def test_hypogranular_neutrophils_lose_their_granules_and_nothing_else() -> None
             rough.append(fine[1][deep].std() / fine[0][deep].std())
     assert len(rough) > 50
     assert np.median(rough) < 0.5
+
+
+def test_a_run_sees_that_the_granules_are_gone() -> None:
+    reference, column = load_reference(), NAMES.index("cytoplasm_granularity")
+    own = [s for s in load_sprites() if s.class_name.endswith("neutrophil")][::6]
+    measure = CropFeatures("cpu")
+    flagged = []
+    for sprites in (own, hypogranular_sprites(own)):
+        crops = np.full((len(sprites), 128, 128, 3), 240, np.uint8)
+        for crop, sprite in zip(crops, sprites, strict=True):
+            canvas = crop.astype(np.float32)
+            x, y = snap(sprite, 64, 64, angle=0.0, flip=False, mpp=0.25)
+            multiply_into(canvas, sprite, x, y, angle=0.0, flip=False, gain=1.0, mpp=0.25)
+            crop[...] = np.clip(np.rint(canvas), 0, 255)
+        values = measure.measure(crops, np.full((len(crops), 3), 240, np.uint8))[:, column]
+        score = granularity_score(values[np.isfinite(values)], reference)
+        assert len(score) > 10
+        flagged.append(float((score < reference.hypogranular_below).mean()))
+    assert flagged[0] < 0.2
+    assert flagged[1] > 0.8
 
 
 def test_only_profiles_that_name_them_get_them() -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from skimage.draw import polygon
 
 from wsi_pipeline.simulation.attenuation import attenuate_granules
 from wsi_pipeline.simulation.cutouts import nuclear, optical_density
@@ -26,8 +27,6 @@ GRANULES_KEPT = 0.1
 """Share of the fine structure that stays: of real neutrophils attenuated so, nine in ten or more are flagged (between
 the doses 0.25 and 0 of docs/dysplasia-and-attributes.md)."""
 
-_BODY = 0.5
-"""Light taken away, summed over the channels, from which a pixel is of the cell and not of its feathered edge."""
 _GLASS = np.full(3, TRANSMITTANCE_ONE, np.uint8)
 
 
@@ -63,7 +62,11 @@ def hypogranular_sprites(sprites: Sequence[Sprite], *, keep: float = GRANULES_KE
 
 def _without_granules(sprite: Sprite, keep: float) -> Sprite:
     picture = np.clip(np.rint(TRANSMITTANCE_ONE * (1.0 - sprite.absorbed)), 1, 255).astype(np.uint8)
-    cytoplasm = (sprite.absorbed.sum(axis=2) > _BODY) & ~nuclear(optical_density(picture, _GLASS))
+    cell = np.zeros(picture.shape[:2], bool)
+    ring = sprite.outline_um / ASSET_MPP + np.asarray(sprite.centre_px, dtype=np.float32)
+    # Pixel i covers [i, i + 1), and polygon() counts from pixel centres.
+    cell[polygon(ring[:, 1] - 0.5, ring[:, 0] - 0.5, cell.shape)] = True
+    cytoplasm = cell & ~nuclear(optical_density(picture, _GLASS))
     seed = int.from_bytes(hashlib.sha256(sprite.source.encode()).digest()[:4], "big")
     changed = attenuate_granules(picture, cytoplasm, mpp=ASSET_MPP, keep=keep, background=_GLASS, seed=seed)
     paler = 1.0 - changed.astype(np.float32) / np.float32(TRANSMITTANCE_ONE)
