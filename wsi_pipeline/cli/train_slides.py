@@ -14,6 +14,7 @@ from wsi_pipeline.errors import ConfigError
 
 Manifest = Annotated[Path, typer.Option(help="CSV table: patient (or slide_id), label, perhaps cohort and counts.")]
 Cells = Annotated[list[Path], typer.Option("--cells", help="Folder that `run` wrote; may be repeated.")]
+More = Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Further folders: --cells A B C.")]
 CohortColumn = Annotated[str | None, typer.Option(help="Column of the cohort or centre, when it has another name.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, when it has another name.")]
 Ignore = Annotated[
@@ -28,6 +29,7 @@ def slides(
         str, typer.Option(help="smear_diagnosis, aml, apl, apl_normal, mds, mds_reactive, or a .yaml file.")
     ],
     cells: Cells,
+    more: More = None,
     model: Annotated[str, typer.Option(help="auto (fusion), fusion, mil or counts.")] = "auto",
     encoder: Annotated[
         str, typer.Option(help="frozen, or tune: the cell network learns from the labels too; it reads images again.")
@@ -69,7 +71,7 @@ def slides(
     asked = load_task(task)
     request = SlidesTraining(
         cohort=CohortRequest(
-            runs=tuple(cells),
+            runs=(*cells, *(more or ())),
             manifest=manifest,
             task=asked,
             level=_level(level),
@@ -102,6 +104,7 @@ def evaluate_slides(
     model: Annotated[str, typer.Option(help="Model, by name or by its .slides.safetensors file.")],
     manifest: Manifest,
     cells: Cells,
+    more: More = None,
     level: Annotated[str, typer.Option(help="patient (slides pooled) or slide.")] = "patient",
     cohort_column: CohortColumn = None,
     label_column: LabelColumn = None,
@@ -122,7 +125,7 @@ def evaluate_slides(
 
     def request(found: SlideEnsemble) -> CohortRequest:
         return CohortRequest(
-            runs=tuple(cells),
+            runs=(*cells, *(more or ())),
             manifest=manifest,
             task=found.task,
             level=chosen,
