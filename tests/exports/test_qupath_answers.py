@@ -79,7 +79,11 @@ def test_no_cells_and_no_measurements_stay_json(tmp_path: Path) -> None:
         assert [f["properties"]["measurements"] for f in found["features"]] == ([{"Attention m": 1.0}] if inner else [])
 
 
-@pytest.mark.parametrize("content", [b"no", gzip.compress(b"{}"), gzip.compress(b'{"type":"FeatureCollection"')[:-3]])
+@pytest.mark.parametrize(
+    "content",
+    [b"no", gzip.compress(b"{}"), gzip.compress(b'{"type":"FeatureCollection"')[:-3]],
+    ids=["no gzip", "no collection", "cut short"],
+)
 def test_other_files_are_refused_and_left_alone(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "q.geojson.gz"
     path.write_bytes(content)
