@@ -20,11 +20,12 @@ from wsi_pipeline.predictions.assessment.study import study_answers
 from wsi_pipeline.predictions.bags import Cohort, cell_leakage
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.predictions.slide_features.feature import FloatArray
-from wsi_pipeline.predictions.slide_models.answer import SlideAnswer, answer
 from wsi_pipeline.predictions.slide_models.criteria import NAME as CRITERIA
 from wsi_pipeline.predictions.slide_models.criteria import CriteriaModel
+from wsi_pipeline.predictions.slide_models.decision import Decision, decide
 from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
 from wsi_pipeline.predictions.slide_models.storage import load_slide_model
+from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.training.slides_data import CohortRequest, read_request
 
 
@@ -148,29 +149,22 @@ def evaluate_model(
         plan=replace(plan, folds=min(plan.folds, rarest)),
         findings=cell_leakage(cohort.bags, cohort.patients),
     )
-    counts = [
-        {} if cohort.counts is None else {n: v for n, v in zip(cohort.count_names, row, strict=True) if np.isfinite(v)}
-        for row in (np.empty((len(cohort), 0)) if cohort.counts is None else cohort.counts).tolist()
-    ]
-    given = [answer(model, bag, allow_simulated=True, counts=own) for bag, own in zip(cohort.bags, counts, strict=True)]
-    return _evaluation(model, given, labels, study, tuple(c for c in codes if c not in labels))
+    subjects = subjects_of(cohort.bags, counts=cohort.counts, count_names=cohort.count_names)
+    decided = [decide(model, subject) for subject in subjects]
+    return _evaluation(model, decided, labels, study, tuple(c for c in codes if c not in labels))
 
 
 def _evaluation(
-    model: SlideEnsemble, given: list[SlideAnswer], labels: list[str], study: Study, left_out: tuple[str, ...]
+    model: SlideEnsemble, decided: list[Decision], labels: list[str], study: Study, left_out: tuple[str, ...]
 ) -> Evaluation:
-    told = [(one, label) for one, label in zip(given, labels, strict=True) if not one.abstained]
-    sets = [
-        (one.class_set or tuple(one.probabilities), label)
-        for one, label in zip(given, labels, strict=True)
-        if one.probabilities and one.reason in ("", "uncertain")
-    ]
+    told = [(one, label) for one, label in zip(decided, labels, strict=True) if not one.reason]
+    sets = [(one, label) for one, label in zip(decided, labels, strict=True) if one.reason in ("", "uncertain")]
     return Evaluation(
         study=study,
-        reasons=dict(sorted(Counter(one.reason for one in given if one.abstained).items())),
-        answered=_estimate(len(told), len(given)),
-        right=_estimate(sum(label in one.class_set for one, label in told), len(told)),
-        covered=_estimate(sum(label in own for own, label in sets), len(sets)),
+        reasons=dict(sorted(Counter(one.reason for one in decided if one.reason).items())),
+        answered=_estimate(len(told), len(decided)),
+        right=_estimate(sum(label in one.kept for one, label in told), len(told)),
+        covered=_estimate(sum(label in one.kept for one, label in sets), len(sets)),
         coverage=model.combinations[""].sets.coverage,
         left_out=left_out,
     )
@@ -180,9 +174,8 @@ def _within(model: SlideEnsemble, label: str) -> str:
     """Return the class of the model that a class of the full task belongs to."""
     own = label if label in model.task.codes else model.task.class_of(label)
     if own is None:
-        raise DataError(
-            f"model {model.card['name']} does not know the class {label}; it knows {', '.join(model.task.codes)}"
-        )
+        known = ", ".join(model.task.codes)
+        raise DataError(f"model {model.card['name']} does not know the class {label}; it knows {known}")
     return own
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.slide_features.feature import FloatArray
+from wsi_pipeline.predictions.slide_models.decision import decide
 from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
-from wsi_pipeline.predictions.slide_models.subject import Subject, subjects_of
-from wsi_pipeline.predictions.slide_models.unusual import TWICE, WORDS
+from wsi_pipeline.predictions.slide_models.subject import Subject
+from wsi_pipeline.predictions.slide_models.unusual import WORDS
 from wsi_pipeline.predictions.tasks import Task
 
 REPLICATES = 200
@@ -20,6 +21,7 @@ EVIDENCE = 12
 """Cells that are shown."""
 _MOST_SINGLE = 1000
 """Cells of which each alone is left out to see what it says; of larger bags a random part."""
+_QUICK = ("linear", "morphotypes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,47 +99,35 @@ def answer(
         The model cannot read these cells.
     """
     simulated = bool(model.card.get("simulated"))
+    subject = Subject(bag=bag.in_order(), counts=dict(counts or {}))
     if simulated and not allow_simulated:
         said = "This model was trained on simulated cohorts alone; it answers with --allow-simulated only."
-        return _silent(model, bag, _n_cells(bag), "no-real-training-data", said)
-    n_cells = _n_cells(bag)
-    if n_cells < model.task.minimum_cells:
-        said = f"{n_cells} cells of the denominator; at least {model.task.minimum_cells} are needed."
-        return _silent(model, bag, n_cells, "too-few-cells", said)
-    model.check(bag)
-    subject = Subject(bag=bag.in_order(), counts=dict(counts or {}))
-    codes = model.task.codes
-    p = model.resampled(subject, np.ones((1, len(bag))))[0]
+        return _silent(model, bag, subject.n_cells, "no-real-training-data", said)
+    decided = decide(model, subject)
+    p, codes = decided.probabilities, model.task.codes
+    if p is None:
+        said = f"{decided.n_cells} cells of the denominator; at least {model.task.minimum_cells} are needed."
+        return _silent(model, bag, decided.n_cells, decided.reason, said)
     drawn = model.resampled(subject, _resamples(subject, model))
     tail = (1 - confidence) / 2
     low, high = np.minimum(np.quantile(drawn, tail, axis=0), p), np.maximum(np.quantile(drawn, 1 - tail, axis=0), p)
-    kept = model.combination_for(subject).sets.classes_of(p)
-    ranked = tuple(codes[i] for i in sorted(kept, key=lambda i: (-p[i], i)))
-    distances = model.unusual.distances(subject)
-    beyond = {name: d for name, d in distances.items() if d > 1}
-    reason = ""
-    if any(d > TWICE for d in beyond.values()):
-        reason = "out-of-distribution"
-    elif len(ranked) == len(codes):
-        reason = "uncertain"
-    told = {code: float(p[i]) for i, code in enumerate(codes)}
     found = SlideAnswer(
         task=model.task,
         model=str(model.card["name"]),
         subject_id=bag.subject_id,
         level=_level(bag),
-        probabilities=told,
+        probabilities={code: float(p[i]) for i, code in enumerate(codes)},
         lower={code: float(low[i]) for i, code in enumerate(codes)},
         upper={code: float(high[i]) for i, code in enumerate(codes)},
-        class_set=() if reason else ranked,
-        abstained=bool(reason),
-        reason=reason,
-        n_cells=n_cells,
+        class_set=() if decided.reason else decided.kept,
+        abstained=bool(decided.reason),
+        reason=decided.reason,
+        n_cells=decided.n_cells,
         evidence=_evidence(model, subject, int(p.argmax())),
         flags=tuple(
             f"{WORDS[name][:1].upper()}{WORDS[name][1:]} unlike that of the training patients "
             f"({d:.1f} times the distance that 2 % of them passed)."
-            for name, d in beyond.items()
+            for name, d in decided.beyond.items()
         ),
         wording="",
     )
@@ -159,11 +149,6 @@ def _worded(found: SlideAnswer, simulated: bool, confidence: float) -> SlideAnsw
         if any("apl" in found.task.get(code).states for code in found.class_set):
             said += " APL is not excluded: confirm PML::RARA and coagulation today."
     return replace(found, wording=f"Simulated: {said}" if simulated else said)
-
-
-def _n_cells(bag: CellBag) -> int:
-    (subject,) = subjects_of([bag])
-    return subject.n_cells
 
 
 def _level(bag: CellBag) -> str:
@@ -198,12 +183,14 @@ def _single_effects(model: SlideEnsemble, subject: Subject, top: int) -> FloatAr
     n = len(subject.bag)
     rng = np.random.default_rng(zlib.crc32("".join(subject.bag.cell_ids.tolist()).encode()))
     tried = np.arange(n) if n <= _MOST_SINGLE else np.sort(rng.choice(n, _MOST_SINGLE, replace=False))
-    whole = model.resampled(subject, np.ones((1, n)))[0, top]
+    # Slide features are too slow to work out for every cell; where all members read them there is no such evidence.
+    names = frozenset(m.name for m in model.members if m.kind in _QUICK)
+    whole = model.resampled(subject, np.ones((1, n)), names)[0, top]
     effect = np.zeros(n)
     for start in range(0, len(tried), 250):
         part = tried[start : start + 250]
         weights = np.ones((len(part), n))
         weights[np.arange(len(part)), part] = 0.0
-        effect[part] = np.maximum(whole - model.resampled(subject, weights)[:, top], 0.0)
+        effect[part] = np.maximum(whole - model.resampled(subject, weights, names)[:, top], 0.0)
     total = float(effect.sum())
     return effect / total if total > 0 else effect

@@ -9,7 +9,7 @@ own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Protocol
@@ -140,20 +140,26 @@ class SlideEnsemble:
         p[np.lexsort((bag.slide, bag.cell_ids))] = np.mean(found, axis=0)
         return p
 
-    def resampled(self, subject: Subject, weights: FloatArray) -> FloatArray:
-        """Return probabilities ``(B, classes)`` of resamples, in which cells count ``weights`` ``(B, n)`` times."""
+    def resampled(self, subject: Subject, weights: FloatArray, names: frozenset[str] | None = None) -> FloatArray:
+        """Return probabilities ``(B, classes)`` of resamples, in which cells count ``weights`` ``(B, n)`` times.
+
+        Parameters
+        ----------
+        names
+            Members that take part; all when None.
+        """
         combination = self.combination_for(subject)
+        wanted = {name for name, w in combination.weights.items() if w > 0 and (names is None or name in names)}
         total = np.zeros((len(weights), len(self.task.codes)))
-        for name, margins in self.margins_by_name(subject, weights).items():
-            if name in combination.weights:
-                total += combination.weights[name] * self.scalings[name].scaled(margins)
+        for name, margins in self.margins_by_name(subject, weights, wanted).items():
+            total += combination.weights[name] * self.scalings[name].scaled(margins)
         return combination.scaling.probabilities(total)
 
-    def margins_by_name(self, subject: Subject, weights: FloatArray) -> dict[str, FloatArray]:
-        """Return the mean margins ``(B, classes)`` of the members of each name that applies."""
+    def margins_by_name(self, subject: Subject, weights: FloatArray, wanted: Collection[str]) -> dict[str, FloatArray]:
+        """Return the mean margins ``(B, classes)`` of the members of each wanted name that applies."""
         found: dict[str, list[FloatArray]] = {}
         for member in self.members:
-            if member.applies(subject):
+            if member.name in wanted and member.applies(subject):
                 found.setdefault(member.name, []).append(member.margins(subject, weights))
         return {name: np.mean(own, axis=0) for name, own in found.items()}
 
