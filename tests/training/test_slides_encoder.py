@@ -20,6 +20,7 @@ from wsi_pipeline.predictions.slide_models.encoder_member import EncoderMember
 from wsi_pipeline.predictions.slide_models.storage import model_path
 from wsi_pipeline.predictions.slide_models.subject import Subject
 from wsi_pipeline.predictions.tasks import load_task
+from wsi_pipeline.training import slides_encoder
 from wsi_pipeline.training.slides_data import maps_of
 from wsi_pipeline.training.slides_encoder import CellMaps, EncoderRecipe, fit_encoder, read_cell_maps, tune_encoder
 from wsi_pipeline.training.slides_fit import fit_slide_model
@@ -106,6 +107,16 @@ def test_a_subject_without_immature_cells_says_nothing(encoder: TunedEncoder, ba
     assert encoder.look(mature).subject(np.ones((1, 5))).tolist() == [[0.0, 0.0]]
 
 
+def test_large_cohorts_are_looked_at_with_fewer_cells_each(
+    bags: list[CellBag], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = 2 * 96 * 12 * 12 * RECIPE.views  # bytes of a cell of the compact network
+    monkeypatch.setattr(slides_encoder, "MOST_BYTES", 3 * 2 * each)
+    maps = read_cell_maps(bags[:2], load_classifier("pbc-blast"), 2, RECIPE, report=lambda line: None)
+    assert maps.spec.cells == 3
+    assert np.bincount(maps.subject).tolist() == [3, 3]
+
+
 def test_given_labels_count_before_the_classifier(bags: list[CellBag]) -> None:
     given = np.array([CLASSES.index(c) for c in ("lymphocyte", "blast", "myelocyte")] + [-1, -1], np.int64)
     rows, weight = immature_rows(replace(bags[0], given=given), 64)
@@ -131,7 +142,7 @@ def test_what_cannot_be_tuned_is_refused(maps: CellMaps, bags: list[CellBag]) ->
         read_cell_maps(other, load_classifier("pbc-blast"), 2, RECIPE, report=lambda line: None)
 
 
-@pytest.mark.parametrize("damage", ["shape", "nan", "missing", "description"])
+@pytest.mark.parametrize("damage", ["shape", "nan", "missing", "description", "size"])
 def test_damaged_encoders_are_refused(encoder: TunedEncoder, damage: str) -> None:
     description, arrays = encoder.spec.to_dict(), encoder.arrays()
     name = "tuning.0.out.weight"
@@ -141,6 +152,8 @@ def test_damaged_encoders_are_refused(encoder: TunedEncoder, damage: str) -> Non
         arrays[name] = arrays[name] * np.nan
     elif damage == "missing":
         del arrays[name]
+    elif damage == "size":
+        description["network"] = description["network"] | {"stem": 10**6}
     else:
         description["network"] = description["network"] | {"stem": 16}
     with pytest.raises(ModelError, match="encoder"):

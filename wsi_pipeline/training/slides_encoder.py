@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,8 @@ from wsi_pipeline.training.precision import training_autocast
 _ROOM = 1.5
 """Side of the windows that are changed at random, over that which the network sees."""
 _BATCH = 64
+MOST_BYTES = 1_200_000_000
+"""Of all maps of a cohort."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,8 @@ def read_cell_maps(
 ) -> CellMaps:
     """Read the immature cells of all subjects again and compute what the frozen stages give of them.
 
-    Memory: some 28 kB a cell and view for the compact network; 100 subjects of 64 cells in 4 views take 0.7 GB.
+    Memory: 28 kB a cell and view for the compact network; 100 subjects of 64 cells in 4 views take 0.7 GB. Of more
+    subjects than fit into :data:`MOST_BYTES` fewer cells each are looked at.
 
     Raises
     ------
@@ -161,33 +164,40 @@ def read_cell_maps(
         cells=recipe.cells,
         tunings=recipe.tunings,
     )
-    side = round(_ROOM * spec.window_px / 2) * 2
-    parts, subject, rows, weights = [], [], [], []
-    for number, bag in enumerate(bags):
-        own, weight = immature_rows(bag, recipe.cells)
-        if len(own):
-            windows = read_windows(bag, own, mpp=spec.mpp, side=side)
-            parts.append(
-                _views(trunk, spec, windows, recipe, seed=(recipe.seed, _number(bag.subject_id)), device=device)
-            )
-        subject.append(np.full(len(own), number, np.int64))
-        rows.append(own)
-        weights.append(weight)
-        if (number + 1) % 20 == 0 or number + 1 == len(bags):
-            report(f"looked at the immature cells of {number + 1} of {len(bags)} subjects")
-    if not parts:
+    shape = _shape_of_maps(trunk, spec, device)
+    room = MOST_BYTES // (2 * math.prod(shape) * recipe.views * max(1, len(bags)))
+    spec = replace(spec, cells=int(np.clip(room, 1, recipe.cells)))
+    chosen = [immature_rows(bag, spec.cells) for bag in bags]
+    sizes = [len(rows) for rows, _ in chosen]
+    if not sum(sizes):
         raise DataError("no subject has an immature cell to tune an encoder on; use --encoder frozen")
+    maps = np.empty((sum(sizes), recipe.views, *shape), np.float16)
+    side = round(_ROOM * spec.window_px / 2) * 2
+    start = 0
+    for number, (bag, (rows, _)) in enumerate(zip(bags, chosen, strict=True), 1):
+        if len(rows):
+            windows = read_windows(bag, rows, mpp=spec.mpp, side=side)
+            seed = (recipe.seed, _number(bag.subject_id))
+            maps[start : start + len(rows)] = _views(trunk, spec, windows, recipe, seed=seed, device=device)
+            start += len(rows)
+        if number % 20 == 0 or number == len(bags):
+            report(f"looked at the immature cells of {number} of {len(bags)} subjects")
     return CellMaps(
         recipe=recipe,
         spec=spec,
         device=device,
         trunk=trunk,
-        maps=np.concatenate(parts),
+        maps=maps,
         keys=tuple(map(bag_key, bags)),
-        subject=np.concatenate(subject),
-        rows=np.concatenate(rows),
-        weight=np.concatenate(weights),
+        subject=np.repeat(np.arange(len(bags)), sizes),
+        rows=np.concatenate([rows for rows, _ in chosen]),
+        weight=np.concatenate([weight for _, weight in chosen]),
     )
+
+
+def _shape_of_maps(trunk: CellNetwork, spec: EncoderSpec, device: str) -> tuple[int, ...]:
+    blank = np.full((1, spec.window_px, spec.window_px, 3), 255, np.uint8)
+    return trunk_maps(trunk, spec, CellWindows(images=blank, background=blank[:, 0, 0]), device).shape[1:]
 
 
 def fit_encoder(
@@ -234,7 +244,7 @@ def _tune(
 ) -> Tuning:
     recipe, device = maps.recipe, maps.device
     rng = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         tuning = Tuning(maps.trunk, recipe.frozen_stages, maps.spec.n_classes, dropout=recipe.dropout).to(device)
         nn.init.normal_(tuning.out.weight, 0.0, 0.01)
@@ -258,7 +268,7 @@ def _tune(
             cells = np.concatenate([_draw(rng, cells_of[i], maps.weight, recipe.draws) for _, i in chosen])
             view = rng.integers(0, maps.maps.shape[1], len(cells))
             with training_autocast(device):
-                logits, _ = tuning(torch.from_numpy(maps.maps[cells, view]).to(device).float())
+                logits = tuning(torch.from_numpy(maps.maps[cells, view]).to(device).float())
             target = torch.tensor([k for k, _ in chosen], device=device).repeat_interleave(recipe.draws)
             loss = nn.functional.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
             optimiser.zero_grad(set_to_none=True)

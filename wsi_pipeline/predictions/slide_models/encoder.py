@@ -29,6 +29,7 @@ from wsi_pipeline.predictions.slide_models.cell_windows import CellWindows, read
 LEAST_WEIGHT = 0.2
 """Cells that are less probably immature are not looked at."""
 _BATCH = 64
+_MOST, _MOST_BLOCKS = 4096, 16
 _PRIOR_CELLS = 3.0
 """Cells without an opinion that a subject's mean is drawn to: few cells say little."""
 
@@ -68,6 +69,15 @@ class EncoderSpec:
     cells: int
     tunings: int
 
+    def __post_init__(self) -> None:
+        # A file that nobody vouches for must not ask for more than a network of single cells needs.
+        sizes = [self.network["stem"], self.network["embedding_dim"], *self.network["widths"], self.window_px]
+        depths = self.network["depths"]
+        within = all(0 < size <= _MOST for size in (*sizes, self.cells)) and all(0 <= d <= _MOST_BLOCKS for d in depths)
+        stages = 0 < self.frozen_stages < len(self.network["widths"]) <= _MOST_BLOCKS
+        if not (within and stages and 0 < self.tunings <= _MOST_BLOCKS and 0.01 <= self.mpp <= 5):
+            raise ModelError("the description of the tuned encoder is out of bounds")
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready description."""
         return asdict(self)
@@ -90,14 +100,11 @@ class Looked:
         ``(m,)`` probability that each is immature.
     logits
         ``(m, classes)``, mean over the tunings; the mean over classes is 0.
-    embedding
-        ``(m, d)`` of the first tuning.
     """
 
     rows: npt.NDArray[np.int64]
     weight: FloatArray
     logits: FloatArray
-    embedding: npt.NDArray[np.float32]
 
     def subject(self, times: FloatArray) -> FloatArray:
         """Return the subject's logits ``(B, classes)`` of resamples; zeros where no cell was looked at.
@@ -126,10 +133,10 @@ class Tuning(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(network.spec.embedding_dim, n_classes)
 
-    def forward(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits ``(n, classes)`` and embeddings of what the frozen stages gave."""
-        embedding = self.network.embed_maps(maps, self._frozen_stages)
-        return self.out(self.dropout(embedding)), embedding
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return logits ``(n, classes)`` of what the frozen stages gave."""
+        logits: torch.Tensor = self.out(self.dropout(self.network.embed_maps(maps, self._frozen_stages)))
+        return logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,18 +207,14 @@ class TunedEncoder:
         """Answer for cells in batches of one shape."""
         n = len(cells.rows)
         logits = np.zeros((n, self.spec.n_classes))
-        embedding = np.zeros((n, int(self.spec.network["embedding_dim"])), np.float32)
         with torch.inference_mode():
             for start in range(0, n, _BATCH):
                 stop = min(start + _BATCH, n)
                 batch = torch.from_numpy(_padded(cells.maps[start:stop])).to(self.device).float()
-                for number, tuning in enumerate(self._tunings):
-                    answer, features = tuning(batch)
-                    logits[start:stop] += answer[: stop - start].double().cpu().numpy() / len(self._tunings)
-                    if not number:
-                        embedding[start:stop] = features[: stop - start].float().cpu().numpy()
+                for tuning in self._tunings:
+                    logits[start:stop] += tuning(batch)[: stop - start].double().cpu().numpy() / len(self._tunings)
         logits -= logits.mean(axis=1, keepdims=True)
-        return Looked(rows=cells.rows, weight=cells.weight, logits=logits, embedding=embedding)
+        return Looked(rows=cells.rows, weight=cells.weight, logits=logits)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return all tensors by name: what the tunings stand on, and the tunings, which were rounded to float16."""
@@ -245,6 +248,8 @@ class TunedEncoder:
             network.stages = nn.Sequential(*list(network.stages)[: spec.frozen_stages])
             network.load_state_dict(_named(arrays, "trunk."))
         except (TypeError, ValueError, KeyError, RuntimeError) as error:
+            if isinstance(error, ModelError):
+                raise
             raise ModelError(f"the tuned encoder does not fit its description: {error}") from None
         return cls(spec, network, tunings)
 
