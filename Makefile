@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/wsi-pipeline demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not data"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not data"
 
 lint: $(READY)
 	$(BIN)/ruff check .

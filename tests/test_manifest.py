@@ -231,3 +231,14 @@ def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
     except ConfigError as error:
         said = str(error)
     assert found or "any.csv" in said
+
+
+@pytest.mark.parametrize(("text", "simulated"), [("true", True), ("TRUE", True), ("false", False), ("", False)])
+def test_a_manifest_says_what_is_simulated(tmp_path: Path, text: str, simulated: bool) -> None:
+    (entry,) = read_manifest(write(tmp_path, "slide,simulated", f"a.svs,{text}"))
+    assert entry.simulated is simulated
+
+
+def test_simulated_is_true_or_false(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 2: simulated is 'yes'; it must be true, false or empty"):
+        read_manifest(write(tmp_path, "slide,simulated", "a.svs,yes"))

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from wsi_pipeline.runtime.progress import Progress, SilentProgress
 from wsi_pipeline.runtime.provenance import commit, hardware, versions
 from wsi_pipeline.segmentation.cellpose_files import backbone_of, find_cellpose_file, read_state
 from wsi_pipeline.segmentation.models import check_model, find_segmentation_weights
+from wsi_pipeline.slide_answers import check_models as check_slide_models
 from wsi_pipeline.slides import SlideSpec
 from wsi_pipeline.tables import network_use, total_timings, weights_used, write_tables
 from wsi_pipeline.weights import find_weights, load_weights, shipped_weights
@@ -102,15 +103,19 @@ def plan_cohort(
     folder = Path(out).absolute()
     configs = {base.specimen: base}
     jobs = []
-    for entry in list_slides(slides):
+    entries = list_slides(slides)
+    for entry in entries:
         specimen = entry.specimen or base.specimen
         if specimen not in configs:
             configs[specimen] = load_config(specimen, overrides)
-        jobs.append(_job(entry, configs[specimen], folder, mpp, force_mpp))
     for one in configs.values():
         _check_models(one, allow_simulated)
         resolve_device(one.runtime.device)
-    return CohortPlan(jobs=tuple(jobs), config=base, out=folder, allow_simulated=allow_simulated)
+    for specimen in sorted({entry.specimen or base.specimen for entry in entries}):
+        configs[specimen] = check_slide_models(configs[specimen])
+    for entry in entries:
+        jobs.append(_job(entry, configs[entry.specimen or base.specimen], folder, mpp, force_mpp, allow_simulated))
+    return CohortPlan(jobs=tuple(jobs), config=configs[base.specimen], out=folder, allow_simulated=allow_simulated)
 
 
 def plan_gallery(
@@ -164,10 +169,14 @@ def plan_gallery(
     )
     _check_models(base, allow_simulated)
     resolve_device(base.runtime.device)
-    return CohortPlan(jobs=jobs, config=base, out=folder, allow_simulated=allow_simulated)
+    checked = check_slide_models(base)
+    jobs = tuple(replace(job, config=checked, allow_simulated=allow_simulated) for job in jobs)
+    return CohortPlan(jobs=jobs, config=checked, out=folder, allow_simulated=allow_simulated)
 
 
-def _job(entry: SlideEntry, config: PipelineConfig, out: Path, mpp: float | None, force_mpp: bool) -> SlideJob:
+def _job(
+    entry: SlideEntry, config: PipelineConfig, out: Path, mpp: float | None, force_mpp: bool, allow_simulated: bool
+) -> SlideJob:
     return SlideJob(
         slide_id=entry.slide_id,
         spec=SlideSpec(
@@ -182,6 +191,8 @@ def _job(entry: SlideEntry, config: PipelineConfig, out: Path, mpp: float | None
         subject_id=entry.patient,
         label=entry.label,
         regions_file=entry.regions.absolute() if entry.regions else None,
+        simulated=entry.simulated,
+        allow_simulated=allow_simulated,
     )
 
 
@@ -352,6 +363,7 @@ def execute(
             "weights": weights_used(summaries),
             "segmentation": network_use(summaries),
             "timings": total_timings(summaries),
+            "simulated": any(s.get("simulated", False) for s in summaries),
             "slides": {status: sum(s["status"] == status for s in summaries) for status in ("ok", "empty", "failed")},
         },
     )
@@ -484,6 +496,8 @@ def describe_plan(plan: CohortPlan, say: Callable[[str], None]) -> None:
     """Say what a run would do."""
     runtime = plan.config.runtime
     say(f"{len(plan.jobs)} slide(s) to {plan.out}, {runtime.workers or default_workers(runtime)} local worker(s)")
+    for name in plan.config.predictions.slide_models:
+        say(f"  asked for an answer: {name}")
     for job in plan.jobs:
         config = job.config
         if isinstance(job, GalleryJob):

@@ -162,6 +162,14 @@ class PredictionsConfig(_Section):
     min_red_cells: int = Field(1000, ge=1, description="Below this many red cells their shapes are not interpreted.")
     min_neutrophils: int = Field(100, ge=1, description="Below this many neutrophils there is no dysplastic fraction.")
     confidence: float = Field(0.95, gt=0.5, lt=1)
+    slide_models: tuple[str, ...] = Field(
+        (), description="Models that answer for slides and patients beside the criteria: files, or shipped names."
+    )
+
+    @field_validator("slide_models", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _ordered(self) -> PredictionsConfig:

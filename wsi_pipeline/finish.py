@@ -32,6 +32,7 @@ from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonom
 from wsi_pipeline.regions import area_mm2, write_regions
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import evidence_of, exclusive, slide_of, use_threads
+from wsi_pipeline.slide_answers import answer_slide, provenance_of
 from wsi_pipeline.stages import (
     Prepared,
     chunk_name,
@@ -140,6 +141,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     status, reason = _status(job, prepared, merged)
     summary: dict[str, Any] = {
         **_identity(job, status, reason),
+        "simulated": job.simulated or prepared.about.get("simulated", False),
         "key": prepared.key,
         "attempt": attempt_key(job),
         "mpp": prepared.about["mpp"],
@@ -166,6 +168,9 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     if dysplastic is not None:
         write_text(job.folder / "dysplasia.csv", dysplastic.to_csv(job.slide_id))
     write_json(job.folder / "summary.json", summary)
+    if config.predictions.slide_models:
+        summary["predictions"] += [prediction.to_dict() for prediction in answer_slide(job, status)]
+        write_json(job.folder / "summary.json", summary)
     if config.exports.report:
         also = red_taxonomy(red)
         name = config.cells.classifier
@@ -226,6 +231,7 @@ def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
         "confidence": job.config.predictions.confidence,
         "status": status,
         "reason": reason,
+        "simulated": job.simulated,
     }
 
 
@@ -381,6 +387,7 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
         "evidence SHA-256": about["evidence_sha256"],
         "red-cell classifier": about["red_classifier"],
         "red-cell classifier SHA-256": about["red_classifier_sha256"],
+        **provenance_of(config),
         "working resolution, um/px": config.segmentation.mpp,
         "empty glass, RGB": ", ".join(str(v) for v in about["background"]),
         "device asked": config.runtime.device,

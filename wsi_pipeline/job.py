@@ -12,7 +12,7 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.runtime.ledger import Ledger, key_of
 from wsi_pipeline.segmentation.engines import engine_for
 from wsi_pipeline.slides import Slide, SlideSpec, slide_fingerprint
-from wsi_pipeline.weights import file_sha256
+from wsi_pipeline.weights import file_sha256, find_weights
 
 # Changing these changes no result, so a run may be resumed with other values.
 _FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
@@ -38,6 +38,10 @@ class SlideJob:
         The label of the manifest; carried into the summary, never used.
     regions_file
         Drawn regions, from the manifest.
+    simulated
+        Whether the manifest says that the slide is simulated; one of ours is known as such without it.
+    allow_simulated
+        Let slide models that were trained on simulated cohorts answer.
     """
 
     slide_id: str
@@ -47,6 +51,8 @@ class SlideJob:
     subject_id: str = ""
     label: str = ""
     regions_file: Path | None = None
+    simulated: bool = False
+    allow_simulated: bool = False
 
     @property
     def folder(self) -> Path:
@@ -70,6 +76,8 @@ def attempt_key(job: SlideJob) -> str:
     regions = job.regions_file
     spec, config = job.spec, job.config.model_dump(mode="json")
     kept = {name: value for name, value in config.items() if name not in _FREE_SECTIONS}
+    # What a model is and says of itself counts, not where its file lies; what is allowed, only where one was asked.
+    models = [find_weights(name, "slides").card for name in kept["predictions"].pop("slide_models")]
     return key_of(
         path=str(spec.path),
         file=job.source(),
@@ -77,6 +85,9 @@ def attempt_key(job: SlideJob) -> str:
         regions=file_sha256(regions) if regions is not None and regions.is_file() else None,
         subject=job.subject_id,
         config=kept,
+        # Named only where it is so: what was run before manifests had the column stands.
+        **({"simulated": True} if job.simulated else {}),
+        slide_models=[*models, job.allow_simulated] if models else None,
     )
 
 

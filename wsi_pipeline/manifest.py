@@ -15,7 +15,7 @@ from wsi_pipeline.config import SPECIMENS, Specimen
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slides import SLIDE_SUFFIXES, RemotePath, SlidePath, is_url, is_zarr, slide_path
 
-COLUMNS = ("slide", "slide_id", "mpp", "specimen", "patient", "label", "regions")
+COLUMNS = ("slide", "slide_id", "mpp", "specimen", "patient", "label", "regions", "simulated")
 """Columns of a manifest; only ``slide`` is required. Paths are relative to the manifest; a slide may be a
 URL."""
 
@@ -40,6 +40,8 @@ class SlideEntry:
         The manifest's, as given.
     regions
         A GeoJSON file of drawn regions.
+    simulated
+        Whether the manifest says that the slide is of no patient.
     """
 
     path: SlidePath
@@ -49,6 +51,7 @@ class SlideEntry:
     patient: str = ""
     label: str = ""
     regions: Path | None = None
+    simulated: bool = False
 
 
 def safe_name(text: str) -> str:
@@ -150,6 +153,9 @@ def _entry(manifest: Path, number: int, values: dict[str, str]) -> SlideEntry:
     regions = manifest.parent / values["regions"] if values.get("regions") else None
     if regions is not None and not regions.is_file():
         raise ConfigError(f"{where}: the regions file {regions} does not exist")
+    simulated = values.get("simulated", "").lower()
+    if simulated not in ("", "true", "false"):
+        raise ConfigError(f"{where}: simulated is {values['simulated']!r}; it must be true, false or empty")
     return SlideEntry(
         path=slide_path(values["slide"]) if is_url(values["slide"]) else manifest.parent / values["slide"],
         slide_id=values.get("slide_id", ""),
@@ -158,6 +164,7 @@ def _entry(manifest: Path, number: int, values: dict[str, str]) -> SlideEntry:
         patient=values.get("patient", ""),
         label=values.get("label", ""),
         regions=regions,
+        simulated=simulated == "true",
     )
 
 

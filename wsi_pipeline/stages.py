@@ -55,7 +55,7 @@ from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram,
 from wsi_pipeline.segmentation.precision import Precision
 from wsi_pipeline.segmentation.predict import pixels_needed
 from wsi_pipeline.segmentation.segment import segment_block
-from wsi_pipeline.slides import Slide
+from wsi_pipeline.slides import Slide, is_virtual
 from wsi_pipeline.tiling import Block, TileLattice, halo_px, plan_blocks
 from wsi_pipeline.units import Box
 from wsi_pipeline.weights import find_weights
@@ -209,6 +209,7 @@ def blocks_for(job: SlideJob, slide: Slide, region: BaseGeometry) -> tuple[Block
 def _about(job: SlideJob, slide: Slide, regions: Regions) -> dict[str, Any]:
     return {
         "fingerprint": slide.fingerprint,
+        "simulated": is_virtual(job.spec.path),
         "format": slide.slide_format,
         "backend_requested": slide.backend_requested,
         "backend": slide.backend,

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.atomic import write_text
+from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.exports.report.cohort import PATIENTS_FILE
 from wsi_pipeline.finish import taxonomy_of
 from wsi_pipeline.job import SlideJob
 from wsi_pipeline.predictions import (
@@ -19,6 +20,8 @@ from wsi_pipeline.predictions import (
     differential,
     pool_counts,
 )
+from wsi_pipeline.predictions.plain_csv import safe_cell
+from wsi_pipeline.slide_answers import SHA256, SLIDE_MODEL, answer_patient
 
 SLIDE_COLUMNS = ("slide_id", "path", "specimen", "status", "reason", "mpp", "area_mm2", "n_cells", "seconds")
 
@@ -41,7 +44,7 @@ def write_tables(out: Path, jobs: Sequence[SlideJob], summaries: Sequence[dict[s
                 "seconds": summary["seconds"],
             }
         )
-        prediction_rows += [_prediction_row(p) for p in summary.get("predictions", [])]
+        prediction_rows += [prediction_row(p) for p in summary.get("predictions", [])]
         for row in summary.get("differential", []):
             known = {k: ("" if row[k] is None else round(row[k], 4)) for k in ("percent", "lower", "upper")}
             count_rows.append({"slide_id": summary["slide_id"], "class": row["class"], "count": row["count"], **known})
@@ -50,27 +53,34 @@ def write_tables(out: Path, jobs: Sequence[SlideJob], summaries: Sequence[dict[s
             rounded = {k: round(row[k], 2) for k in ("percent", "lower", "upper")}
             known = {"level": row["level"], "class": row["class"]}
             corrected_rows.append({"slide_id": summary["slide_id"], **known, **rounded})
-    prediction_rows += _patient_rows(jobs, summaries)
-    _write_csv(out / "slides.csv", SLIDE_COLUMNS, slide_rows)
-    _write_csv(out / "predictions.csv", PREDICTION_COLUMNS, prediction_rows)
-    _write_csv(out / "differential.csv", DIFFERENTIAL_COLUMNS, count_rows)
-    _write_csv(out / "differential_corrected.csv", CORRECTED_COLUMNS, corrected_rows)
+    patients = _patients(jobs, summaries)
+    prediction_rows += [prediction_row(p) for patient in patients for p in patient["predictions"]]
+    if any(job.config.predictions.slide_models for job in jobs):
+        write_json(out / PATIENTS_FILE, {"patients": patients})
+    else:
+        (out / PATIENTS_FILE).unlink(missing_ok=True)
+    write_csv(out / "slides.csv", SLIDE_COLUMNS, slide_rows)
+    write_csv(out / "predictions.csv", PREDICTION_COLUMNS, prediction_rows)
+    write_csv(out / "differential.csv", DIFFERENTIAL_COLUMNS, count_rows)
+    write_csv(out / "differential_corrected.csv", CORRECTED_COLUMNS, corrected_rows)
 
 
-def _prediction_row(prediction: Mapping[str, Any]) -> dict[str, Any]:
+def prediction_row(prediction: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of ``predictions.csv`` of an entry of ``predictions`` of a summary."""
     row = {name: prediction.get(name) for name in PREDICTION_COLUMNS}
     row["abstained"] = "true" if row["abstained"] else "false"
+    row |= {name: safe_cell(str(row[name])) for name in ("model", "trained_on")}
     return {name: "" if value is None else value for name, value in row.items()}
 
 
-def _patient_rows(jobs: Sequence[SlideJob], summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pool the slides of each patient, by specimen, and answer for the patient."""
+def _patients(jobs: Sequence[SlideJob], summaries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pool the slides of each patient, by specimen, and answer for the patient: criteria first, then models."""
     pooled: dict[tuple[str, str], list[tuple[SlideJob, dict[str, Any]]]] = {}
     for job, summary in zip(jobs, summaries, strict=True):
         if job.subject_id and summary["status"] == "ok":
             pooled.setdefault((job.subject_id, job.config.specimen), []).append((job, summary))
-    rows = []
-    for (subject, _), members in pooled.items():
+    patients = []
+    for (subject, specimen), members in pooled.items():
         config = members[0][0].config
         taxonomy = taxonomy_of(config)
         counts = differential(
@@ -90,11 +100,29 @@ def _patient_rows(jobs: Sequence[SlideJob], summaries: Sequence[dict[str, Any]])
             config=config.predictions,
             level="patient",
         )
-        rows += [answer.row() for answer in answers]
-    return rows
+        patients.append(
+            {
+                "subject_id": subject,
+                "specimen": specimen,
+                "slide_ids": [job.slide_id for job, _ in members],
+                "predictions": [*(answer.to_dict() for answer in answers), *_by_models(members)],
+            }
+        )
+    return patients
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def _by_models(members: Sequence[tuple[SlideJob, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return what models answer for a patient; of a patient with one slide that is what they answered for it."""
+    n = len(members[0][0].config.predictions.slide_models)
+    if not n:
+        return []
+    if len(members) > 1:
+        return [answer.to_dict() for answer in answer_patient([job for job, _ in members])]
+    return [{**p, "level": "patient", "slide_id": None} for p in members[0][1]["predictions"][-n:]]
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table with a header, whole or not at all."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -122,6 +150,9 @@ def weights_used(summaries: Sequence[dict[str, Any]]) -> dict[str, str]:
         for kind in ("segmentation model", "cell classifier"):
             if name := provenance.get(kind):
                 used[name] = provenance[f"{'segmentation' if 'seg' in kind else kind} SHA-256"]
+        for key, sha256 in provenance.items():
+            if key.startswith(SLIDE_MODEL):
+                used[key.removeprefix(SLIDE_MODEL).removesuffix(SHA256)] = sha256
     return used
 
 

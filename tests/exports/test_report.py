@@ -6,7 +6,6 @@ import io
 import json
 import re
 import uuid
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 import shapely
 from fake_slide import FakeMpp, FakeSlide, summary, write_summary
 from make_cells import CLASSES, FakeTaxonomy, make_cells
+from page import Page, self_contained
 from PIL import Image
 
 from wsi_pipeline.config import PredictionsConfig
@@ -31,57 +31,6 @@ from wsi_pipeline.weights import shipped_weights
 
 COUNTS = {"segmented_neutrophil": 120, "lymphocyte": 60, "blast": 40, "monocyte": 0}
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}'
-
-
-class _Page(HTMLParser):
-    """Collects tags and links, and checks that tags close in order."""
-
-    VOID = frozenset({"meta", "img", "input", "br", "link", "rect", "line", "path"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self._open == [], self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID - {"path", "rect", "line"}:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open, f"</{tag}> closes nothing"
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
-
-
-def _self_contained(page: _Page) -> None:
-    assert not page.of("script")
-    assert not page.of("link")
-    assert not page.of("iframe")
-    for attrs in page.of("img"):
-        assert str(attrs["src"]).startswith("data:image/")
-    for name, attrs in page.tags:
-        for key, value in attrs.items():
-            assert not key.startswith("on"), (name, key)
-            assert "://" not in str(value), (name, key, value)
-    assert "url(" not in page.text
-    assert "@import" not in page.text
 
 
 @pytest.fixture
@@ -107,19 +56,17 @@ def _regions(path: Path, name: str = "Searched") -> None:
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 
 
-def _report(folder: Path, slide: FakeSlide, taxonomy: Any, specimen: str = "blood_smear") -> _Page:
+def _report(folder: Path, slide: FakeSlide, taxonomy: Any, specimen: str = "blood_smear") -> Page:
     write_slide_report(folder, slide=slide, taxonomy=taxonomy, specimen=specimen)
-    return _Page((folder / "report.html").read_text())
+    return Page((folder / "report.html").read_text())
 
 
-def test_slide_report_is_whole_and_self_contained(
-    tmp_path: Path, slide: FakeSlide, fake_taxonomy: FakeTaxonomy
-) -> None:
+def test_slide_report_is_whole_andself_contained(tmp_path: Path, slide: FakeSlide, fake_taxonomy: FakeTaxonomy) -> None:
     make_cells(tmp_path / "cells.parquet", 700, size_px0=(3000, 2000))
     _regions(tmp_path / "regions.geojson")
     write_summary(tmp_path, summary(COUNTS))
     page = _report(tmp_path, slide, fake_taxonomy)
-    _self_contained(page)
+    self_contained(page)
     for words in (
         "Research use only", "slide-1.svs", "Blasts in AML range", "blasts in AML range (20 % or more)",
         "No answer", "dysplasia is not among the model's classes", "SIMULATED", "few cells: read with caution",
@@ -227,7 +174,7 @@ def test_red_cells_stand_with_errors_and_sizes(tmp_path: Path, slide: FakeSlide,
     write_slide_report(
         tmp_path, slide=slide, taxonomy=fake_taxonomy, specimen="blood_smear", also=load_taxonomy("red-cells")
     )
-    page = _Page((tmp_path / "report.html").read_text())
+    page = Page((tmp_path / "report.html").read_text())
     for words in (
         "4\u202f602 red cells were judged by shape; left out: 12 truncated", "Schistocytes 1 % or more",
         "Teardrop cell",
@@ -271,7 +218,7 @@ def test_everything_from_outside_is_escaped(tmp_path: Path, slide: FakeSlide) ->
     write_summary(tmp_path, evil)
     names = FakeTaxonomy(name="x", classes=(FakeClass(code=EVIL, name_en=EVIL, color=(1, 2, 3)),))
     page = _report(tmp_path, slide, names, EVIL)
-    _self_contained(page)
+    self_contained(page)
     assert page.text.count("<script>alert(1)</script>") > 15
     assert "{{ 7*7 }}" in page.text
     assert "49" not in re.findall(r">\s*(49)\s*<", page.text)
@@ -447,8 +394,8 @@ def _cohort(out: Path) -> None:
 def test_cohort_report(tmp_path: Path) -> None:
     _cohort(tmp_path)
     write_cohort_report(tmp_path)
-    page = _Page((tmp_path / "report.html").read_text())
-    _self_contained(page)
+    page = Page((tmp_path / "report.html").read_text())
+    self_contained(page)
     assert [a["href"] for a in page.of("a")] == ["slides/slide-1/report.html"]
     for words in (
         "1 slides ok", "2 failed", "the slide carries no microns per pixel", "other.svs", "12 345", "1 min 01 s",
@@ -463,7 +410,7 @@ def test_cohort_report(tmp_path: Path) -> None:
 def test_cohort_report_with_only_failures(tmp_path: Path) -> None:
     (tmp_path / "slides.csv").write_text("slide_id,path,specimen,status,reason\nx,x.svs,trephine,failed,unreadable\n")
     write_cohort_report(tmp_path)
-    page = _Page((tmp_path / "report.html").read_text())
+    page = Page((tmp_path / "report.html").read_text())
     assert "the file is damaged or incomplete" in page.text
     assert "no run.json" in page.text
 

@@ -20,6 +20,7 @@ from wsi_pipeline import cohort
 from wsi_pipeline.cells.features import FEATURES
 from wsi_pipeline.cohort import CohortResult, execute, plan_gallery
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.predictions.bags import read_bags
 from wsi_pipeline.runtime.executor import SerialExecutor
 
 CPU = {"runtime.device": "cpu"}
@@ -96,6 +97,10 @@ def test_a_patient_has_the_artefacts_of_a_slide_but_places(gallery: Path, tmp_pa
         assert "Labels given and answers" in report.read_text()
     assert "Lymphocyte/0.png" in (folder / "report.html").read_text()
     assert list(tmp_path.rglob("*.png")) == []  # no image is copied
+    bags = read_bags([tmp_path])
+    assert [(bag.subject_id, len(bag), (bag.given >= 0).sum()) for bag in bags] == [("P1", 4, 4), ("P2", 1, 0)]
+    assert bags[0].images is not None
+    assert all(Path(path).is_file() for path in bags[0].images)
 
 
 def test_finished_patients_are_skipped_and_half_done_ones_redone_alike(gallery: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from wsi_pipeline.simulation import TRUTH_COLUMNS, VirtualSlide, load_profile, m
 from wsi_pipeline.simulation.layout import Layout
 from wsi_pipeline.simulation.render import GRAIN_PX, draw_stain, render
 from wsi_pipeline.simulation.sprites import load_sprites
+from wsi_pipeline.slides import is_virtual
 from wsi_pipeline.units import Box
 
 
@@ -201,3 +202,15 @@ def test_memory_does_not_grow_with_the_height() -> None:
         assert len(list(band.tiles(row))) == 1
         kept.append(len(band._layout._squares))
     assert kept[3] <= kept[1] * 1.2
+
+
+def test_a_virtual_slide_is_known_as_such(smear: VirtualSlide, tmp_path: Path) -> None:
+    assert is_virtual(smear.path)
+    other = tmp_path / "other.tiff"
+    with tifffile.TiffFile(smear.path) as tif:
+        tifffile.imwrite(other, tif.pages.first.asarray()[:256, :256], tile=(256, 256), photometric="rgb")
+    assert not is_virtual(other)
+    assert not is_virtual(smear.truth)
+    assert not is_virtual(tmp_path / "nowhere.tiff")
+    (tmp_path / "cut.tiff").write_bytes(smear.path.read_bytes()[:100])
+    assert not is_virtual(tmp_path / "cut.tiff")

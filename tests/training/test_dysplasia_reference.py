@@ -10,8 +10,8 @@ import pytest
 
 from wsi_pipeline.cells.dysplasia import load_reference
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.simulation.attenuation import attenuate_granules
 from wsi_pipeline.training import dysplasia as training
-from wsi_pipeline.training.attenuation import attenuate_granules
 from wsi_pipeline.training.dysplasia import paired_auroc, train_dysplasia
 
 LIGHT = np.array([250, 245, 240], np.uint8)

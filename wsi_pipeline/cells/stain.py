@@ -16,9 +16,6 @@ FLOOR = 0.02
 NUCLEAR_DENSITY = (1.29, 2.16, 0.46)
 """Reference: the mean over the nucleated cells of the May-Gruenwald-Giemsa set ``pbc``, red, green, blue."""
 
-EOSIN_DENSITY = (0.10, 0.95, 0.25)
-"""Direction of eosin's density, which absorbs green: pink red cells and granules."""
-
 _QUANTILE = 0.9
 _LEAST, _MOST = 0.4, 2.5
 
@@ -57,25 +54,3 @@ def normalise_density(optical: torch.Tensor) -> torch.Tensor:
 def normalise_stain(rgb: torch.Tensor) -> torch.Tensor:
     """Return intensities ``(n, 3, side, side)`` (1 = background) with the nucleus of each window at the reference."""
     return torch.exp(-normalise_density(optical_density(rgb))).clamp(0.0, 1.2)
-
-
-def scale_eosin(optical: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """Return densities whose eosin part is multiplied by one factor a window; what lies along the nucleus stays.
-
-    Parameters
-    ----------
-    optical
-        Normalised density (:func:`normalise_density`), ``(n, 3, side, side)``.
-    factor
-        ``(n,)``, above 0.
-
-    Notes
-    -----
-    Each pixel is unmixed into nuclear stain and eosin by least squares, as in Ruifrok and Johnston (Anal Quant Cytol
-    Histol 23:291, 2001) with two stains; what neither explains stays.
-    """
-    stains = optical.new_tensor([NUCLEAR_DENSITY, EOSIN_DENSITY])
-    eosin = stains[1]
-    amount = torch.einsum("c,nchw->nhw", torch.linalg.pinv(stains)[:, 1], optical).clamp(min=0.0)
-    change = amount * (factor - 1)[:, None, None]
-    return optical + change[:, None] * eosin[None, :, None, None]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.cells.ahead import ahead
 from wsi_pipeline.cells.features import FEATURES
 from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, TOO_LARGE_SEEDS, table_schema
 from wsi_pipeline.segmentation.dye import NO_RED_CELLS, RedDye, red_dye, white_in_name_only
@@ -107,15 +107,6 @@ def _bands(
             yield merged.take(np.lexsort((x, y, x // ORDER_CELL_PX)))
         held = [(block, table) for block, table in held if block.core.y1 > high]
         band += 1
-
-
-def _ahead(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Yield tables, each made in another thread while the caller works on the one before."""
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, tables, None)
-        while (table := coming.result()) is not None:
-            coming = thread.submit(next, tables, None)
-            yield table
 
 
 def _read_part(path: Path, columns: Sequence[str]) -> pa.Table:
@@ -229,7 +220,7 @@ def merge_blocks(
             columns = [pa.array(centres[:, 0]), pa.array(centres[:, 1])]
             targets_out.write_table(pa.Table.from_arrays(columns, schema=TARGETS))
 
-        for band in _ahead(_settled(measured, background, dye) for measured in _bands(parts, keep=keep)):
+        for band in ahead(_settled(measured, background, dye) for measured in _bands(parts, keep=keep)):
             rows_out.write_table(band, row_group_size=ROW_GROUP)
             n_cells += len(band)
             white = band.filter(pa.compute.equal(band.column("kind"), "white"))
@@ -420,7 +411,7 @@ def write_typed(
     seen: Counter[str] = Counter()
     truncated, probability, error = 0, 0.0, 0.0
     with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema, **CELLS_FILE) as writer:
-        for band in _ahead(bands):
+        for band in ahead(bands):
             writer.write_table(band, row_group_size=ROW_GROUP)
             kinds.update(_count(band.column("kind")))
             named.update(_count(band.column("class_name")))

@@ -178,6 +178,23 @@ def simulated(
 
 
 @app.command()
+def recovery(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run on a simulated cohort.")],
+    cohort: Annotated[Path, typer.Option(help="Folder that `simulate cohort` wrote, with its truth.csv.")],
+    out: Out = Path("evaluation"),
+) -> None:
+    """Evaluate whether planted blast, promyelocyte and dysplastic fractions are given back within their intervals."""
+    from wsi_pipeline.evaluation.recovery import evaluate_recovery
+    from wsi_pipeline.evaluation.recovery_tables import recovery_csv, recovery_metrics, recovery_table
+
+    found = evaluate_recovery(run, cohort)
+    typer.echo(recovery_table(found))
+    write_text(out / "recovery.csv", recovery_csv(found))
+    write_json(out / "metrics.json", {"run": str(run), "cohort": str(cohort), **recovery_metrics(found)})
+    typer.echo(f"metrics: {out / 'metrics.json'}")
+
+
+@app.command()
 def cytologia(
     truth: Annotated[Path, typer.Option(help="CSV file NAME,x1,y1,x2,y2,class: the true boxes.")],
     predictions: Annotated[

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from wsi_pipeline.cli.export_qupath import qupath
 from wsi_pipeline.cli.export_slides import Run, Slides, Steps, each_slide, open_run
+from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.exports.finished_run import RunSlide
 from wsi_pipeline.runtime.progress import show_progress
 from wsi_pipeline.slides import SlidePath
@@ -18,6 +20,9 @@ app = typer.Typer(help="Write a finished run for other tools.", no_args_is_help=
 @app.callback()
 def _group() -> None:
     """Write a finished run for other tools."""
+
+
+app.command("qupath")(qupath)
 
 
 @app.command("ome-zarr")
@@ -32,7 +37,6 @@ def export_ome_zarr(
 
     slides/ID/labels.ome.zarr, or slides/ID/image.ome.zarr with labels/cells in it.
     """
-    from wsi_pipeline.errors import ConfigError
     from wsi_pipeline.exports.labels import write_labels
     from wsi_pipeline.exports.ome_zarr import write_image
 
@@ -60,6 +64,34 @@ def export_ome_zarr(
     each_slide(run, write_both if image else write_own, slides=slides, pixels=image)
 
 
+@app.command("slide-features")
+def slide_features(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote, of slides or of galleries.")],
+    out: Annotated[Path, typer.Option("--out", help="CSV file to write; the cells behind each value go beside it.")],
+    level: Annotated[str, typer.Option(help="patient (its slides pooled) or slide.")] = "patient",
+    embedding: Annotated[
+        bool, typer.Option("--embedding", help="Also the statistics of the embeddings, hundreds of columns.")
+    ] = False,
+) -> None:
+    """Write the features of each patient or slide as a table, a row a subject, and the cells behind each."""
+    from wsi_pipeline.atomic import write_text, writing
+    from wsi_pipeline.predictions.bags import list_runs, read_bags
+    from wsi_pipeline.predictions.slide_features import feature_table
+    from wsi_pipeline.predictions.slide_features.table import table_csv
+
+    if level not in ("patient", "slide"):
+        raise ConfigError(f"--level {level!r}: give patient or slide")
+    bags = read_bags(runs, level="slide" if level == "slide" else "patient", embedding=embedding)
+    for skipped in list_runs(runs)[1]:
+        typer.echo(f"without cells: {skipped}", err=True)
+    table = feature_table(bags)
+    numbers = out.with_name(f"{out.stem}.n.csv")
+    with writing(out):
+        for path, text in zip((out, numbers), table_csv(bags, table), strict=True):
+            write_text(path, text)
+    typer.echo(f"{out}: {len(bags)} subjects, {len(table.names)} features; cells behind each: {numbers}")
+
+
 @app.command("annotations")
 def export_annotations(run: Run) -> None:
     """Write cells as annotation stores of TIAToolbox: slides/ID/annotations.db. `view` draws them over the slides."""
@@ -83,7 +115,6 @@ def export_anndata(
 ) -> None:
     """Write cells x measures with classes, positions and embeddings for scanpy. Needs 'wsi-pipeline[anndata]'."""
     from wsi_pipeline.cells.schema import KIND_CLASS
-    from wsi_pipeline.errors import ConfigError
     from wsi_pipeline.exports.anndata_table import need, write_anndata
 
     need("anndata", "export anndata")

@@ -8,7 +8,19 @@ import traceback
 
 import typer
 
-from wsi_pipeline.cli import evaluate, export, models, predict, run, serve, slides, train_counts, view
+from wsi_pipeline.cli import (
+    evaluate,
+    export,
+    imports,
+    models,
+    predict,
+    run,
+    serve,
+    simulate,
+    slides,
+    train_slides,
+    view,
+)
 from wsi_pipeline.errors import WsiPipelineError
 
 USAGE_ERROR = 2
@@ -24,14 +36,15 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("demo")(run.demo)
 app.command("inspect")(slides.inspect)
-app.command("simulate")(slides.simulate)
 app.command("doctor")(models.doctor)
 app.command("view")(view.view)
 app.add_typer(models.app, name="models")
+app.add_typer(simulate.app, name="simulate")
 app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(train_counts.app, name="train")
+app.add_typer(train_slides.app, name="train")
 app.add_typer(predict.app, name="predict")
 app.add_typer(export.app, name="export")
+app.add_typer(imports.app, name="import")
 app.add_typer(serve.app, name="serve")
 
 

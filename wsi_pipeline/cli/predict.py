@@ -10,11 +10,40 @@ from typing import Annotated
 
 import typer
 
+from wsi_pipeline.cli.run import say_models
 from wsi_pipeline.errors import ConfigError
 
 _SAY_EVERY_S = 5.0
 
-app = typer.Typer(help="Answer for tables of values, without slides.", no_args_is_help=True)
+app = typer.Typer(help="Answer for finished runs, or for tables of values without slides.", no_args_is_help=True)
+
+
+@app.command()
+def slides(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote, of slides or galleries.")],
+    model: Annotated[
+        list[str], typer.Option("--model", help="Model that `train slides` wrote, or a shipped name; may be repeated.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the answers, new or of earlier ones; the runs are not changed.")
+    ] = Path("wsi-pipeline-answers"),
+    counts: Annotated[
+        Path | None,
+        typer.Option("--counts", help="CSV table of patients or slides with blood counts, for models that read them."),
+    ] = None,
+    allow_simulated: Annotated[
+        bool, typer.Option("--allow-simulated", help="Let models of simulated cohorts answer; each answer says so.")
+    ] = False,
+) -> None:
+    """Answer for every slide and patient of finished runs by their cells."""
+    from wsi_pipeline.predict_slides import predict_slides
+
+    found = predict_slides(runs, out, models=model, counts=counts, allow_simulated=allow_simulated, progress=_note)
+    for note in found.notes:
+        _note(note)
+    for level in ("slide", "patient"):
+        say_models(f"{level}s", (answer for s in found.subjects if s.level == level for answer in s.answers))
+    typer.echo(f"report: {out / 'report.html'}")
 
 
 @app.command()

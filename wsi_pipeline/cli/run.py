@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,6 +143,17 @@ def _short_answer(prediction: dict[str, Any]) -> str:
     return f"{prediction['class']} ({of} {value:.1f} %, {low:.1f}-{high:.1f} %)"
 
 
+def say_models(what: str, answers: Iterable[Mapping[str, Any]]) -> None:
+    """Print how often trained models answered what."""
+    said = Counter(
+        (a["task"], a["model"], f"abstains: {a['reason']}" if a["abstained"] else a["class"])
+        for a in answers
+        if a["model"] not in ("criteria", "none")
+    )
+    for (task, model, answer), n in sorted(said.items()):
+        typer.echo(f"{what}, {task} by {model}: {answer} {n}")
+
+
 def _say_result(result: Any) -> None:
     """Print the summary table and where the report is."""
     from rich.console import Console
@@ -167,6 +180,7 @@ def _say_result(result: Any) -> None:
         ]
         table.add_row(*(Text(cell) for cell in cells))
     Console().print(table)
+    say_models("slides", (p for s in result.summaries for p in s.get("predictions", [])))
     for summary in result.failed:
         typer.echo(f"{summary['slide_id']}: {summary['warnings'][0]}", err=True)
     typer.echo(f"report: {result.out / 'report.html'}")

@@ -12,7 +12,8 @@ not cut-outs, so figures by class vary more from one set of cut-outs to another 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,12 +77,17 @@ class DifferentialError:
 
 @dataclass(frozen=True, kw_only=True)
 class SlideScore:
-    """One slide: cells by kind (true, predicted, found), and its differential."""
+    """One slide: cells by kind (true, predicted, found), its white cells by class, and its differential.
+
+    ``answers`` counts the white cells that were found by (true class, answer), ``missed`` those that were not by class.
+    """
 
     slide_id: str
     specimen: str
     by_kind: dict[str, tuple[int, int, int]]
     n_white: int
+    answers: Mapping[tuple[str, str], int]
+    missed: Mapping[str, int]
     differential: tuple[DifferentialError, ...]
     not_corrected: str
 
@@ -217,6 +223,10 @@ def _match_slide(slide: FinishedSlide, side_um: float) -> _Matched:
         for pair in zip(a.tolist(), b.tolist(), strict=True):
             pairs[pair] = pairs.get(pair, 0) + 1
     white = (true_kind == "white") & (found_kind == "white")
+    named = zip(true.class_name[found[white]].tolist(), pred.class_name[partner[white]].tolist(), strict=True)
+    lost_white = true.class_name[
+        np.concatenate([found[(true_kind == "white") & ~white], np.flatnonzero(match.missed & (true.kind == "white"))])
+    ]
     searched = shapely.contains_xy(slide.region, true.xy)
     rows = _differential(slide, true.class_name[searched & (true.kind == "white")])
     return _Matched(
@@ -225,6 +235,8 @@ def _match_slide(slide: FinishedSlide, side_um: float) -> _Matched:
             specimen=slide.specimen,
             by_kind={kind: n for kind, n in by_kind.items() if any(n)},
             n_white=int((searched & (true.kind == "white")).sum()),
+            answers=Counter(named),
+            missed=Counter(lost_white.tolist()),
             differential=rows,
             not_corrected=str(slide.summary.get("differential_corrected", {}).get("reason") or ""),
         ),

@@ -80,6 +80,7 @@ def _slide(slide: SlideScore) -> dict[str, Any]:
         "specimen": slide.specimen,
         "kinds": {kind: {"n": n, "n_predicted": p, "tp": tp} for kind, (n, p, tp) in slide.by_kind.items()},
         "n_white": slide.n_white,
+        "white_missed": dict(sorted(slide.missed.items())),
         "differential": [_row(row) for row in slide.differential],
         "not_corrected": slide.not_corrected or None,
         "largest_error_raw": slide.largest_error("raw"),

@@ -11,7 +11,8 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ import pyarrow.compute as pc
 import shapely
 
 from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.cells.ahead import ahead
 from wsi_pipeline.exports._stream import ObjectArray, floats, geometries, iter_cells, polygonal, strings
+from wsi_pipeline.exports.rings import corners
 
 if TYPE_CHECKING:
     from wsi_pipeline.taxonomies import Taxonomy
@@ -35,7 +38,9 @@ GRID_PX = 0.01
 UNKNOWN_COLOUR = (128, 128, 128)
 """Colour of a class that the taxonomy does not list."""
 
-_GZIP_LEVEL = 5  # level 6 gives 2 % smaller files in 1.6 times the time
+_FARTHEST_PX0 = 1e9
+
+GZIP_LEVEL = 5  # level 6 gives 2 % smaller files in 1.6 times the time
 
 _POLYGON = '{"type":"Polygon","coordinates":'
 _HEAD = len(_POLYGON)
@@ -105,26 +110,64 @@ def write_qupath(
     A cell with a nucleus outline is a QuPath *cell*, others are *detections*. A ring that crosses itself,
     in the table or after rounding, is replaced by its largest valid part.
     """
-    classes = _ClassNames(taxonomy, *(() if also is None else (also,)))
     written = dropped = 0
-    head = f'{{"type":"FeatureCollection","specimen":{json.dumps(specimen)},"features":['
-    with (
-        atomic_path(out) as temporary,
-        temporary.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=raw, mtime=0) as file,
-    ):
-        file.write(head.encode())
-        optional = ("nucleus", "truncated", *(column for _, column, _ in _MEASUREMENTS))
-        for first, batch in iter_cells(cells, ("cell_id", "geometry", "class_name"), optional):
-            features = list(_features(batch, cells, first, offset_px0, classes))
-            dropped += batch.num_rows - len(features)
-            if features:
-                file.write((("," if written else "") + "\n" + ",\n".join(features)).encode())
+    with feature_collection(out, specimen) as add:
+        for rows, features in encode_cells(
+            cells, offset_px0=offset_px0, taxonomies=(taxonomy, *(() if also is None else (also,)))
+        ):
+            add(features)
             written += len(features)
-        file.write(b"\n]}\n")
+            dropped += rows - len(features)
     if dropped:
         _log.warning("%s: %d cells without area on the %s-pixel grid are not in %s", cells, dropped, GRID_PX, out)
     return written
+
+
+@contextmanager
+def feature_collection(out: Path, specimen: str) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Open a gzipped FeatureCollection; yields what appends encoded features. The file appears when it is whole."""
+    empty = True
+    with (
+        atomic_path(out) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=GZIP_LEVEL, fileobj=raw, mtime=0) as file,
+    ):
+
+        def add(features: Sequence[str]) -> None:
+            nonlocal empty
+            if features:
+                file.write((("" if empty else ",") + "\n" + ",\n".join(features)).encode())
+                empty = False
+
+        file.write(f'{{"type":"FeatureCollection","specimen":{json.dumps(specimen)},"features":['.encode())
+        yield add
+        file.write(b"\n]}\n")
+
+
+def encode_cells(
+    cells: Path, *, offset_px0: tuple[float, float], taxonomies: Sequence[Taxonomy]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of each batch of a cell table, and the features of those that have area on QuPath's grid.
+
+    Parameters
+    ----------
+    cells, offset_px0
+        As :func:`write_qupath` takes them.
+    taxonomies
+        Names and colours of the classes; the last that lists a class decides.
+
+    Raises
+    ------
+    DataError
+        The table cannot be read or lacks a column.
+    """
+    classes = _ClassNames(*taxonomies)
+    optional = ("nucleus", "truncated", *(column for _, column, _ in _MEASUREMENTS))
+    batches = iter_cells(cells, ("cell_id", "geometry", "class_name"), optional)
+    # The caller compresses one batch while the next is encoded.
+    yield from ahead(
+        (batch.num_rows, list(_features(batch, cells, first, offset_px0, classes))) for first, batch in batches
+    )
 
 
 class _ClassNames:
@@ -142,9 +185,15 @@ class _ClassNames:
 
 
 def _classification(name: str, colour: Sequence[int]) -> str:
-    # QuPath splits a name at colons into derived classes and refuses line breaks and blanks.
-    clean = " ".join(name.replace(":", " ").split()) or "unclassified"
-    return json.dumps({"name": clean, "color": [int(c) for c in colour]}, separators=(",", ":"))
+    return json.dumps({"name": plain_name(name), "color": [int(c) for c in colour]}, separators=(",", ":"))
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a class as one that QuPath takes whole.
+
+    It splits names at colons into derived classes, and refuses line breaks and blanks.
+    """
+    return " ".join(name.replace(":", " ").split()) or "unclassified"
 
 
 def _features(
@@ -181,20 +230,28 @@ def to_grid(shapes: ObjectArray, offset_px0: tuple[float, float]) -> ObjectArray
     Returns
     -------
     numpy.ndarray
-        ``(n,)`` valid polygons whose coordinates are multiples of 0.01, without repeated or collinear
-        points; None where there was none or no area is left.
+        ``(n,)`` valid polygons whose coordinates are multiples of 0.01; None where there was none, no area is left,
+        or coordinates are not finite or beyond 1e9 px.
     """
+    shapes = _on_a_slide(shapes)
     moved = shapely.transform(shapes, lambda xy: _snap(xy - offset_px0))
     good = (shapely.get_type_id(moved) == 3) & shapely.is_valid(moved) & (shapely.area(moved) > 0)
     result: ObjectArray = np.full(len(shapes), None, dtype=object)
     result[good] = moved[good]
     for i in np.flatnonzero(~good & ~shapely.is_missing(moved)):
         result[i] = _repair(shapely.transform(shapes[i], lambda xy: xy - offset_px0))
-    # Tolerance 0 removes points on straight lines only. Not on rings it would make invalid.
-    simple = shapely.simplify(result, 0.0)
-    use = shapely.is_valid(simple) & ~shapely.is_empty(simple) & (shapely.get_type_id(simple) == 3)
-    result[use] = simple[use]
     return result
+
+
+def _on_a_slide(shapes: ObjectArray) -> ObjectArray:
+    """Return the geometries with None for those whose coordinates are no numbers, or lie on no possible slide."""
+    xy, index = shapely.get_coordinates(shapes, return_index=True)
+    wild = index[~(np.abs(xy) <= _FARTHEST_PX0).all(axis=1)]
+    if not len(wild):
+        return shapes
+    kept: ObjectArray = shapes.copy()
+    kept[wild] = None
+    return kept
 
 
 def _snap(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -219,7 +276,7 @@ def _repair(shape: shapely.Geometry) -> shapely.Polygon | None:
 
 
 def _polygons_json(shapes: ObjectArray) -> list[str | None]:
-    """Encode polygons on the grid as GeoJSON geometries, None as None.
+    """Encode polygons on the grid as GeoJSON geometries, without points on straight lines; None as None.
 
     Numbers are formatted by Arrow for the whole batch: about ten times as fast as ``json.dumps``.
     """
@@ -228,6 +285,7 @@ def _polygons_json(shapes: ObjectArray) -> list[str | None]:
     if not len(present):
         return texts
     _, xy, (ring_starts, polygon_starts) = shapely.to_ragged_array(shapes[present])
+    xy, ring_starts = corners(xy, ring_starts)
     xy = xy + 0.0  # no minus zero
     x, y = (pc.cast(pa.array(np.ascontiguousarray(xy[:, axis])), pa.string()) for axis in (0, 1))
     points = pc.binary_join_element_wise(x, y, ",")
@@ -263,14 +321,14 @@ def _nuclei_json(shapes: ObjectArray, offset_px0: tuple[float, float]) -> list[s
 
 
 def _measurements_json(batch: pa.RecordBatch) -> list[str]:
-    rows: list[list[str]] = [[] for _ in range(batch.num_rows)]
+    # Arrow returns nothing at all where every value is null, so each row starts with one that is not.
+    columns = [pa.array([""] * batch.num_rows, pa.string())]
     for name, column, decimals in _MEASUREMENTS:
-        values = np.round(floats(batch, column), decimals) + 0.0
-        key = json.dumps(name)
-        finite = np.isfinite(values)
-        for i, text in zip(np.flatnonzero(finite), map(repr, values[finite].tolist()), strict=True):
-            rows[i].append(f"{key}:{text}")
+        if column in batch.schema.names:
+            values = np.round(floats(batch, column), decimals) + 0.0
+            text = pc.cast(pa.array(values, mask=~np.isfinite(values)), pa.string())
+            columns.append(pc.binary_join_element_wise(f"{json.dumps(name)}:", text, ""))
     if "truncated" in batch.schema.names:
-        for i in np.flatnonzero(np.nan_to_num(floats(batch, "truncated"))):
-            rows[i].append('"Truncated":1')
-    return [",".join(row) for row in rows]
+        is_cut = np.nan_to_num(floats(batch, "truncated")) > 0
+        columns.append(pa.array(np.where(is_cut, '"Truncated":1', ""), pa.string(), mask=~is_cut))
+    return [text[1:] for text in pc.binary_join_element_wise(*columns, ",", null_handling="skip").to_pylist()]

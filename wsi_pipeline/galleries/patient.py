@@ -18,7 +18,6 @@ from wsi_pipeline.cells.crop_features import MPP, SEGMENTED_BY
 from wsi_pipeline.cells.evidence import Evidence
 from wsi_pipeline.cells.windows import resample
 from wsi_pipeline.errors import PatientFolderError, UnreadableSlideError
-from wsi_pipeline.evaluation.images import read_image
 from wsi_pipeline.exports.report import write_gallery_report
 from wsi_pipeline.finish import taxonomy_of
 from wsi_pipeline.galleries.comparison import Comparison
@@ -31,6 +30,8 @@ from wsi_pipeline.predictions import corrected_differential, criteria_prediction
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, evidence_of, use_threads
+from wsi_pipeline.slide_answers import answer_slide, provenance_of
+from wsi_pipeline.slides.picture import read_image
 
 NOTE = (
     "A gallery has no positions: no regions, no area, no cells per field, no red cells and no file for QuPath. "
@@ -169,6 +170,9 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
         "warnings": [*_warnings(job, found, problem, without_cell), *counts.notes],
     }
     write_json(job.folder / "summary.json", summary)
+    if config.predictions.slide_models:
+        summary["predictions"] += [prediction.to_dict() for prediction in answer_slide(job, "ok")]
+        write_json(job.folder / "summary.json", summary)
     if config.exports.report:
         write_gallery_report(
             job.folder,
@@ -230,6 +234,7 @@ def _provenance(
         "cell classifier": classifier.name,
         "cell classifier SHA-256": classifier.sha256,
         "evidence SHA-256": None if evidence is None else evidence.sha256,
+        **provenance_of(job.config),
         "segmentation model": SEGMENTED_BY,
         "segmentation SHA-256": measurer.sha256,
         "resolution of measures, um/px": MPP,

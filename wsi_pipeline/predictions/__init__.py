@@ -12,7 +12,14 @@ from wsi_pipeline.predictions.differential import (
     pool_counts,
 )
 from wsi_pipeline.predictions.intervals import poisson, wilson
-from wsi_pipeline.predictions.prediction import PREDICTION_COLUMNS, Prediction, Proportion
+from wsi_pipeline.predictions.prediction import (
+    PREDICTION_COLUMNS,
+    EvidenceCell,
+    ModelEvidence,
+    ModelProbability,
+    Prediction,
+    Proportion,
+)
 
 __all__ = [
     "CORRECTED_COLUMNS",
@@ -21,7 +28,10 @@ __all__ = [
     "CorrectedDifferential",
     "Differential",
     "DifferentialRow",
+    "EvidenceCell",
     "Index",
+    "ModelEvidence",
+    "ModelProbability",
     "Prediction",
     "Proportion",
     "corrected_differential",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.cells.classifier import CellClassifier
     from wsi_pipeline.cells.crop_features import CropFeatures
     from wsi_pipeline.cells.evidence import Evidence
+    from wsi_pipeline.predictions.slide_models import SlideEnsemble
     from wsi_pipeline.segmentation.batching import Batch
     from wsi_pipeline.segmentation.models import FlowModel
     from wsi_pipeline.segmentation.precision import RequestedPrecision
@@ -125,6 +126,16 @@ def classifier_model(name: str, device: str) -> CellClassifier:
     from wsi_pipeline.cells.classifier import load_classifier
 
     model: CellClassifier = _once(("cells", name, device), lambda: load_classifier(name, device=device))
+    return model
+
+
+def slide_model(name: str) -> SlideEnsemble:
+    """Return a model of slides, loaded once a process; a file that was replaced since is loaded anew."""
+    from wsi_pipeline.predictions.slide_models import load_slide_model
+    from wsi_pipeline.weights import find_weights
+
+    sha256 = find_weights(name, "slides").sha256
+    model: SlideEnsemble = _once(("slides", name, sha256), lambda: load_slide_model(name))
     return model
 
 

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.simulation.film import Film
+from wsi_pipeline.simulation.hypogranular import sprites_of
 from wsi_pipeline.simulation.layout import SQUARE_UM, Layout, Placed
 from wsi_pipeline.simulation.profile import Profile
 from wsi_pipeline.simulation.render import draw_focus, draw_stain, render_things, restain
-from wsi_pipeline.simulation.sprites import Sprite, load_sprites
+from wsi_pipeline.simulation.sprites import Sprite
 from wsi_pipeline.units import Box
 
 _KEPT_ROWS = 5
@@ -106,7 +107,7 @@ class _Band:
             film = Film(width_um=scene.width * scene.mpp, height_um=scene.height * scene.mpp, seed=scene.seed)
         self._stain = draw_stain(scene.seed, scene.profile.background, scene.stain_variation)
         self._focus = draw_focus(scene.seed, scene.blur_variation)
-        self._layout = Layout(scene.profile, restain(load_sprites(), self._stain), scene.seed, film)
+        self._layout = Layout(scene.profile, restain(sprites_of(scene.profile), self._stain), scene.seed, film)
 
     def tiles(self, row: int) -> Iterator[Tile]:
         scene, tile = self._scene, self._scene.tile_px

@@ -17,12 +17,15 @@ import numpy.typing as npt
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.simulation.profile import load_profile
+from wsi_pipeline.simulation.profile import Profile, load_profile
 from wsi_pipeline.simulation.render import check_variation
 from wsi_pipeline.simulation.scene import Scene, draw_tiles
 
 TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "source", "variant")
 """Columns of the truth table; ``outline`` is a WKT polygon in level-0 pixels."""
+
+VIRTUAL = "virtual slide (simulated from real cells)"
+"""How the description of a virtual slide's TIFF begins."""
 
 _DOWNSAMPLE = 4
 _SMALLEST_LEVEL_PX = 1024
@@ -56,7 +59,7 @@ class VirtualSlide:
 def make_virtual_slide(
     out: Path,
     *,
-    profile: str | Path,
+    profile: Profile | str | Path,
     size_px: int | tuple[int, int],
     seed: int,
     mpp: float = 0.25,
@@ -77,7 +80,7 @@ def make_virtual_slide(
     out
         The TIFF to write; the truth goes to ``<stem>.truth.csv`` beside it.
     profile
-        Name of a shipped profile or a YAML file.
+        A profile, the name of a shipped one, or a YAML file.
     size_px
         Side, or (width, height), of level 0.
     seed
@@ -109,7 +112,7 @@ def make_virtual_slide(
     check_variation(stain_variation, blur_variation)
     if not 1 <= workers <= 256:
         raise ConfigError(f"workers {workers}: use 1 to 256")
-    chosen = load_profile(profile)
+    chosen = profile if isinstance(profile, Profile) else load_profile(profile)
     if film and chosen.background == "tissue":
         raise ConfigError(f"profile {chosen.name} is of a section, which has no film")
     scene = Scene(
@@ -199,7 +202,7 @@ class _SlideWriter:
 
     def _description(self) -> str:
         scene = self._scene
-        return f"virtual slide (simulated from real cells); profile {scene.profile.name}; seed {scene.seed}"
+        return f"{VIRTUAL}; profile {scene.profile.name}; seed {scene.seed}"
 
     def _level0_tiles(self, truth: _Rows) -> Iterator[npt.NDArray[np.uint8]]:
         for tile in draw_tiles(self._scene, self._workers):

@@ -198,6 +198,23 @@ def tiff_mpp(path: Path) -> tuple[float, float] | None:
         return None
 
 
+def is_virtual(path: SlidePath) -> bool:
+    """Tell whether a file says that it is a virtual slide of ours: simulated, of no patient.
+
+    Copies in another format, and files behind a URL, are not known as such.
+    """
+    from wsi_pipeline.simulation.slide import VIRTUAL
+
+    try:
+        if not isinstance(path, Path) or not path.is_file() or not is_tiff(path):
+            return False
+        with tifffile.TiffFile(path) as tiff:
+            page: Any = tiff.pages.first
+            return str(page.description).startswith(VIRTUAL)
+    except HEADER_ERRORS:
+        return False
+
+
 class TiffMetadata(NamedTuple):
     """What a TIFF states of itself: format name, microns per pixel in x and y, objective power."""
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from wsi_pipeline.cells.network import balance
 from wsi_pipeline.cells.preparation import Stain, as_tiatoolbox
-from wsi_pipeline.cells.stain import normalise_density, nuclear_density, optical_density, scale_eosin
+from wsi_pipeline.cells.stain import normalise_stain, nuclear_density, optical_density
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,6 @@ class AugmentSpec:
         optical density.
     stain_channel
         Standard deviation of the log density per channel; None takes half of ``stain_density``.
-    eosin_density
-        Standard deviation of the log density of eosin alone, for cells whose stain is normalised: laboratories differ
-        in how pink cytoplasm and granules are beside the same nucleus.
     stain_exchange, surroundings_exchange, surroundings_blank, mirror_surroundings
         Shares of cells that get another cell's stain density, another window's surroundings, empty surroundings (as
         smears of another thickness have), and their own middle mirrored outwards (as cells near the edge of a file
@@ -60,7 +57,6 @@ class AugmentSpec:
     stain_channel: float | None = None
     stain_mix: float = 0.05
     stain_offset: float = 0.02
-    eosin_density: float = 0.0
     stain_exchange: float = 0.3
     surroundings_exchange: float = 0.25
     surroundings_blank: float = 0.0
@@ -81,7 +77,6 @@ NEAR = AugmentSpec(
     stain_channel=0.05,
     stain_mix=0.02,
     stain_offset=0.01,
-    eosin_density=0.12,
     stain_exchange=0.0,
     surroundings_exchange=0.05,
     surroundings_blank=0.05,
@@ -102,7 +97,6 @@ FAR = AugmentSpec(
     stain_channel=0.15,
     stain_mix=0.08,
     stain_offset=0.03,
-    eosin_density=0.35,
     stain_exchange=0.0,
     surroundings_blank=0.15,
 )
@@ -181,7 +175,7 @@ def augment(
     grid = _grid(n, side, generator, window_px=window_px, mpp=mpp, spec=spec, smudge=smudge)
     rgb = F.grid_sample(rgb, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     rgb = _exchange_surroundings(rgb, mpp, spec, generator)
-    rgb = _normalise(rgb, spec, generator) if stain == "nuclear-density" else as_tiatoolbox(rgb, stain)
+    rgb = normalise_stain(rgb) if stain == "nuclear-density" else as_tiatoolbox(rgb, stain)
     rgb = _stain(rgb, spec, generator)
     rgb = _optics(rgb, spec, generator, smudge)
     return rgb.clamp(0.0, 1.2)
@@ -249,15 +243,6 @@ def _exchange_surroundings(
     keep = torch.sigmoid((radius - distance) / 1.5)
     keep = torch.where(chosen[:, None, None], keep, torch.ones_like(keep))[:, None]
     return rgb * keep + other * (1 - keep)
-
-
-def _normalise(rgb: torch.Tensor, spec: AugmentSpec, generator: torch.Generator) -> torch.Tensor:
-    """Bring the nucleus to the reference, and eosin to a density of its own."""
-    density = normalise_density(optical_density(rgb))
-    if spec.eosin_density:
-        factor = torch.exp(torch.randn(len(rgb), generator=generator) * spec.eosin_density)
-        density = scale_eosin(density, factor)
-    return torch.exp(-density).clamp(0.0, 1.2)
 
 
 def _stain(rgb: torch.Tensor, spec: AugmentSpec, generator: torch.Generator) -> torch.Tensor:

@@ -9,14 +9,11 @@ an object, or whose object has no class, are not trained on. The windows are rea
 from __future__ import annotations
 
 import csv
-import gzip
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import shapely
@@ -24,11 +21,9 @@ import shapely
 from wsi_pipeline.csv_rows import read_rows
 from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.training.cell_listing import Example, Listing, checked_mpp
-
-MIN_IOU = 0.5
+from wsi_pipeline.training.qupath_objects import GEOJSON, cells_covered, class_name, read_features
 
 _COLUMNS = ("cell_id", "geometry", "x_px0", "y_px0")
-_GEOJSON = (".geojson", ".json", ".geojson.gz", ".json.gz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +71,9 @@ def read_run(data: Path, labels: Path | None) -> Listing:
         raise DataError(f"--labels {labels} does not exist")
     if labels.suffix.lower() == ".csv":
         return _listing(slides, _csv_labels(labels, slides), [])
-    files = sorted(p for p in labels.iterdir() if p.name.lower().endswith(_GEOJSON)) if labels.is_dir() else [labels]
-    if not files or not files[0].name.lower().endswith(_GEOJSON):
-        raise DataError(f"--labels {labels}: GeoJSON files ({', '.join(_GEOJSON)}) or a CSV file are needed")
+    files = sorted(p for p in labels.iterdir() if p.name.lower().endswith(GEOJSON)) if labels.is_dir() else [labels]
+    if not files or not files[0].name.lower().endswith(GEOJSON):
+        raise DataError(f"--labels {labels}: GeoJSON files ({', '.join(GEOJSON)}) or a CSV file are needed")
     found: dict[str, str] = {}
     notes: list[str] = []
     for file in files:
@@ -169,20 +164,22 @@ def _csv_labels(path: Path, slides: list[_RunSlide]) -> dict[str, str]:
 
 
 def _geojson_labels(path: Path, slides: list[_RunSlide], notes: list[str]) -> dict[str, str]:
-    objects = [(f, name) for f in _features(path) if (name := _class_name(f))]
     home = {cell: slide for slide in slides for cell in slide.ids}
-    by_id = [(f, name, str(f.get("id", ""))) for f, name in objects]
     found: dict[str, str] = {}
-    for _, name, cell in by_id:
-        if cell in home and found.setdefault(cell, name) != name:
+    rest: list[tuple[int, Any]] = []
+    names: list[str] = []
+    for number, feature in enumerate(read_features(path)):
+        name, cell = class_name(feature), str(feature.get("id", ""))
+        if name and cell not in home:
+            rest.append((number, feature["geometry"]))
+            names.append(name)
+        elif name and found.setdefault(cell, name) != name:
             raise DataError(f"{path}: cell {cell} is labelled {name} and {found[cell]}")
-    rest = [(f, name) for f, name, cell in by_id if cell not in home]
     n_id = len(found)
     lost = 0
     if rest:
         slide = _slide_of(path, slides, [home[c] for c in found])
-        matches = _by_overlap(path, [f for f, _ in rest], slide)
-        for (_, name), match in zip(rest, matches, strict=True):
+        for name, match in zip(names, _by_overlap(path, rest, slide), strict=True):
             if match is None:
                 lost += 1
             elif found.setdefault(match, name) != name:
@@ -192,27 +189,6 @@ def _geojson_labels(path: Path, slides: list[_RunSlide], notes: list[str]) -> di
         + (f", {lost} objects that match no cell left out" if lost else "")
     )
     return found
-
-
-def _features(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        raw = path.read_bytes()
-        tree = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as GeoJSON: {error}") from None
-    features = tree.get("features") if isinstance(tree, dict) else tree
-    if not isinstance(features, list) or not all(isinstance(f, dict) and "geometry" in f for f in features):
-        raise DataError(f"{path} is no GeoJSON FeatureCollection; export objects as such from QuPath")
-    return features
-
-
-def _class_name(feature: Mapping[str, Any]) -> str:
-    """Return the class of an object: QuPath writes a name, or the names of a derived class."""
-    given = (feature.get("properties") or {}).get("classification") or {}
-    if not isinstance(given, dict):
-        return ""
-    names = given.get("names") or [given.get("name") or ""]
-    return ": ".join(str(n) for n in names).strip()
 
 
 def _slide_of(path: Path, slides: list[_RunSlide], matched: list[_RunSlide]) -> _RunSlide:
@@ -229,31 +205,15 @@ def _slide_of(path: Path, slides: list[_RunSlide], matched: list[_RunSlide]) -> 
     )
 
 
-def _by_overlap(path: Path, features: list[Mapping[str, Any]], slide: _RunSlide) -> list[str | None]:
-    """Return for each object the cell it covers with IoU of at least 0.5, if any."""
+def _by_overlap(path: Path, features: list[tuple[int, Any]], slide: _RunSlide) -> list[str | None]:
+    """Return for each object (number, geometry) the cell it covers with IoU of at least 0.5, if any."""
     from wsi_pipeline.slides import open_slide
 
     with open_slide(slide.path, mpp=slide.mpp, force_mpp=True) as opened:
-        offset = np.array([opened.bounds.x0, opened.bounds.y0], float)
+        offset = (float(opened.bounds.x0), float(opened.bounds.y0))
     cells = shapely.from_wkb(slide.table.column("geometry").to_numpy(zero_copy_only=False))
-    tree = shapely.STRtree(cells)
     ids = slide.ids
-    found: list[str | None] = []
-    for number, feature in enumerate(features):
-        try:
-            shape = shapely.geometry.shape(feature["geometry"])
-            shape = shapely.make_valid(shapely.transform(shape, lambda xy: xy + offset))
-        except (ValueError, TypeError, KeyError, AttributeError, shapely.errors.ShapelyError) as error:
-            raise DataError(f"{path}: the geometry of object {number} is damaged ({error})") from None
-        near = tree.query(shape, predicate="intersects")
-        best, cell = 0.0, None
-        for k in near.tolist():
-            common = shape.intersection(cells[k]).area
-            share = common / max(shape.area + cells[k].area - common, 1e-9)
-            if share > best:
-                best, cell = share, ids[k]
-        found.append(cell if best >= MIN_IOU else None)
-    return found
+    return [None if k is None else ids[k] for k in cells_covered(path, features, cells, offset)]
 
 
 def _listing(slides: list[_RunSlide], labels: Mapping[str, str], notes: list[str]) -> Listing:

@@ -2,8 +2,8 @@
 
 No public set labels dysplasia. The reference is half of the normal cells of class folders, split by near-duplicate
 group; the cut-offs are its percentiles. The other half, untouched by any choice, gives the flags' rates in normal
-cells, and, with the granules of its neutrophils attenuated (:mod:`wsi_pipeline.training.attenuation`), the response to
-a dose.
+cells, and, with the granules of its neutrophils attenuated (:mod:`wsi_pipeline.simulation.attenuation`), the response
+to a dose.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from wsi_pipeline.cells.features import NAMES
 from wsi_pipeline.cells.windows import estimate_background, resample
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.datasets import read_class_folders
-from wsi_pipeline.evaluation.images import read_image
 from wsi_pipeline.predictions.assessment.bootstrap import Estimate, percentile_estimate
 from wsi_pipeline.predictions.intervals import wilson
+from wsi_pipeline.simulation.attenuation import attenuate_granules
+from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
-from wsi_pipeline.training.attenuation import attenuate_granules
 from wsi_pipeline.training.cells import today
 from wsi_pipeline.training.splits import group_keys, near_duplicate_groups
 

@@ -21,6 +21,7 @@ from wsi_pipeline.predictions.assessment.cross_validation import (
     repeated_folds,
 )
 from wsi_pipeline.predictions.assessment.document import document
+from wsi_pipeline.predictions.assessment.leakage import Finding
 from wsi_pipeline.predictions.assessment.null import null_check, shuffled_labels
 
 SMALL = Plan(
@@ -205,7 +206,10 @@ def test_two_classes_without_centres_or_patients() -> None:
     rng = np.random.default_rng(0)
     labels = ["sick" if i % 3 else "well" for i in range(90)]
     features = rng.normal(size=(90, 2)) + np.array([[name == "sick", 0] for name in labels])
-    found = run_study(features, labels, [logistic()], classes=["well", "sick"], plan=replace(SMALL, null_repeats=0))
+    known = Finding(kind="identical-cells", count=2, message="Two patients share cells.")
+    plan = replace(SMALL, null_repeats=0)
+    found = run_study(features, labels, [logistic()], classes=["well", "sick"], plan=plan, findings=[known])
+    assert found.findings == (known,)
     assert found.centres == found.transfers == found.null == ()
     well, sick = found.assessments[0].per_class
     assert well.auc.value == pytest.approx(sick.auc.value)

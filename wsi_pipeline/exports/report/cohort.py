@@ -11,13 +11,16 @@ from typing import Any
 from urllib.parse import quote
 
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.exports.report.behind import told_apart
 from wsi_pipeline.exports.report.charts import Segment, Styles, stacked
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.summary import Agreement, Answer, read_summary
-from wsi_pipeline.exports.report.text import SPECIMENS
+from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
 from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 _FIRST_TAXONOMY = "pbc-blast"
+PATIENTS_FILE = "patients.json"
+"""Answers for patients with their wording; where models were asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,18 @@ class SlideRow:
     href: str
     segments: tuple[Segment, ...]
     n_counted: int
-    answers: Mapping[str, Answer]
+    answers: Mapping[tuple[str, str], Answer]
+    simulated: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatientAnswers:
+    """What models answered for the pooled slides of a patient, and where the criteria say otherwise."""
+
+    subject_id: str
+    slide_ids: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    differences: tuple[str, ...]
 
 
 def write_cohort_report(out: Path) -> None:
@@ -46,7 +60,8 @@ def write_cohort_report(out: Path) -> None:
     ----------
     out
         The run's folder. Read are ``slides.csv`` (needed), ``predictions.csv``, ``differential.csv``,
-        ``run.json`` and ``slides/<slide_id>/summary.json``, as far as they exist; a failed slide has none.
+        ``patients.json``, ``run.json`` and ``slides/<slide_id>/summary.json``, as far as they exist; a failed slide
+        has none.
 
     Raises
     ------
@@ -54,10 +69,16 @@ def write_cohort_report(out: Path) -> None:
         ``slides.csv`` is missing, or a file is damaged; the message names it.
     """
     slides = list(_csv(out / "slides.csv", ("slide_id", "status")))
-    answers = [
-        (row.get("slide_id", ""), row.get("subject_id", ""), _answer(row, out))
-        for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True)
-    ]
+    paths = {row["slide_id"]: _folder(out, row["slide_id"]) / "summary.json" for row in slides}
+    summaries = {slide_id: read_summary(path) for slide_id, path in paths.items() if path.is_file()}
+    patients = list(_patients(out))
+    told = {("slide", name, question_of(a)): a.probability_of for name, s in summaries.items() for a in s.predictions}
+    told |= {("patient", p.subject_id, question_of(a)): a.probability_of for p in patients for a in p.answers}
+    answers = []
+    for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True):
+        answer, slide_id, subject = _answer(row, out), row.get("slide_id", ""), row.get("subject_id", "")
+        known = told.get((answer.level, slide_id if answer.level == "slide" else subject, question_of(answer)))
+        answers.append((slide_id, subject, answer.model_copy(update={"probability_of": known})))
     shares: dict[str, list[tuple[str, float]]] = {}
     counted: dict[str, int] = {}
     for row in _csv(out / "differential.csv", ("slide_id", "class"), optional=True):
@@ -70,13 +91,14 @@ def write_cohort_report(out: Path) -> None:
     rows, warnings = [], []
     for row in slides:
         slide_id = row["slide_id"]
-        mine = {a.task: a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
+        mine = {question_of(a): a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
         segments = stacked(shares.get(slide_id, []), styles)
-        rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0)))
-        summary = _folder(out, slide_id) / "summary.json"
-        if summary.is_file():
-            warnings += [(slide_id, text) for text in read_summary(summary).warnings]
-    tasks = list(dict.fromkeys(a.task for _, _, a in answers if a.level == "slide"))
+        summary = summaries.get(slide_id)
+        simulated = summary is not None and summary.simulated
+        rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0), simulated=simulated))
+        if summary is not None:
+            warnings += [(slide_id, text) for text in summary.warnings]
+    questions = {question_of(a): (task_words(a), by_model(a)) for _, _, a in answers if a.level == "slide"}
     legend = {s.style.code: s.style for row in rows for s in row.segments}
     render(
         "cohort.html.j2",
@@ -86,13 +108,33 @@ def write_cohort_report(out: Path) -> None:
         n_cells=sum(row.n_cells or 0 for row in rows),
         area_mm2=sum(row.area_mm2 or 0.0 for row in rows) if any(row.area_mm2 is not None for row in rows) else None,
         agreement=_agreement(out),
-        tasks=tasks,
+        questions=questions,
         patients=[(subject, a) for _, subject, a in answers if a.level == "patient"],
+        n_simulated=sum(row.simulated for row in rows),
+        pooled=[patient for patient in patients if len(patient.slide_ids) > 1],
         simulated=any("simul" in (a.trained_on or "").lower() for _, _, a in answers),
         legend=sorted(legend.values(), key=lambda style: styles.position(style.code)),
         warnings=warnings,
         run=list(_flatten(_run_json(out / "run.json"))),
     )
+
+
+def _patients(out: Path) -> Iterator[PatientAnswers]:
+    """Yield what models answered for patients; those of several slides stand in no slide's report."""
+    path = out / PATIENTS_FILE
+    if not path.is_file():
+        return
+    try:
+        for entry in json.loads(path.read_text(encoding="utf-8"))["patients"]:
+            found = tuple(Answer.model_validate(one) for one in entry["predictions"])
+            yield PatientAnswers(
+                subject_id=entry["subject_id"],
+                slide_ids=tuple(entry["slide_ids"]),
+                answers=tuple(a for a in found if by_model(a)),
+                differences=tuple(told_apart(found)),
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
 
 
 def _agreement(out: Path) -> Agreement | None:
@@ -130,9 +172,11 @@ def _agreement(out: Path) -> Agreement | None:
 def _slide_row(
     row: Mapping[str, str],
     out: Path,
-    answers: Mapping[str, Answer],
+    answers: Mapping[tuple[str, str], Answer],
     segments: tuple[Segment, ...],
     n_counted: int,
+    *,
+    simulated: bool,
 ) -> SlideRow:
     slide_id = row["slide_id"]
     report = _folder(out, slide_id) / "report.html"
@@ -151,6 +195,7 @@ def _slide_row(
         segments=segments,
         n_counted=n_counted,
         answers=answers,
+        simulated=simulated,
     )
 
 

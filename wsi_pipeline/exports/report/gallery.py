@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 
 from wsi_pipeline.cells.windows import resample
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.exports.report.behind import CellPicture, behind_answers, cells_asked, told_apart
 from wsi_pipeline.exports.report.charts import Styles, differential_chart
 from wsi_pipeline.exports.report.pictures import Picture, data_uri
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.select import HALF_GALLERY
-from wsi_pipeline.exports.report.slide import CellPicture, GalleryView
+from wsi_pipeline.exports.report.slide import GalleryView
 from wsi_pipeline.exports.report.summary import read_summary
 from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, count
 
@@ -54,7 +55,10 @@ def write_gallery_report(slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, 
         raise DataError(f"{slide_dir / 'summary.json'} has no microns per pixel; run the patient again")
     styles = Styles(taxonomy)
     problems: list[str] = []
-    galleries = _galleries(slide_dir / "cells.parquet", styles, read, summary.mpp.x, problems)
+    cells = slide_dir / "cells.parquet"
+    galleries = _galleries(cells, styles, read, summary.mpp.x, problems)
+    asked = cells_asked(summary.predictions)
+    named = images_by_id(cells, asked, styles, read, summary.mpp.x, problems)
     truncated = summary.quality.get("truncated")
     if isinstance(truncated, int) and truncated:
         problems.append(f"{count(truncated)} cells are cut by the edge of their image; their size is a lower limit.")
@@ -72,6 +76,8 @@ def write_gallery_report(slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, 
         regions=[],
         fields=[],
         galleries=galleries,
+        behind=behind_answers(summary.predictions, named),
+        differences=told_apart(summary.predictions),
         cellularity=None,
         seams=None,
         evidence=None,
@@ -120,6 +126,34 @@ def _galleries(cells: Path, styles: Styles, read: Read, mpp: float, problems: li
             )
         )
     return views
+
+
+def images_by_id(
+    cells: Path, ids: Collection[str], styles: Styles, read: Read, mpp: float, problems: list[str]
+) -> dict[str, CellPicture]:
+    """Return pictures of a patient's cells by their ids, with class and given label in the caption.
+
+    An image that cannot be read is left out and becomes a sentence of ``problems``.
+    """
+    if not ids:
+        return {}
+    wanted = ["cell_id", "class_name", "class_probability", "image", "label_given", "truncated"]
+    table = pq.read_table(cells, columns=wanted, filters=[("cell_id", "in", sorted(ids))])
+    pictures = {}
+    for row in table.to_pylist():
+        try:
+            picture = _picture(read(row["image"]), mpp)
+        except DataError as error:
+            problems.append(f"{row['image']} could not be shown: {error}")
+            continue
+        given = f" · {row['label_given']}" if row["label_given"] else ""
+        pictures[row["cell_id"]] = CellPicture(
+            picture=picture,
+            caption=f"{styles[row['class_name']].name} {row['class_probability']:.2f}{given}",
+            where=row["image"],
+            truncated=row["truncated"] is True,
+        )
+    return pictures
 
 
 def _picture(pixels: npt.NDArray[np.uint8], mpp: float) -> Picture:

@@ -7,7 +7,7 @@ least confident cells; fields are taken at fixed ranks of crowding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -297,6 +297,47 @@ def cells_in_fields(
                 if hit[i] and x1 > pick.x0 and x0 < pick.x1 and y1 > pick.y0 and y0 < pick.y1:
                     found.append(cell)
     return inside, wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedCell:
+    """A cell asked for by its id."""
+
+    code: str
+    picked: Picked
+    outlined: OutlinedCell | None
+
+
+def cells_by_id(cells: Path, ids: Collection[str]) -> dict[str, NamedCell]:
+    """Walk the table for cells by their ids; one that is not there has no entry."""
+    wanted, found = set(ids), {}
+    for first, batch in iter_cells(cells, ("cell_id", *_LIGHT, "geometry"), _SCORES) if wanted else ():
+        here = [i for i, cell_id in enumerate(strings(batch, "cell_id")) if cell_id in wanted]
+        if not here:
+            continue
+        part = batch.take(here)
+        columns = {name: floats(part, name) for name in (*_SCORES, "x_px0", "y_px0")}
+        codes, shapes = strings(part, "class_name"), geometries(part.column("geometry"), cells, first)
+        for i, (row, cell_id) in enumerate(zip(here, strings(part, "cell_id"), strict=True)):
+            probability = _finite(columns["class_probability"][i])
+            outline = polygonal(shapes[i])
+            picked = Picked(
+                row=first + row,
+                score=probability or 0.0,
+                x_px0=float(columns["x_px0"][i]),
+                y_px0=float(columns["y_px0"][i]),
+                probability=probability,
+                area_um2=_finite(columns["area_um2"][i]),
+                truncated=bool(columns["truncated"][i] == 1),
+            )
+            found[cell_id] = NamedCell(
+                code=codes[i],
+                picked=picked,
+                outlined=None
+                if outline is None
+                else OutlinedCell(code=codes[i], probability=probability, outline=outline),
+            )
+    return found
 
 
 def _finite(value: float) -> float | None:

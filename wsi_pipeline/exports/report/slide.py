@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.exports.region_map import OverviewFrame, Region, read_region_features, region_legend
+from wsi_pipeline.exports.report.behind import CellPicture, behind_answers, cells_asked, told_apart
 from wsi_pipeline.exports.report.charts import Styles, diameter_chart, differential_chart
 from wsi_pipeline.exports.report.evidence import MAP_PX, explain_slide
 from wsi_pipeline.exports.report.pictures import Picture, overview, picture_of
@@ -19,6 +20,7 @@ from wsi_pipeline.exports.report.select import (
     Gallery,
     OutlinedCell,
     Picked,
+    cells_by_id,
     cells_in_fields,
     select,
     shown,
@@ -42,16 +44,6 @@ _CROP_PX = 112
 _FIELD_UM = {"blood_smear": (160.0, 120.0), "marrow_smear": (160.0, 120.0), "trephine": (240.0, 180.0)}
 _WORKING_MPP = {"blood_smear": 0.25, "marrow_smear": 0.25, "trephine": 0.5}
 _LARGEST_CELL_UM = 160.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellPicture:
-    """A cell of the gallery with its caption."""
-
-    picture: Picture
-    caption: str
-    where: str
-    truncated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +132,8 @@ def write_slide_report(
         pages.make(cells, regions)
     else:
         pages.problems.append("There is no cell table, so there are no pictures of cells.")
+    asked = cells_asked(summary.predictions)
+    behind = behind_answers(summary.predictions, pages.named(cells, asked) if asked and cells.is_file() else {})
     explained = None
     if evidence is not None and background is not None and cells.is_file():
         explained, problems = explain_slide(cells, slide, background, evidence, styles)
@@ -158,12 +152,27 @@ def write_slide_report(
         regions=_region_rows(regions, slide),
         fields=pages.fields,
         galleries=pages.galleries,
+        behind=behind,
+        differences=told_apart(summary.predictions),
         evidence=explained,
         map_px=MAP_PX,
         cellularity=None if summary.cellularity is None else cellularity(summary.cellularity),
         seams=None if summary.seams is None else seams(summary.seams),
         could_not=_could_not(summary, pages.problems),
     )
+
+
+def pictures_by_id(
+    cells: Path, ids: Collection[str], slide: Slide, styles: Styles, problems: list[str]
+) -> dict[str, CellPicture]:
+    """Return pictures of cells by their ids, with the class in the caption.
+
+    A picture whose pixels cannot be read is left out and becomes a sentence of ``problems``.
+    """
+    pages = _Pictures(slide, styles, "", None)
+    pictures = pages.named(cells, ids)
+    problems += pages.problems
+    return pictures
 
 
 class _Pictures:
@@ -251,6 +260,16 @@ class _Pictures:
         else:
             caption = "" if cell.area_um2 is None else f"{cell.area_um2:.0f} µm²"
         return CellPicture(picture=picture, caption=caption, where=where, truncated=cell.truncated)
+
+    def named(self, cells: Path, ids: Collection[str]) -> dict[str, CellPicture]:
+        """Return pictures of cells by their ids, with the class in the caption."""
+        side, pictures = _CROP_UM["white"], {}
+        for cell_id, cell in cells_by_id(cells, ids).items():
+            outlined = {} if cell.outlined is None else {cell.picked.row: cell.outlined}
+            name = self._styles[cell.code].name
+            if picture := self._cell(cell.picked, side, outlined, name):
+                pictures[cell_id] = replace(picture, caption=f"{name} {picture.caption}")
+        return pictures
 
     def _failed(self, what: str, error: SlideError) -> None:
         _log.warning("report: %s could not be shown: %s", what, error)

@@ -241,10 +241,18 @@ class Index(_Part):
     note: str = Field("", validation_alias=AliasChoices("note", "definition"))
 
 
+class WeighedCell(_Part):
+    """A cell that weighed in a model's answer, and its share of the whole, 0 to 1."""
+
+    cell_id: str
+    weight: float
+
+
 class Answer(_Part):
     """A prediction: the columns of ``predictions.csv`` and what may be said about it.
 
-    ``probability_of`` names the quantity that probability, lower and upper (0 to 1) belong to.
+    ``probability_of`` names the quantity that probability, lower and upper (0 to 1) belong to. Of models alone are
+    ``probabilities`` of all classes, the cells of ``evidence``, the weightiest first, ``flags`` and ``limits``.
     """
 
     level: str = "slide"
@@ -261,6 +269,11 @@ class Answer(_Part):
     trained_on: str | None = None
     wording: str = ""
     notes: tuple[str, ...] = ()
+    probabilities: dict[str, float] = {}
+    evidence: tuple[WeighedCell, ...] = ()
+    flags: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    simulated: bool = False
 
 
 class CountRatio(_Part):
@@ -305,8 +318,10 @@ class SlideSummary(_Part):
     ----------
     status, reason
         ``ok``, ``empty`` or ``failed``, and why; empty for ``ok``.
-    path_name
-        Name of the slide's file, without its folders.
+    path, path_name
+        The slide's file, and its name without its folders.
+    simulated
+        Whether the slide is made, of no patient.
     working_mpp
         Resolution of the segmentation, um per pixel; the report shows fields at it.
     confidence
@@ -327,7 +342,9 @@ class SlideSummary(_Part):
     specimen: str
     status: Literal["ok", "empty", "failed"]
     reason: str | None = None
+    path: str = ""
     path_name: str = ""
+    simulated: bool = False
     mpp: MppSummary | None = None
     working_mpp: float | None = Field(None, gt=0)
     confidence: float = Field(0.95, gt=0, lt=1)

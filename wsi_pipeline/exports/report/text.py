@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from wsi_pipeline.exports.report.summary import CellularityFact, Scalar, Seams
+from wsi_pipeline.exports.report.summary import Answer, CellularityFact, Scalar, Seams
 from wsi_pipeline.taxonomies.attributes import load_attributes
 
 SPECIMENS = {
@@ -32,6 +32,22 @@ CLASSES = {
     "no_alert": "No alert",
 }
 
+MODEL_TASKS = {
+    "aml": "Acute myeloid leukaemia",
+    "apl": "Acute promyelocytic leukaemia",
+    "apl_normal": "Acute promyelocytic leukaemia versus normal",
+    "mds_reactive": "Myelodysplastic neoplasm versus reactive cytopenia",
+}
+MODEL_CLASSES = {
+    "normal": "Normal",
+    "aml": "Acute myeloid leukaemia",
+    "aml_other": "Other acute myeloid leukaemia",
+    "apl": "Acute promyelocytic leukaemia",
+    "mds": "Myelodysplastic neoplasm",
+    "reactive": "Reactive cytopenia",
+}
+"""Of trained models, which answer with a disease where the criteria answer with a range."""
+
 REASONS = {
     "too-few-cells": "too few cells",
     "few-cells": "few cells: read with caution",
@@ -53,6 +69,8 @@ REASONS = {
     "interval-spans-20-percent": "the interval spans 20 %",
     "promyelocytes-may-be-blast-equivalents": "promyelocytes may be blast equivalents",
     "no-real-training-data": "no model trained on real cases",
+    "uncertain": "no class can be left out",
+    "out-of-distribution": "the subject is unlike those of the training",
     "no-dysplasia-classes": "dysplasia is not among the model's classes",
     "no-abnormal-promyelocyte-class": "abnormal promyelocytes are not among the model's classes",
     "only-auer-bundles": "of abnormal promyelocytes, the model knows only those with bundles of Auer rods",
@@ -129,6 +147,7 @@ GROUPS = {
     "granulocytic": "Granulocytes and their precursors",
 }
 
+_CONTRADICTS = "contradicts-"
 _CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _UNITS = (("_um2", "µm²"), ("_mm2", "mm²"), ("_um", "µm"), ("_px", "px"), ("_percent", "%"), ("_s", "s"))
 _UPPER = {"mpp": "Microns per pixel", "sha256": "SHA-256", "id": "ID", "mb": "MB"}
@@ -156,14 +175,34 @@ def label(code: str) -> tuple[str, str]:
     return title(code), ""
 
 
-def answer_class(code: str | None) -> str:
-    """Return the class of an answer; a set (``a|b``) is read as alternatives."""
-    return " or ".join(CLASSES.get(part, title(part)) for part in (code or "").split("|") if part)
+def by_model(answer: Answer) -> str:
+    """Return the trained model that gave an answer; empty for published criteria."""
+    return "" if answer.model in (None, "none", "criteria") else str(answer.model)
+
+
+def question_of(answer: Answer) -> tuple[str, str]:
+    """Return what tells the answers about one subject apart: the task, and the trained model that gave it."""
+    return answer.task, by_model(answer)
+
+
+def task_words(answer: Answer) -> str:
+    """Return what was asked."""
+    return (by_model(answer) and MODEL_TASKS.get(answer.task)) or TASKS.get(answer.task, title(answer.task))
+
+
+def class_words(answer: Answer, code: str | None = None) -> str:
+    """Return the class of an answer, or another of its task; a set (``a|b``) is read as alternatives."""
+    known = {**CLASSES, **MODEL_CLASSES} if by_model(answer) else CLASSES
+    parts = (answer.class_name or "" if code is None else code).split("|")
+    return " or ".join(known.get(part, title(part)) for part in parts if part)
 
 
 def reason(code: str | None) -> str:
     """Return a reason code in words; a code without a sentence of its own loses its hyphens."""
     text = code or ""
+    if text.startswith(_CONTRADICTS):
+        task = text.removeprefix(_CONTRADICTS)
+        return f"contradicts the answer to: {MODEL_TASKS.get(task) or TASKS.get(task, title(task))}"
     return REASONS.get(text) or (text.replace("-", " ") if _CODE.fullmatch(text) else text)
 
 

@@ -112,6 +112,7 @@ def run_study(
     classes: Sequence[str] | None = None,
     feature_names: Sequence[str] | None = None,
     plan: Plan | None = None,
+    findings: Sequence[Finding] = (),
 ) -> Study:
     """Evaluate candidates on a table of subjects.
 
@@ -127,6 +128,8 @@ def run_study(
         Their order; by name when not given.
     plan
         Sizes, rules, seed.
+    findings
+        What was found of the subjects beyond their features, cells that two patients share for one; put first.
 
     Raises
     ------
@@ -169,7 +172,7 @@ def run_study(
         n_patients=subjects.n_patients,
         n_by_class=_counts(subjects),
         features=_features(subjects),
-        findings=(*leakage(subjects, folds[0]), *_null_findings(null)),
+        findings=(*findings, *leakage(subjects, folds[0]), *_null_findings(null)),
         assessments=tuple(assess(f, subjects, plan) for f in found),
         comparisons=_comparisons(found, subjects),
         chosen=chosen,
@@ -194,6 +197,7 @@ def study_answers(
     classes: Sequence[str] | None = None,
     feature_names: Sequence[str] | None = None,
     plan: Plan | None = None,
+    findings: Sequence[Finding] = (),
 ) -> Study:
     """Evaluate models that were trained elsewhere, on subjects that they have not seen.
 
@@ -238,7 +242,7 @@ def study_answers(
         n_patients=subjects.n_patients,
         n_by_class=_counts(subjects),
         features=_features(subjects),
-        findings=(),
+        findings=tuple(findings),
         assessments=tuple(assess(f, subjects, plan) for f in found),
         comparisons=_comparisons(found, subjects),
         chosen=(),

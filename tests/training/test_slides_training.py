@@ -1,0 +1,188 @@
+"""Training of slide-level models: a planted signal is found, none is invented, and bad cohorts are refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_bags import made_training_set, two_groups
+from made_runs import MadeSlide, make_run
+from typer.testing import CliRunner
+
+from wsi_pipeline.cli.main import app
+from wsi_pipeline.errors import ConfigError, DataError, ModelError
+from wsi_pipeline.predictions.assessment import Plan
+from wsi_pipeline.predictions.slide_models import answer, load_slide_model
+from wsi_pipeline.predictions.tasks import load_task
+from wsi_pipeline.training.slides import SlidesTraining, train_slides
+from wsi_pipeline.training.slides_data import CohortRequest
+from wsi_pipeline.training.slides_evaluation import evaluate_slides
+from wsi_pipeline.training.slides_fit import fit_slide_model
+from wsi_pipeline.training.slides_members import RECIPES, members_of
+from wsi_pipeline.training.slides_study import cell_level, study_slides
+
+_QUICK = ("composition", "immature", "beyond-class")
+_SMALL = Plan(folds=2, repeats=1, null_repeats=0, fractions=(), replicates=50)
+_PLAN = Plan(folds=4, repeats=1, null_repeats=0, fractions=(), replicates=300)
+
+
+def _cohort(
+    folder: Path,
+    n: int = 20,
+    *,
+    cohorts: Sequence[str] = ("x",),
+    summary: dict[str, object] | None = None,
+    cells: int = 40,
+) -> tuple[Path, Path]:
+    """Write a run of galleries' patients and its table; every other one has APL and more promyelocytes."""
+    rng = np.random.default_rng(5)
+    slides, rows = [], []
+    for i in range(n):
+        apl = i % 2 == 0
+        k = int(np.clip(round(cells * rng.normal(0.45 if apl else 0.15, 0.08)), 1, cells - 2))
+        mix = {"promyelocyte": k, "blast": (cells - k) // 2, "lymphocyte": cells - k - (cells - k) // 2}
+        slides.append(MadeSlide(slide_id=f"P{i:02d}", subject=f"P{i:02d}", mix=mix, seed=i, summary=summary or {}))
+        rows.append([f"P{i:02d}", "APL" if apl else "AML", cohorts[i // 2 % len(cohorts)]])
+    table = folder / "labels.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([["patient", "label", "cohort"], *rows])
+    return make_run(folder / "run", slides), table
+
+
+def _request(run: Path, table: Path, **changes: object) -> SlidesTraining:
+    cohort = CohortRequest(runs=(run,), manifest=table, task=load_task("apl"))
+    return SlidesTraining(cohort=cohort, **{"kind": "counts", "name": "made", "plan": _PLAN, **changes})  # type: ignore[arg-type]
+
+
+def test_a_planted_look_is_found_and_shuffled_labels_are_not() -> None:
+    bags, labels = two_groups(40, shift=1.0)
+    data = made_training_set(bags, labels)
+    found = study_slides(data, _QUICK, "quick", _PLAN, centres=None)
+    auc = found.assessments[0].per_class[0].auc
+    assert auc.lower is not None
+    assert auc.lower > 0.6
+    shuffled = made_training_set(bags, [str(v) for v in np.random.default_rng(0).permutation(labels)])
+    nothing = study_slides(shuffled, _QUICK, "quick", _PLAN, centres=None).assessments[0].per_class[0].auc
+    assert nothing.lower is not None
+    assert nothing.upper is not None
+    assert nothing.lower < 0.5 < nothing.upper
+
+
+def test_networks_find_a_look_that_the_classes_do_not_show() -> None:
+    bags, labels = two_groups(32, shift=2.5)
+    data = made_training_set(bags, labels)
+    fitted = fit_slide_model(data, RECIPES["mil"], seed=0, folds=4)
+    right = fitted.held_out.argmax(axis=1) == data.labels
+    assert right.mean() > 0.8
+    by_name = {own.of: own for own in cell_level(fitted, data, seed=0)}
+    immature, every = (by_name[of].auc["apl"].value for of in ("immature cells", "all cells"))
+    assert immature is not None
+    assert every is not None
+    assert immature > max(every, 0.65)
+
+
+def test_the_order_of_subjects_of_a_fold_does_not_reach_the_labels() -> None:
+    bags, labels = two_groups(24)
+    data = made_training_set(bags, labels)
+    found = study_slides(data, ("composition",), "quick", _PLAN, centres=None)
+    assert not [f for f in found.findings if f.kind in ("label-in-features", "feature-alone")]
+
+
+def test_a_training_writes_model_cards_and_figures(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 40, cohorts=("first", "second"))
+    out = tmp_path / "out"
+    lines: list[str] = []
+    found = train_slides(
+        _request(
+            run,
+            table,
+            train_cohort="first",
+            plan=_SMALL,
+        ),
+        out,
+        report=lines.append,
+    )
+    model = load_slide_model(found.path)
+    assert model.task.name == "apl"
+    assert model.card["simulated"] is False
+    assert model.card["trained_on"] == "20 patients (apl 10, aml_other 10), 1 cohort(s): labels.csv"
+    assert "how it does in another laboratory is not known" in " ".join(model.card["limits"])
+    text = found.path.with_name("made.slides.md").read_text()
+    assert "composition: share of promyelocyte" in text
+    assert "answered." in text
+    assert " <= " in text
+    assert found.external is not None
+    assert found.external.study.n == 20
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["external"]["n"] == 20
+    names = {a["candidate"] for a in metrics["external"]["study"]["assessments"]}
+    assert {"made", "class shares, logistic", "percent promyelocytes", "criteria", "class frequencies"} == names
+    rows = list(csv.DictReader((out / "held_out.csv").open()))
+    assert [row["subject_id"] for row in rows] == [f"P{i:02d}" for i in range(40) if i // 2 % 2 == 0]
+    assert (out / "evaluation.html").is_file()
+    assert (out / "external.html").is_file()
+
+
+def test_a_training_on_simulated_slides_says_so(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 12, summary={"simulated": True})
+    path = train_slides(
+        _request(run, table, plan=_SMALL),
+        tmp_path / "out",
+    ).path
+    model = load_slide_model(path)
+    assert model.card["simulated"] is True
+    assert model.card["trained_on"].startswith("simulated: ")
+
+    def request(_: object) -> CohortRequest:
+        return CohortRequest(runs=(run,), manifest=table, task=load_task("apl"))
+
+    with pytest.raises(ModelError, match="--allow-simulated"):
+        evaluate_slides(str(path), request, tmp_path / "e", _PLAN, allow_simulated=False)
+    found = evaluate_slides(str(path), request, tmp_path / "e", _PLAN, allow_simulated=True)
+    assert json.loads((tmp_path / "e" / "metrics.json").read_text())["n"] == found.study.n == 12
+    from wsi_pipeline.predictions.bags import read_bags
+
+    bag = read_bags([run], embedding=False)[0]
+    assert answer(model, bag).reason == "no-real-training-data"
+
+
+def test_too_few_patients_and_unknown_words_are_refused(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 8)
+    with pytest.raises(DataError, match="apl 4, aml_other 4; 5 of each class"):
+        train_slides(_request(run, table), tmp_path / "out")
+    with pytest.raises(ConfigError, match="no plain name|not a path"):
+        _request(run, table, name="../x")
+    with pytest.raises(ConfigError, match="auto, counts, mil, fusion"):
+        members_of("forest")
+    with pytest.raises(ConfigError, match="the cohorts of the table are x"):
+        train_slides(_request(run, table, train_cohort="y"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 20)
+    out = tmp_path / "out"
+    train = ["train", "slides", "--manifest", str(table), "--task", "apl", "--model", "counts", "--cells", str(run)]
+    said = CliRunner().invoke(app, [*train, "--out", str(out), "--folds", "2"])
+    assert said.exit_code == 0, said.output
+    assert "percent promyelocytes" in said.output
+    file = out / "apl-counts.slides.safetensors"
+    evaluate = ["evaluate", "slides", "--model", str(file), "--manifest", str(table), "--cells", str(run)]
+    said = CliRunner().invoke(app, [*evaluate, "--out", str(tmp_path / "e")])
+    assert said.exit_code == 0, said.output
+    assert "class in the set" in said.output
+    assert json.loads((tmp_path / "e" / "metrics.json").read_text())["model"] == "apl-counts"
+    for wrong in (["--level", "cell"], ["--task", "lymphoma"]):
+        bad = CliRunner().invoke(app, [*train, *wrong, "--out", str(out)])
+        assert isinstance(bad.exception, ConfigError)
+
+
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 8)
+    table.write_text("patient,label\n" + "".join(f"P{i:02d},APL\n" for i in range(8)))
+    with pytest.raises(DataError, match="two or more of its classes"):
+        train_slides(_request(run, table), tmp_path / "out")

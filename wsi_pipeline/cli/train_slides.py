@@ -1,0 +1,154 @@
+"""``train slides`` and ``evaluate slides``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from wsi_pipeline.cli import evaluate
+from wsi_pipeline.cli.train import Seed
+from wsi_pipeline.cli.train_counts import app
+from wsi_pipeline.errors import ConfigError
+
+Manifest = Annotated[Path, typer.Option(help="CSV table: patient (or slide_id), label, perhaps cohort and counts.")]
+Cells = Annotated[list[Path], typer.Option("--cells", help="Folder that `run` wrote; may be repeated.")]
+More = Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Further folders: --cells A B C.")]
+CohortColumn = Annotated[str | None, typer.Option(help="Column of the cohort or centre, when it has another name.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, when it has another name.")]
+Ignore = Annotated[
+    bool, typer.Option("--ignore-unknown-labels", help="Leave out subjects whose label is outside the task.")
+]
+
+
+@app.command("slides")
+def slides(
+    manifest: Manifest,
+    task: Annotated[
+        str, typer.Option(help="smear_diagnosis, aml, apl, apl_normal, mds, mds_reactive, or a .yaml file.")
+    ],
+    cells: Cells,
+    more: More = None,
+    model: Annotated[str, typer.Option(help="auto (fusion), fusion, mil or counts.")] = "auto",
+    encoder: Annotated[
+        str, typer.Option(help="frozen, or tune: the cell network learns from the labels too; it reads images again.")
+    ] = "frozen",
+    classifier: Annotated[
+        str | None, typer.Option(help="For --encoder tune: classifier file of the runs, when it is not a shipped one.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; default the task and the kind.")] = None,
+    level: Annotated[str, typer.Option(help="patient (slides pooled) or slide.")] = "patient",
+    cohort_column: CohortColumn = None,
+    label_column: LabelColumn = None,
+    train_cohort: Annotated[
+        str | None, typer.Option(help="Train on this cohort alone and evaluate on the others.")
+    ] = None,
+    ignore_unknown_labels: Ignore = False,
+    licence: Annotated[str, typer.Option(help="Licence of the slides and of the model, for the card.")] = "not stated",
+    title: Annotated[
+        str | None, typer.Option(help="What the cohort is, for the card; default the table's name.")
+    ] = None,
+    attribution: Annotated[str, typer.Option(help="Whose it is, for the card.")] = "not stated",
+    out: Annotated[Path, typer.Option("--out", help="Folder for model, card and figures.")] = Path(
+        "training_runs/slides"
+    ),
+    folds: Annotated[int, typer.Option(help="Folds by patient of the study.", min=2, max=20)] = 5,
+    repeats: Annotated[int, typer.Option(help="Arrangements of the folds.", min=1, max=20)] = 1,
+    null_repeats: Annotated[
+        int, typer.Option(help="Studies on shuffled labels; 0 leaves them out.", min=0, max=20)
+    ] = 0,
+    seed: Seed = 0,
+) -> None:
+    """Train a model that answers for patients or slides, and study its recipe on patients left out."""
+    from wsi_pipeline.predictions.assessment import Plan
+    from wsi_pipeline.predictions.tasks import load_task
+    from wsi_pipeline.training.slides import SlidesTraining, train_slides
+    from wsi_pipeline.training.slides_data import CohortRequest
+    from wsi_pipeline.training.slides_evaluation import evaluation_table, study_table
+    from wsi_pipeline.weights import beside_weights
+
+    asked = load_task(task)
+    request = SlidesTraining(
+        cohort=CohortRequest(
+            runs=(*cells, *(more or ())),
+            manifest=manifest,
+            task=asked,
+            level=_level(level),
+            cohort_column=cohort_column,
+            label_column=label_column,
+            ignore_unknown_labels=ignore_unknown_labels,
+        ),
+        kind=model,
+        encoder=encoder,
+        classifier=classifier,
+        name=name or f"{asked.name}-{model}".replace("_", "-"),
+        plan=Plan(folds=folds, repeats=repeats, null_repeats=null_repeats, fractions=(), seed=seed),
+        train_cohort=train_cohort,
+        licence=licence,
+        title=title,
+        attribution=attribution,
+    )
+    found = train_slides(request, out, report=lambda line: typer.echo(line, err=True))
+    typer.echo(study_table(found.study))
+    for own in found.cells:
+        for code, auc in own.auc.items():
+            typer.echo(f"image level, {own.of} ({own.n_cells}): AUC of {code} {auc}")
+    if found.external is not None:
+        typer.echo(f"other cohorts:\n{evaluation_table(found.external)}")
+    typer.echo(f"model: {found.path}\ncard: {beside_weights(found.path, '.md')}\nstudy: {out / 'evaluation.html'}")
+
+
+@evaluate.app.command("slides")
+def evaluate_slides(
+    model: Annotated[str, typer.Option(help="Model, by name or by its .slides.safetensors file.")],
+    manifest: Manifest,
+    cells: Cells,
+    more: More = None,
+    level: Annotated[str, typer.Option(help="patient (slides pooled) or slide.")] = "patient",
+    cohort_column: CohortColumn = None,
+    label_column: LabelColumn = None,
+    ignore_unknown_labels: Ignore = False,
+    allow_simulated: Annotated[
+        bool, typer.Option("--allow-simulated", help="Allow a model that was trained on simulated cohorts.")
+    ] = False,
+    out: evaluate.Out = Path("evaluation"),
+    seed: Seed = 0,
+) -> None:
+    """Evaluate a slide-level model on patients that it was not trained on."""
+    from wsi_pipeline.predictions.assessment import Plan
+    from wsi_pipeline.predictions.slide_models import SlideEnsemble
+    from wsi_pipeline.training import slides_evaluation
+    from wsi_pipeline.training.slides_data import CohortRequest
+
+    chosen = _level(level)
+
+    def request(found: SlideEnsemble) -> CohortRequest:
+        return CohortRequest(
+            runs=(*cells, *(more or ())),
+            manifest=manifest,
+            task=found.task,
+            level=chosen,
+            cohort_column=cohort_column,
+            label_column=label_column,
+            ignore_unknown_labels=ignore_unknown_labels,
+        )
+
+    result = slides_evaluation.evaluate_slides(
+        model,
+        request,
+        out,
+        Plan(folds=5, seed=seed),
+        allow_simulated=allow_simulated,
+        report=lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(slides_evaluation.evaluation_table(result))
+    typer.echo(f"metrics: {out / 'metrics.json'}")
+
+
+def _level(text: str) -> Literal["slide", "patient"]:
+    if text == "slide":
+        return "slide"
+    if text == "patient":
+        return "patient"
+    raise ConfigError(f"--level {text!r}: give patient or slide")

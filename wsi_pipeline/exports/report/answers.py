@@ -1,0 +1,143 @@
+"""The report of models' answers about finished runs: a section a subject, with the cells behind each answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pipeline.errors import DataError, SlideError
+from wsi_pipeline.exports.report.behind import Behind, CellPicture, behind_answers, cells_asked, told_apart
+from wsi_pipeline.exports.report.charts import Styles
+from wsi_pipeline.exports.report.gallery import images_by_id
+from wsi_pipeline.exports.report.render import render
+from wsi_pipeline.exports.report.slide import pictures_by_id
+from wsi_pipeline.exports.report.summary import Answer, SlideSummary, read_summary
+from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
+from wsi_pipeline.predictions.bags import FinishedSlide
+from wsi_pipeline.slides import SlideSpec, slide_path
+from wsi_pipeline.taxonomies import load_taxonomy
+
+ReadImage = Callable[[Path], npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A slide or patient that models were asked about.
+
+    Parameters
+    ----------
+    name, level
+        Its id, and whether it is a ``slide`` or a ``patient``.
+    slides
+        Whose cells were pooled.
+    answers
+        Entries as of ``predictions`` of a summary.
+    """
+
+    name: str
+    level: str
+    slides: tuple[FinishedSlide, ...]
+    answers: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectView:
+    """A section of the report."""
+
+    name: str
+    level: str
+    specimen: str
+    slide_ids: tuple[str, ...]
+    answers: tuple[Answer, ...]
+    behind: tuple[Behind, ...]
+    differences: tuple[str, ...]
+
+    @property
+    def by_question(self) -> dict[tuple[str, str], Answer]:
+        return {question_of(answer): answer for answer in self.answers}
+
+
+def write_answers_report(
+    path: Path, subjects: Sequence[Subject], *, read_image: ReadImage, notes: Sequence[str]
+) -> None:
+    """Write the report to an HTML file that holds all its pictures.
+
+    Parameters
+    ----------
+    read_image
+        Returns the uint8 ``(h, w, 3)`` pixels of an image of a gallery.
+    notes
+        Sentences on slides that were left out.
+
+    Raises
+    ------
+    DataError
+        A result of a run is damaged.
+    """
+    problems = list(notes)
+    views = [_view(subject, read_image, problems) for subject in subjects]
+    answers = [answer for view in views for answer in view.answers]
+    render(
+        "answers.html.j2",
+        path,
+        subjects=views,
+        questions={question_of(answer): (task_words(answer), by_model(answer)) for answer in answers},
+        simulated=any(answer.simulated for answer in answers),
+        limits={by_model(answer): answer.limits for answer in answers if answer.limits},
+        could_not=problems,
+    )
+
+
+def _view(subject: Subject, read_image: ReadImage, problems: list[str]) -> SubjectView:
+    answers = tuple(Answer.model_validate(dict(answer)) for answer in subject.answers)
+    asked = cells_asked(answers)
+    pictures: dict[str, CellPicture] = {}
+    by_criteria: tuple[Answer, ...] = ()
+    for slide in subject.slides:
+        summary = read_summary(slide.folder / "summary.json")
+        if asked:
+            pictures |= _pictures(slide, summary, asked, read_image, problems)
+        if len(subject.slides) == 1:
+            known = (a for a in summary.predictions if a.model == "criteria")
+            by_criteria = tuple(a.model_copy(update={"level": subject.level}) for a in known)
+    return SubjectView(
+        name=subject.name,
+        level=subject.level,
+        specimen=SPECIMENS.get(subject.slides[0].specimen, subject.slides[0].specimen),
+        slide_ids=tuple(slide.slide_id for slide in subject.slides),
+        answers=answers,
+        behind=tuple(behind_answers(answers, pictures)),
+        differences=tuple(told_apart([*by_criteria, *answers])),
+    )
+
+
+def _pictures(
+    slide: FinishedSlide,
+    summary: SlideSummary,
+    asked: frozenset[str],
+    read_image: ReadImage,
+    problems: list[str],
+) -> dict[str, CellPicture]:
+    styles, mpp, images = Styles(load_taxonomy(slide.taxonomy)), summary.mpp, slide.images
+    if mpp is None:
+        raise DataError(f"{slide.folder / 'summary.json'} has no microns per pixel; run the slide again")
+    if images is not None:
+        return images_by_id(slide.cells, asked, styles, lambda name: read_image(images / name), mpp.x, problems)
+    given = (mpp.x + mpp.y) / 2
+    spec = SlideSpec(
+        path=slide_path(summary.path),
+        mpp=given if mpp.source in ("option", "forced") else None,
+        force_mpp=mpp.source == "forced",
+        manifest_mpp=given if mpp.source == "manifest" else None,
+    )
+    try:
+        with spec.open() as opened:
+            return pictures_by_id(slide.cells, asked, opened, styles, problems)
+    except SlideError as error:
+        problems.append(f"{slide.slide_id}: its cells could not be shown: {error}")
+        return {}

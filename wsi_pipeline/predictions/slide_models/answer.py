@@ -1,0 +1,196 @@
+"""A model's answer for one slide or patient: a set of classes, probabilities with intervals, evidence, or silence."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from wsi_pipeline.predictions.bags.bag import CellBag
+from wsi_pipeline.predictions.slide_features.feature import FloatArray
+from wsi_pipeline.predictions.slide_models.decision import decide
+from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
+from wsi_pipeline.predictions.slide_models.subject import Subject
+from wsi_pipeline.predictions.slide_models.unusual import WORDS
+from wsi_pipeline.predictions.tasks import Task
+
+REPLICATES = 200
+EVIDENCE = 12
+"""Cells that are shown."""
+_MOST_SINGLE = 1000
+"""Cells of which each alone is left out to see what it says; of larger bags a random part."""
+_QUICK = ("linear", "morphotypes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideAnswer:
+    """What a model says of one subject.
+
+    Parameters
+    ----------
+    task, model
+        The question, and the name of the model.
+    subject_id, level
+        Whose answer it is; ``slide`` or ``patient``.
+    probabilities, lower, upper
+        Of each class of the task, calibrated, with the interval over cells: how much the answer would change had
+        other cells of the same subject been seen. Empty where no probability was worked out.
+    class_set
+        Classes that the model cannot leave out at its stated coverage, the likeliest first; empty when abstained.
+    abstained, reason
+        ``too-few-cells``, ``no-real-training-data``, ``out-of-distribution``, ``uncertain`` (no class can be left
+        out) or ``contradicts-TASK``.
+    n_cells
+        Cells of the denominator.
+    evidence
+        Ids and weights of the cells that weighed most, the weightiest first; weights are shares of all.
+    flags
+        What is unusual about the subject, in sentences.
+    wording
+        What a report says; never a diagnosis.
+    """
+
+    task: Task
+    model: str
+    subject_id: str
+    level: str
+    probabilities: Mapping[str, float]
+    lower: Mapping[str, float]
+    upper: Mapping[str, float]
+    class_set: tuple[str, ...]
+    abstained: bool
+    reason: str
+    n_cells: int
+    evidence: tuple[tuple[str, float], ...]
+    flags: tuple[str, ...]
+    wording: str
+
+    def named(self) -> str:
+        """Return the classes of the set in words."""
+        return " or ".join(self.task.get(code).name_en for code in self.class_set)
+
+
+def answer(
+    model: SlideEnsemble,
+    bag: CellBag,
+    *,
+    confidence: float = 0.95,
+    allow_simulated: bool = False,
+    counts: Mapping[str, float] | None = None,
+) -> SlideAnswer:
+    """Return a model's answer.
+
+    Criteria answer through :mod:`wsi_pipeline.predictions.criteria`, with intervals of their own.
+
+    Parameters
+    ----------
+    confidence
+        Of the intervals: percentiles of a bootstrap over cells, whose seed is made of the cells themselves.
+    allow_simulated
+        Let a model of simulated cohorts answer; otherwise it abstains (``no-real-training-data``).
+    counts
+        Routine counts of the subject by analyte, canonical units.
+
+    Raises
+    ------
+    DataError, ModelError
+        The model cannot read these cells.
+    """
+    simulated = bool(model.card.get("simulated"))
+    subject = Subject(bag=bag.in_order(), counts=dict(counts or {}))
+    if simulated and not allow_simulated:
+        said = "This model was trained on simulated cohorts alone; it answers with --allow-simulated only."
+        return _silent(model, bag, subject.n_cells, "no-real-training-data", said)
+    decided = decide(model, subject)
+    p, codes = decided.probabilities, model.task.codes
+    if p is None:
+        said = f"{decided.n_cells} cells of the denominator; at least {model.task.minimum_cells} are needed."
+        return _silent(model, bag, decided.n_cells, decided.reason, said)
+    drawn = model.resampled(subject, _resamples(subject, model))
+    tail = (1 - confidence) / 2
+    low, high = np.minimum(np.quantile(drawn, tail, axis=0), p), np.maximum(np.quantile(drawn, 1 - tail, axis=0), p)
+    found = SlideAnswer(
+        task=model.task,
+        model=str(model.card["name"]),
+        subject_id=bag.subject_id,
+        level=_level(bag),
+        probabilities={code: float(p[i]) for i, code in enumerate(codes)},
+        lower={code: float(low[i]) for i, code in enumerate(codes)},
+        upper={code: float(high[i]) for i, code in enumerate(codes)},
+        class_set=() if decided.reason else decided.kept,
+        abstained=bool(decided.reason),
+        reason=decided.reason,
+        n_cells=decided.n_cells,
+        evidence=_evidence(model, subject, int(p.argmax())),
+        flags=tuple(
+            f"{WORDS[name][:1].upper()}{WORDS[name][1:]} unlike that of the training patients "
+            f"({d:.1f} times the distance that 2 % of them passed)."
+            for name, d in decided.beyond.items()
+        ),
+        wording="",
+    )
+    return _worded(found, simulated, confidence)
+
+
+def _worded(found: SlideAnswer, simulated: bool, confidence: float) -> SlideAnswer:
+    top = max(found.probabilities, key=lambda code: found.probabilities[code])
+    share = (
+        f"{found.task.get(top).name_en} {100 * found.probabilities[top]:.0f} % "
+        f"({100 * confidence:g} % interval over cells {100 * found.lower[top]:.0f}-{100 * found.upper[top]:.0f} %)"
+    )
+    if found.reason == "out-of-distribution":
+        said = f"No answer: {' '.join(found.flags)}"
+    elif found.reason == "uncertain":
+        said = f"No answer: no class can be left out. Likeliest: {share}."
+    else:
+        said = f"Compatible with {found.named()}. Calibrated probability of {share}."
+        if any("apl" in found.task.get(code).states for code in found.class_set):
+            said += " APL is not excluded: confirm PML::RARA and coagulation today."
+    return replace(found, wording=f"Simulated: {said}" if simulated else said)
+
+
+def _level(bag: CellBag) -> str:
+    return "slide" if bag.slide_ids == (bag.subject_id,) and bag.patient != bag.subject_id else "patient"
+
+
+def _silent(model: SlideEnsemble, bag: CellBag, n_cells: int, reason: str, wording: str) -> SlideAnswer:
+    return SlideAnswer(
+        task=model.task, model=str(model.card["name"]), subject_id=bag.subject_id, level=_level(bag),
+        probabilities={}, lower={}, upper={}, class_set=(), abstained=True, reason=reason, n_cells=n_cells,
+        evidence=(), flags=(), wording=wording,
+    )  # fmt: skip
+
+
+def _resamples(subject: Subject, model: SlideEnsemble) -> FloatArray:
+    """Return how often each cell is drawn, ``(B, n)``; the same cells and model give the same draws."""
+    n = len(subject.bag)
+    seed = zlib.crc32("".join(subject.bag.cell_ids.tolist()).encode()) ^ zlib.crc32(str(model.card["sha256"]).encode())
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=REPLICATES).astype(np.float64)
+
+
+def _evidence(model: SlideEnsemble, subject: Subject, top: int) -> tuple[tuple[str, float], ...]:
+    """Return the cells of most attention; without attention, those whose loss would lower the likeliest class most."""
+    weight = model.attention(subject.bag)
+    if weight is None:
+        weight = _single_effects(model, subject, top)
+    order = np.argsort(-weight, kind="stable")[:EVIDENCE]
+    return tuple((str(subject.bag.cell_ids[i]), float(weight[i])) for i in order.tolist() if weight[i] > 0)
+
+
+def _single_effects(model: SlideEnsemble, subject: Subject, top: int) -> FloatArray:
+    n = len(subject.bag)
+    rng = np.random.default_rng(zlib.crc32("".join(subject.bag.cell_ids.tolist()).encode()))
+    tried = np.arange(n) if n <= _MOST_SINGLE else np.sort(rng.choice(n, _MOST_SINGLE, replace=False))
+    # Slide features are too slow to work out for every cell; where all members read them there is no such evidence.
+    names = frozenset(m.name for m in model.members if m.kind in _QUICK)
+    whole = model.resampled(subject, np.ones((1, n)), names)[0, top]
+    effect = np.zeros(n)
+    for start in range(0, len(tried), 250):
+        part = tried[start : start + 250]
+        weights = np.ones((len(part), n))
+        weights[np.arange(len(part)), part] = 0.0
+        effect[part] = np.maximum(whole - model.resampled(subject, weights, names)[:, top], 0.0)
+    total = float(effect.sum())
+    return effect / total if total > 0 else effect

@@ -1,0 +1,208 @@
+"""A trained slide-level model: members, how they are put together, calibrated, and when they keep silent.
+
+Members of one name (one a fold and seed) are averaged, each name is scaled to calibrated margins, and the names are
+averaged with weights by how much each told of patients that it did not see (the root of the part of the log loss of the
+class frequencies that it takes away). Members that read what not every subject
+has (labels of folders, routine counts) take part where they can: every such case has weights and a calibration of its
+own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pipeline.errors import DataError, ModelError
+from wsi_pipeline.predictions.bags.bag import CellBag
+from wsi_pipeline.predictions.slide_features.feature import FloatArray
+from wsi_pipeline.predictions.slide_models.calibration import ConformalSets, Scaling
+from wsi_pipeline.predictions.slide_models.member import Member
+from wsi_pipeline.predictions.slide_models.subject import Subject, subjects_of
+from wsi_pipeline.predictions.slide_models.unusual import Unusual
+from wsi_pipeline.predictions.tasks import Task
+
+
+class SlideModel(Protocol):
+    """What answers a task for bags of cells."""
+
+    @property
+    def task(self) -> Task:
+        """The task, with the classes that the model answers."""
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Its card: ``name``, ``sha256``, ``specimens``, ``classifier``, ``simulated``, ``trained_on``, ``limits``."""
+
+    def probabilities(self, bags: Sequence[CellBag]) -> FloatArray:
+        """Return calibrated probabilities ``(n, classes)``."""
+
+    def attention(self, bag: CellBag) -> FloatArray | None:
+        """Return the weight of each cell ``(n,)``, adding up to 1; None of a model that does not weigh cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """How the members are put together for subjects that have the same.
+
+    Parameters
+    ----------
+    weights
+        Of each name, adding up to 1.
+    scaling, sets
+        Of the weighted mean.
+    """
+
+    weights: Mapping[str, float]
+    scaling: Scaling
+    sets: ConformalSets
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlideEnsemble:
+    """A :class:`SlideModel`.
+
+    Parameters
+    ----------
+    members
+        Those of one name are averaged.
+    scalings
+        Of each name.
+    combinations
+        By the optional names that apply, sorted and joined by ``+``.
+    optional
+        Names of members that not every subject has something for.
+    """
+
+    task: Task
+    card: Mapping[str, Any]
+    members: tuple[Member, ...]
+    scalings: Mapping[str, Scaling]
+    combinations: Mapping[str, Combination]
+    optional: tuple[str, ...]
+    unusual: Unusual
+
+    def probabilities(
+        self,
+        bags: Sequence[CellBag],
+        *,
+        counts: npt.NDArray[np.float64] | None = None,
+        count_names: Sequence[str] = (),
+    ) -> FloatArray:
+        """Return calibrated probabilities ``(n, classes)``; neither order of cells nor company of subjects matters.
+
+        Parameters
+        ----------
+        counts, count_names
+            Routine counts ``(n, k)`` in canonical units, NaN where missing, and their analytes; None without any.
+
+        Raises
+        ------
+        DataError
+            A bag has no cell, was typed by another classifier, or has no embeddings although they are read.
+        """
+        rows = []
+        for subject in subjects_of(bags, counts=counts, count_names=count_names):
+            self.check(subject.bag)
+            rows.append(self.resampled(subject, np.ones((1, len(subject.bag))))[0])
+        return np.stack(rows) if rows else np.empty((0, len(self.task.codes)))
+
+    def attention(self, bag: CellBag) -> FloatArray | None:
+        """Return the mean attention of the members that weigh cells ``(n,)``, adding up to 1, in the bag's order."""
+        self.check(bag)
+        (subject,) = subjects_of([bag])
+        found = [w for m in self.members if m.applies(subject) and (w := m.attention(subject)) is not None]
+        if not found:
+            return None
+        weight = np.empty(len(bag))
+        weight[np.lexsort((bag.slide, bag.cell_ids))] = np.mean(found, axis=0)
+        return weight
+
+    def cell_probabilities(self, bag: CellBag) -> FloatArray | None:
+        """Return what each cell alone would say, ``(n, classes)``, in the bag's order; None where none looks at cells.
+
+        They are calibrated for patients, not for cells: their order counts.
+        """
+        self.check(bag)
+        (subject,) = subjects_of([bag])
+        found = [
+            self.scalings[m.name].probabilities(own)
+            for m in self.members
+            if m.applies(subject) and (own := m.cell_margins(subject)) is not None
+        ]
+        if not found:
+            return None
+        p = np.empty((len(bag), len(self.task.codes)))
+        p[np.lexsort((bag.slide, bag.cell_ids))] = np.mean(found, axis=0)
+        return p
+
+    def resampled(self, subject: Subject, weights: FloatArray, names: frozenset[str] | None = None) -> FloatArray:
+        """Return probabilities ``(B, classes)`` of resamples, in which cells count ``weights`` ``(B, n)`` times.
+
+        Parameters
+        ----------
+        names
+            Members that take part; all when None.
+        """
+        combination = self.combination_for(subject)
+        wanted = {name for name, w in combination.weights.items() if w > 0 and (names is None or name in names)}
+        total = np.zeros((len(weights), len(self.task.codes)))
+        for name, margins in self.margins_by_name(subject, weights, wanted).items():
+            total += combination.weights[name] * self.scalings[name].scaled(margins)
+        return combination.scaling.probabilities(total)
+
+    def margins_by_name(self, subject: Subject, weights: FloatArray, wanted: Collection[str]) -> dict[str, FloatArray]:
+        """Return the mean margins ``(B, classes)`` of the members of each wanted name that applies."""
+        found: dict[str, list[FloatArray]] = {}
+        for member in self.members:
+            if member.name in wanted and member.applies(subject):
+                found.setdefault(member.name, []).append(member.margins(subject, weights))
+        return {name: np.mean(own, axis=0) for name, own in found.items()}
+
+    def combination_for(self, subject: Subject) -> Combination:
+        """Return how the members are put together for a subject."""
+        able = {m.name for m in self.members if m.applies(subject)} & set(self.optional)
+        # The training patients may not have had this very case; "" is always there.
+        return next(
+            self.combinations[key]
+            for size in range(len(able), -1, -1)
+            for names in combinations(sorted(able), size)
+            if (key := combination_key(names)) in self.combinations
+        )
+
+    def check(self, bag: CellBag) -> None:
+        """Refuse a bag that the model cannot read.
+
+        Raises
+        ------
+        DataError
+            It has no cell, or no embeddings although they are read.
+        ModelError
+            Another classifier typed its cells, or the model was made for another specimen.
+        """
+        needed, classes = self.card["classifier"], tuple(self.card["classifier"]["classes"])
+        if not len(bag):
+            raise DataError(f"{bag.subject_id} has no nucleated cell")
+        if bag.specimen not in self.card["specimens"]:
+            made = ", ".join(self.card["specimens"])
+            raise ModelError(f"model {self.card['name']} was made for {made}, {bag.subject_id} is a {bag.specimen}")
+        if bag.classifier_sha256 != needed["sha256"] or bag.classes != classes:
+            raise ModelError(
+                f"model {self.card['name']} reads cells that classifier {needed['name']} typed; those of "
+                f"{bag.subject_id} were typed by another one ({bag.classifier_sha256[:12]}). "
+                "Run it with that classifier"
+            )
+        if self.card["reads_embedding"] and bag.embedding is None:
+            raise DataError(
+                f"{bag.subject_id} has no embeddings, which model {self.card['name']} reads; run again with "
+                "--set cells.embedding=true"
+            )
+
+
+def combination_key(names: Iterable[str]) -> str:
+    """Return the key of a combination."""
+    return "+".join(sorted(names))

@@ -1,0 +1,215 @@
+"""Train a slide-level model on finished runs and a table of labels, with the study of its recipe and its card."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsi_pipeline.atomic import write_json, write_text, writing
+from wsi_pipeline.errors import ConfigError, DataError
+from wsi_pipeline.exports.report.assessment import write_assessment
+from wsi_pipeline.predictions.assessment import Plan, Study
+from wsi_pipeline.predictions.assessment.document import document
+from wsi_pipeline.predictions.bags import Cohort, cell_leakage
+from wsi_pipeline.predictions.plain_csv import safe_cell
+from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
+from wsi_pipeline.predictions.slide_models.storage import load_slide_model, model_path, save_slide_model
+from wsi_pipeline.predictions.slide_models.subject import subjects_of
+from wsi_pipeline.training.cards import write_card
+from wsi_pipeline.training.slides_card import slide_card
+from wsi_pipeline.training.slides_data import CohortRequest, maps_of, read_request, training_set
+from wsi_pipeline.training.slides_evaluation import Evaluation, evaluate_model
+from wsi_pipeline.training.slides_fit import FittedModel, fit_slide_model
+from wsi_pipeline.training.slides_members import TrainingSet, members_of, reads_embedding
+from wsi_pipeline.training.slides_study import CellLevel, cell_level, plain_answers, study_slides
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+
+LEAST_PATIENTS = 5
+"""Patients of each class that a training needs, one for each fold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidesTraining:
+    """What to train, on whom, and what the card says of it.
+
+    Parameters
+    ----------
+    cohort
+        The subjects.
+    kind
+        ``auto``, ``fusion``, ``mil`` or ``counts``.
+    encoder
+        ``tune`` adds the cell network tuned to the labels of subjects, which reads pixels; ``frozen`` does not.
+    classifier
+        The classifier of the runs, for ``tune``; None finds a shipped one.
+    train_cohort
+        Train on this cohort alone, and evaluate on the others; None trains on all.
+    plan
+        Of the study.
+
+    Raises
+    ------
+    ConfigError
+        The name is no plain name, or the kind is none.
+    """
+
+    cohort: CohortRequest
+    kind: str
+    name: str
+    plan: Plan
+    encoder: str = "frozen"
+    classifier: str | None = None
+    train_cohort: str | None = None
+    licence: str = "not stated"
+    title: str | None = None
+    attribution: str = "not stated"
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(f"--name {self.name!r}: letters, digits, '-' and '_' are needed, not a path")
+        members_of(self.kind, self.encoder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedSlides:
+    """What a training found: the file of the model, the study, image-level figures, and those of other cohorts."""
+
+    path: Path
+    study: Study
+    cells: tuple[CellLevel, ...]
+    external: Evaluation | None
+
+
+def train_slides(
+    request: SlidesTraining, out: Path, *, report: Callable[[str], None] = lambda _: None
+) -> TrainedSlides:
+    """Train, study, and write ``NAME.slides.safetensors``, its cards, ``evaluation.html``, ``held_out.csv`` and more.
+
+    Raises
+    ------
+    DataError
+        The runs or the table cannot be used, or a class has too few patients.
+    OutputError
+        ``out`` cannot be written.
+    """
+    embedding = reads_embedding(request.kind)
+    cohort, said = read_request(request.cohort, embedding=embedding)
+    for line in said:
+        report(f"note: {line}")
+    inside, outside = _parted(cohort, request.train_cohort)
+    data = training_set(inside, request.cohort.task)
+    few = [
+        f"{code} {n}" for code, n in zip(data.task.codes, data.patients_of_classes(), strict=True) if n < LEAST_PATIENTS
+    ]
+    if few:
+        raise DataError(
+            f"{request.cohort.manifest}: too few patients with cells to train on: {', '.join(few)}; {LEAST_PATIENTS} "
+            "of each class are needed"
+        )
+    findings = cell_leakage(inside.bags, inside.patients)
+    for finding in findings:
+        report(f"note: {finding.message}")
+    names = members_of(request.kind, request.encoder)
+    counted = ", ".join(
+        f"{c} {n}" for c, n in zip(data.task.codes, np.bincount(data.labels, minlength=data.n_classes), strict=True)
+    )
+    cells = sum(len(s.bag) for s in data.subjects)
+    report(f"{len(data)} subjects ({counted}), {cells} cells; fitting {', '.join(names)}")
+    if request.encoder == "tune":
+        data = replace(data, maps=maps_of(data, request.classifier, report))
+    fitted = fit_slide_model(data, names, seed=request.plan.seed)
+    plan = request.plan
+    report(f"study: {plan.repeats} x {plan.folds} folds by patient, everything fitted anew inside each")
+    study = study_slides(data, names, request.kind, plan, centres=inside.centres, findings=findings)
+    alone = cell_level(fitted, data, seed=plan.seed)
+    path = model_path(out, request.name)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        save_slide_model(fitted.model, path)
+        write_card(slide_card(request, inside, data, fitted, study, alone), path)
+        external = _external(path, outside, data, request, out, report)
+        write_assessment(
+            study,
+            out / "evaluation.html",
+            title=f"{request.name}: {data.task.description}",
+            notes=_notes(request, fitted.model),
+        )
+        write_text(out / "held_out.csv", _held_out(inside, data, fitted))
+        write_json(out / "metrics.json", _metrics(study, alone, external))
+    return TrainedSlides(path=path, study=study, cells=alone, external=external)
+
+
+def _parted(cohort: Cohort, name: str | None) -> tuple[Cohort, Cohort | None]:
+    """Return whom to train on, and whom to evaluate on; None where all are trained on."""
+    if name is None:
+        return cohort, None
+    if cohort.centres is None:
+        raise ConfigError(f"--train-cohort {name}: the table has no column of cohorts; name it with --cohort-column")
+    centres = np.asarray(cohort.centres)
+    if name not in cohort.centres:
+        raise ConfigError(
+            f"--train-cohort {name}: the cohorts of the table are {', '.join(sorted(set(cohort.centres)))}"
+        )
+    rest = np.flatnonzero(centres != name)
+    return cohort.take(np.flatnonzero(centres == name)), cohort.take(rest) if len(rest) else None
+
+
+def _external(
+    path: Path,
+    outside: Cohort | None,
+    data: TrainingSet,
+    request: SlidesTraining,
+    out: Path,
+    report: Callable[[str], None],
+) -> Evaluation | None:
+    if outside is None:
+        return None
+    report(f"other cohorts: {len(outside)} subjects")
+    model = load_slide_model(path)
+    if len(set(outside.labels) & set(model.task.codes)) < 2:
+        report("note: the other cohorts have subjects of one class only; nothing can be measured there")
+        return None
+    others = subjects_of(outside.bags, counts=outside.counts, count_names=outside.count_names)
+    found = evaluate_model(model, outside, request.plan, beside=plain_answers(data, others))
+    write_assessment(
+        found.study, out / "external.html", title=f"{request.name}: other cohorts", notes=_notes(request, model)
+    )
+    return found
+
+
+def _notes(request: SlidesTraining, model: SlideEnsemble) -> list[str]:
+    first = "Members, their weights, calibration and limits are fitted anew inside every training part."
+    simulated = ["SIMULATED: some or all subjects are simulated; the figures say nothing of patients."]
+    return [
+        first,
+        *(simulated if model.card.get("simulated") else []),
+        f"Answers of subjects: {request.cohort.level} level.",
+    ]
+
+
+def _held_out(cohort: Cohort, data: TrainingSet, fitted: FittedModel) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["subject_id", "patient", "cohort", "label", "fold", *(f"p_{code}" for code in data.task.codes)])
+    centres = cohort.centres or ("",) * len(cohort)
+    for i, subject in enumerate(data.subjects):
+        who = [safe_cell(text_) for text_ in (subject.bag.subject_id, cohort.patients[i], centres[i])]
+        p = [f"{value:.6f}" for value in fitted.held_out[i].tolist()]
+        writer.writerow([*who, data.task.codes[int(data.labels[i])], int(fitted.fold[i]) + 1, *p])
+    return text.getvalue()
+
+
+def _metrics(study: Study, alone: tuple[CellLevel, ...], external: Evaluation | None) -> dict[str, Any]:
+    return {
+        "study": study.document(),
+        "cell_level": document(list(alone)),
+        **({} if external is None else {"external": external.to_dict()}),
+    }

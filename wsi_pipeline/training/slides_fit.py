@@ -1,0 +1,182 @@
+"""Fit a slide-level model: members in folds of patients, weights and calibration from patients that were left out.
+
+The members of the folds are kept and averaged, so that what fixes weights, calibration and conformal sets is what
+answers later (cross-conformal prediction), and nothing is fitted twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from wsi_pipeline.errors import DataError
+from wsi_pipeline.predictions.assessment.cross_validation import sub_seed
+from wsi_pipeline.predictions.assessment.folds import grouped_folds
+from wsi_pipeline.predictions.slide_features.feature import FloatArray
+from wsi_pipeline.predictions.slide_models.calibration import ConformalSets, Scaling, fit_scaling
+from wsi_pipeline.predictions.slide_models.ensemble import Combination, SlideEnsemble, combination_key
+from wsi_pipeline.predictions.slide_models.member import Member
+from wsi_pipeline.predictions.slide_models.unusual import Unusual
+from wsi_pipeline.training.slides_members import OPTIONAL, TrainingSet, fit_members
+
+IntArray = npt.NDArray[np.int64]
+
+FOLDS = 5
+COVERAGE = 0.9
+"""Of the conformal sets."""
+_LEAST_ROWS = 2
+_CLIP = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedModel:
+    """A model and what its folds said of patients left out.
+
+    Parameters
+    ----------
+    held_out
+        ``(n, classes)`` calibrated probabilities of the training subjects, each by the folds that did not see it.
+    fold
+        ``(n,)`` that left the subject out.
+    cells
+        Of each subject the probabilities ``(cells, classes)`` that each cell alone gives, by the same folds; empty
+        where no member looks at cells.
+    """
+
+    model: SlideEnsemble
+    held_out: FloatArray
+    fold: IntArray
+    cells: tuple[FloatArray, ...]
+
+
+def fit_slide_model(
+    data: TrainingSet,
+    names: tuple[str, ...],
+    *,
+    seed: int,
+    folds: int = FOLDS,
+    coverage: float = COVERAGE,
+    card: Mapping[str, Any] | None = None,
+) -> FittedModel:
+    """Return a model of the members ``names``, with a card that says at least what it reads.
+
+    Parameters
+    ----------
+    folds
+        Fewer where a class has fewer patients.
+
+    Raises
+    ------
+    DataError
+        A class has fewer than two patients.
+    """
+    rarest = int(data.patients_of_classes().min())
+    if rarest < _LEAST_ROWS:
+        raise DataError(f"task {data.task.name}: a class has {rarest} patients; {_LEAST_ROWS} or more are needed")
+    fold = grouped_folds(data.labels, data.patients, min(folds, rarest), seed=sub_seed(seed, 0))
+    members: list[Member] = []
+    held: dict[str, FloatArray] = {}
+    cells: list[dict[str, FloatArray]] = [{} for _ in data.subjects]
+    for number in np.unique(fold).tolist():
+        own = fit_members(names, data.take(np.flatnonzero(fold != number)), seed=sub_seed(seed, 1, number))
+        members += own
+        for row in np.flatnonzero(fold == number).tolist():
+            _hold_out(own, data, row, held, cells[row])
+    scalings, skills = {}, {}
+    for name, margins in held.items():
+        there = np.isfinite(margins).all(axis=1)
+        scalings[name] = fit_scaling(margins[there], data.labels[there])
+        skills[name] = _skill(scalings[name].probabilities(margins[there]), data.labels[there])
+    members = [m for m in members if m.name in held]
+    optional = tuple(name for name in OPTIONAL if name in held)
+    made = {}
+    for size in range(len(optional) + 1):
+        for extra in combinations(optional, size):
+            found = _combine(extra, optional, held, scalings, skills, data.labels, coverage)
+            if found is not None:
+                made[combination_key(extra)] = found
+    if "" not in made:
+        raise DataError(f"task {data.task.name}: too few subjects have what the members {', '.join(names)} read")
+    model = SlideEnsemble(
+        task=data.task,
+        card=card or {},
+        members=tuple(members),
+        scalings=scalings,
+        combinations=made,
+        optional=optional,
+        unusual=Unusual.fit(data.subjects, fold),
+    )
+    return FittedModel(
+        model=model,
+        held_out=np.stack([_told(model, data, row, held) for row in range(len(data))]),
+        fold=fold,
+        cells=tuple(
+            np.mean([scalings[name].probabilities(m) for name, m in own.items()], axis=0) if own else np.empty((0, 0))
+            for own in cells
+        ),
+    )
+
+
+def _hold_out(
+    members: Sequence[Member], data: TrainingSet, row: int, held: dict[str, FloatArray], cells: dict[str, FloatArray]
+) -> None:
+    """Add what the members of a fold say of a subject that it left out."""
+    subject = data.subjects[row]
+    told: dict[str, list[FloatArray]] = {}
+    alone: dict[str, list[FloatArray]] = {}
+    for member in members:
+        if member.applies(subject):
+            told.setdefault(member.name, []).append(member.margins(subject, np.ones((1, len(subject.bag))))[0])
+            own = member.cell_margins(subject)
+            if own is not None:
+                alone.setdefault(member.name, []).append(own)
+    for name, found in told.items():
+        held.setdefault(name, np.full((len(data), data.n_classes), np.nan))[row] = np.mean(found, axis=0)
+    for name, found in alone.items():
+        cells[name] = np.mean(found, axis=0)
+
+
+def _skill(p: FloatArray, labels: IntArray) -> float:
+    """Return by what part of the class frequencies' log loss the probabilities are better, 0 at least."""
+    share = np.bincount(labels, minlength=p.shape[1]) / len(labels)
+    trivial = -np.log(np.maximum(share[labels], _CLIP)).mean()
+    own = -np.log(np.maximum(p[np.arange(len(labels)), labels], _CLIP)).mean()
+    return max(0.0, 1.0 - float(own / trivial))
+
+
+def _combine(
+    extra: tuple[str, ...],
+    optional: tuple[str, ...],
+    held: Mapping[str, FloatArray],
+    scalings: Mapping[str, Scaling],
+    skills: Mapping[str, float],
+    labels: IntArray,
+    coverage: float,
+) -> Combination | None:
+    names = [name for name in held if name not in optional or name in extra]
+    if not names:
+        return None
+    there = np.all([np.isfinite(held[name]).all(axis=1) for name in names], axis=0)
+    k = next(iter(held.values())).shape[1]
+    if (np.bincount(labels[there], minlength=k) < _LEAST_ROWS).any():
+        return None
+    # The root lets weaker members speak too: which is best here may not be in another laboratory.
+    each = {name: math.sqrt(skills[name]) for name in names}
+    total = sum(each.values())
+    weights = {name: own / total if total > 0 else 1 / len(names) for name, own in each.items()}
+    margins = sum(weights[name] * scalings[name].scaled(held[name][there]) for name in names)
+    scaling = fit_scaling(np.asarray(margins), labels[there])
+    sets = ConformalSets.fit(scaling.probabilities(np.asarray(margins)), labels[there], coverage)
+    return Combination(weights=weights, scaling=scaling, sets=sets)
+
+
+def _told(model: SlideEnsemble, data: TrainingSet, row: int, held: Mapping[str, FloatArray]) -> FloatArray:
+    combination = model.combination_for(data.subjects[row])
+    margins = sum(w * model.scalings[name].scaled(held[name][row]) for name, w in combination.weights.items())
+    return combination.scaling.probabilities(np.asarray(margins)[None])[0]
