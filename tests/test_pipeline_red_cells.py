@@ -64,6 +64,8 @@ def test_the_table_counts_the_named_cells_of_the_cell_table(folder: Path) -> Non
     red = [r for r in table.to_pylist() if r["kind"] == "red"]
     named = Counter(r["class_name"] for r in red if r["class_name"] in SHAPES)
     rows = rows_of(folder)
+    run_table = folder.parent.parent / "red_cells.csv"
+    assert run_table.read_bytes() == (folder / "red_cells.csv").read_bytes()
     n = sum(named.values())
     assert n > 50
     assert {row["class"]: int(row["count"]) for row in rows if row["count"] != "0"} == dict(named)
@@ -118,6 +120,7 @@ def test_without_a_classifier_there_is_no_table_and_red_cells_stay_so(
 ) -> None:
     folder = run(slide, tmp_path, {"cells.red_classifier": None}, serial=monkeypatch)
     assert not (folder / "red_cells.csv").exists()
+    assert not (folder.parent.parent / "red_cells.csv").exists()
     names = pq.read_table(folder / "cells.parquet", columns=["class_name"]).column(0).to_pylist()
     assert "red_cell" in names
     assert not set(names) & set(SHAPES)

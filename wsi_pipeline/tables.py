@@ -23,6 +23,9 @@ from wsi_pipeline.predictions import (
 from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.slide_answers import SHA256, SLIDE_MODEL, answer_patient
 
+JOINED = ("red_cells.csv", "dysplasia.csv", "attributes.csv")
+"""Tables of the slides that the run has as one, too."""
+
 SLIDE_COLUMNS = ("slide_id", "path", "specimen", "status", "reason", "mpp", "area_mm2", "n_cells", "seconds")
 
 
@@ -63,6 +66,18 @@ def write_tables(out: Path, jobs: Sequence[SlideJob], summaries: Sequence[dict[s
     write_csv(out / "predictions.csv", PREDICTION_COLUMNS, prediction_rows)
     write_csv(out / "differential.csv", DIFFERENTIAL_COLUMNS, count_rows)
     write_csv(out / "differential_corrected.csv", CORRECTED_COLUMNS, corrected_rows)
+    finished = [job.folder for job, summary in zip(jobs, summaries, strict=True) if summary["status"] != "failed"]
+    for name in JOINED:
+        _join(out / name, [folder / name for folder in finished])
+
+
+def _join(out: Path, parts: Sequence[Path]) -> None:
+    """Write tables of one header below each other; no table where there is none."""
+    texts = [part.read_text(encoding="utf-8") for part in parts if part.is_file()]
+    if texts:
+        write_text(out, texts[0] + "".join(text.split("\n", 1)[1] for text in texts[1:]))
+    else:
+        out.unlink(missing_ok=True)
 
 
 def prediction_row(prediction: Mapping[str, Any]) -> dict[str, Any]:
