@@ -53,7 +53,7 @@ def load(folder: Path) -> tuple[Any, list[str], list[str], Counter[str]]:
     from wsi_pipeline.cells.morphology import measure_morphology
     from wsi_pipeline.cells.windows import estimate_background
     from wsi_pipeline.evaluation.datasets import read_points
-    from wsi_pipeline.evaluation.images import read_image
+    from wsi_pipeline.slides.picture import read_image
 
     rows, classes, fields, fate = [], [], [], Counter()
     for path in sorted((folder / "images").glob("*.jpg"), key=lambda p: int(p.stem)):

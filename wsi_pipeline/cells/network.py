@@ -135,10 +135,18 @@ class CellNetwork(nn.Module):
         rgb
             ``(n, 3, side, side)`` intensities after white balance, 1 = background.
         """
+        return self.embed_maps(self.maps(rgb, len(self.stages)), len(self.stages))
+
+    def maps(self, rgb: torch.Tensor, stages: int) -> torch.Tensor:
+        """Return the feature maps ``(n, channels, side, side)`` after so many stages."""
         radius = _radius(rgb.shape[-1], rgb).expand(rgb.shape[0], 1, -1, -1)
         x = torch.cat([(rgb - _MEAN) / _SPREAD, radius], dim=1)
         x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stages(F.relu(self.stem(x)))
+        return self.stages[:stages](F.relu(self.stem(x)))
+
+    def embed_maps(self, x: torch.Tensor, stages: int) -> torch.Tensor:
+        """Return the embedding of what :meth:`maps` gave after so many stages."""
+        x = self.stages[stages:](x)
         weight = torch.exp(-0.5 * (_radius(x.shape[-1], x) / _CENTRE_SIGMA) ** 2)
         weight = weight / weight.sum()
         pooled = torch.cat([x.mean(dim=(2, 3)), (x * weight).sum(dim=(2, 3))], dim=1)

@@ -29,6 +29,12 @@ def slides(
     ],
     cells: Cells,
     model: Annotated[str, typer.Option(help="auto (fusion), fusion, mil or counts.")] = "auto",
+    encoder: Annotated[
+        str, typer.Option(help="frozen, or tune: the cell network learns from the labels too; it reads images again.")
+    ] = "frozen",
+    classifier: Annotated[
+        str | None, typer.Option(help="For --encoder tune: classifier file of the runs, when it is not a shipped one.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; default the task and the kind.")] = None,
     level: Annotated[str, typer.Option(help="patient (slides pooled) or slide.")] = "patient",
     cohort_column: CohortColumn = None,
@@ -72,6 +78,8 @@ def slides(
             ignore_unknown_labels=ignore_unknown_labels,
         ),
         kind=model,
+        encoder=encoder,
+        classifier=classifier,
         name=name or f"{asked.name}-{model}".replace("_", "-"),
         plan=Plan(folds=folds, repeats=repeats, null_repeats=null_repeats, fractions=(), seed=seed),
         train_cohort=train_cohort,

@@ -10,7 +10,7 @@ from wsi_pipeline.evaluation.datasets import (
     read_class_folders,
     read_points,
 )
-from wsi_pipeline.evaluation.images import read_image, read_mask
+from wsi_pipeline.evaluation.images import read_mask
 from wsi_pipeline.evaluation.points import PointsMetrics, PointsResult, evaluate_points, match_points
 from wsi_pipeline.evaluation.relabel import map_labels, merge_roll_ups
 from wsi_pipeline.evaluation.segmentation import (
@@ -35,6 +35,7 @@ from wsi_pipeline.evaluation.tables import (
 from wsi_pipeline.predictions.assessment.bootstrap import Estimate
 from wsi_pipeline.predictions.assessment.calibration import Calibration, calibration
 from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics, evaluate_classification
+from wsi_pipeline.slides.picture import read_image
 
 __all__ = [
     "Calibration",

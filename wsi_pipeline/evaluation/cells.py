@@ -15,10 +15,10 @@ from wsi_pipeline.cells.windows import estimate_background, resample
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.evaluation.baselines import majority_labels
 from wsi_pipeline.evaluation.datasets import read_class_folders
-from wsi_pipeline.evaluation.images import read_image
 from wsi_pipeline.evaluation.tables import classification_metrics, classification_table
 from wsi_pipeline.predictions.assessment.calibration import Calibration, calibration
 from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics, evaluate_classification
+from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.taxonomies import load_taxonomy, map_taxonomy
 
 _IMAGES_AT_ONCE = 512

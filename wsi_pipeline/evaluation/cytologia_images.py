@@ -25,9 +25,10 @@ from wsi_pipeline.csv_rows import number, read_rows
 from wsi_pipeline.errors import DataError, ModelError
 from wsi_pipeline.evaluation.cells import mapped_answers
 from wsi_pipeline.evaluation.cytologia import COLUMNS, Boxes, CytologiaScore, cytologia_score
-from wsi_pipeline.evaluation.images import find_image, read_image
+from wsi_pipeline.evaluation.images import find_image
 from wsi_pipeline.evaluation.run_segmentation import Segmenter, segment_image
 from wsi_pipeline.slides import open_slide
+from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.taxonomies import load_taxonomy, map_taxonomy
 
 TAXONOMY = "cytologia"

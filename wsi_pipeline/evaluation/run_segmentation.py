@@ -17,7 +17,7 @@ from wsi_pipeline.config import PipelineConfig, Specimen, load_config
 from wsi_pipeline.errors import DataError, ModelError
 from wsi_pipeline.evaluation.baselines import otsu_baseline
 from wsi_pipeline.evaluation.datasets import ImagePair, pair_folders, read_points
-from wsi_pipeline.evaluation.images import read_image, read_mask
+from wsi_pipeline.evaluation.images import read_mask
 from wsi_pipeline.evaluation.points import PointsMetrics, evaluate_points, match_points
 from wsi_pipeline.evaluation.segmentation import SegmentationMetrics, evaluate_segmentation, score_image
 from wsi_pipeline.segmentation.dye import red_dye, white_in_name_only
@@ -26,6 +26,7 @@ from wsi_pipeline.segmentation.models import FlowModel, load_model
 from wsi_pipeline.segmentation.normalise import colour_histogram, normalisation_from_histogram
 from wsi_pipeline.segmentation.segment import SegmentedBlock, segment_block
 from wsi_pipeline.slides import Slide, open_slide
+from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.tiling import TileLattice, halo_px, plan_blocks
 from wsi_pipeline.units import Box
 

@@ -18,7 +18,6 @@ from wsi_pipeline.cells.crop_features import MPP, SEGMENTED_BY
 from wsi_pipeline.cells.evidence import Evidence
 from wsi_pipeline.cells.windows import resample
 from wsi_pipeline.errors import PatientFolderError, UnreadableSlideError
-from wsi_pipeline.evaluation.images import read_image
 from wsi_pipeline.exports.report import write_gallery_report
 from wsi_pipeline.finish import taxonomy_of
 from wsi_pipeline.galleries.comparison import Comparison
@@ -31,6 +30,7 @@ from wsi_pipeline.predictions import corrected_differential, criteria_prediction
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, evidence_of, use_threads
+from wsi_pipeline.slides.picture import read_image
 
 NOTE = (
     "A gallery has no positions: no regions, no area, no cells per field, no red cells and no file for QuPath. "

@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from wsi_pipeline.cells.windows import estimate_background
 from wsi_pipeline.errors import DataError, some
-from wsi_pipeline.evaluation.images import MIN_SIDE_PX, MIN_SIDE_UM, is_too_small, read_image
+from wsi_pipeline.evaluation.images import MIN_SIDE_PX, MIN_SIDE_UM, is_too_small
 from wsi_pipeline.galleries.job import GalleryJob, file_digest
 from wsi_pipeline.galleries.listing import GalleryImage
+from wsi_pipeline.slides.picture import read_image
 
 MAX_PIXELS = 4096 * 4096
 """A single cell's image is smaller; what is not is a field or a slide."""

@@ -24,7 +24,8 @@ import numpy.typing as npt
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cells.windows import estimate_background, resample
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.evaluation.images import IMAGE_SUFFIXES, read_image
+from wsi_pipeline.evaluation.images import IMAGE_SUFFIXES
+from wsi_pipeline.slides.picture import read_image
 
 _FROM_WHITE_UM = 6.0
 """Room between a cut-out's middle and the box of a white cell, which a centring error must not cross."""

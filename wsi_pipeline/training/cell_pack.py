@@ -18,7 +18,8 @@ import numpy.typing as npt
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cells.windows import estimate_background, resample
 from wsi_pipeline.errors import DataError, SlideError, some
-from wsi_pipeline.evaluation.images import MIN_SIDE_PX, MIN_SIDE_UM, is_too_small, read_image
+from wsi_pipeline.evaluation.images import MIN_SIDE_PX, MIN_SIDE_UM, is_too_small
+from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.training.cell_data import PackedCells
 from wsi_pipeline.training.cell_listing import Example, Listing
 

@@ -38,9 +38,9 @@ from wsi_pipeline.cells.features import NAMES
 from wsi_pipeline.cells.windows import estimate_background, resample
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.datasets import read_class_folders
-from wsi_pipeline.evaluation.images import read_image
 from wsi_pipeline.predictions.assessment.bootstrap import Estimate, percentile_estimate
 from wsi_pipeline.predictions.intervals import wilson
+from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.training.attenuation import attenuate_granules
 from wsi_pipeline.training.cells import today

@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from wsi_pipeline.errors import DataError, MissingMppError, WsiPipelineError
 from wsi_pipeline.evaluation.datasets import ImagePair, pair_folders
-from wsi_pipeline.evaluation.images import read_image, read_mask
+from wsi_pipeline.evaluation.images import read_mask
 from wsi_pipeline.evaluation.run_segmentation import read_mpp
 from wsi_pipeline.slides import open_slide
 from wsi_pipeline.slides.formats import PLAUSIBLE_MPP, is_tiff, tiff_mpp
+from wsi_pipeline.slides.picture import read_image
 
 MIN_SIDE_PX, MAX_SIDE_PX = 32, 8192
 """Sides of a field: evaluation on single images takes no longer one."""

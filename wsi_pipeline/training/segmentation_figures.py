@@ -15,7 +15,7 @@ import numpy as np
 
 from wsi_pipeline.evaluation.baselines import otsu_baseline
 from wsi_pipeline.evaluation.datasets import pair_folders
-from wsi_pipeline.evaluation.images import read_image, read_mask
+from wsi_pipeline.evaluation.images import read_mask
 from wsi_pipeline.evaluation.points import PointsResult, evaluate_points, match_points
 from wsi_pipeline.evaluation.run_segmentation import (
     CENTRE_RADIUS_UM,
@@ -27,6 +27,7 @@ from wsi_pipeline.evaluation.run_segmentation import (
 )
 from wsi_pipeline.evaluation.segmentation import ImageScore, evaluate_segmentation, score_image
 from wsi_pipeline.slides import open_slide
+from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.training.cards import Figure, figure_of
 from wsi_pipeline.training.section_labels import MEGAKARYOCYTES, section_sample
 from wsi_pipeline.training.segmentation_data import BCCD_MPP, RBC_MPP

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from wsi_pipeline.predictions.slide_models.storage import load_slide_model, mode
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.training.cards import write_card
 from wsi_pipeline.training.slides_card import slide_card
-from wsi_pipeline.training.slides_data import CohortRequest, read_request, training_set
+from wsi_pipeline.training.slides_data import CohortRequest, maps_of, read_request, training_set
 from wsi_pipeline.training.slides_evaluation import Evaluation, evaluate_model
 from wsi_pipeline.training.slides_fit import FittedModel, fit_slide_model
 from wsi_pipeline.training.slides_members import TrainingSet, members_of, reads_embedding
@@ -46,6 +46,10 @@ class SlidesTraining:
         The subjects.
     kind
         ``auto``, ``fusion``, ``mil`` or ``counts``.
+    encoder
+        ``tune`` adds the cell network tuned to the labels of subjects, which reads pixels; ``frozen`` does not.
+    classifier
+        The classifier of the runs, for ``tune``; None finds a shipped one.
     train_cohort
         Train on this cohort alone, and evaluate on the others; None trains on all.
     plan
@@ -61,6 +65,8 @@ class SlidesTraining:
     kind: str
     name: str
     plan: Plan
+    encoder: str = "frozen"
+    classifier: str | None = None
     train_cohort: str | None = None
     licence: str = "not stated"
     title: str | None = None
@@ -69,7 +75,7 @@ class SlidesTraining:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ConfigError(f"--name {self.name!r}: letters, digits, '-' and '_' are needed, not a path")
-        members_of(self.kind)
+        members_of(self.kind, self.encoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +117,14 @@ def train_slides(
     findings = cell_leakage(inside.bags, inside.patients)
     for finding in findings:
         report(f"note: {finding.message}")
-    names = members_of(request.kind)
+    names = members_of(request.kind, request.encoder)
     counted = ", ".join(
         f"{c} {n}" for c, n in zip(data.task.codes, np.bincount(data.labels, minlength=data.n_classes), strict=True)
     )
     cells = sum(len(s.bag) for s in data.subjects)
     report(f"{len(data)} subjects ({counted}), {cells} cells; fitting {', '.join(names)}")
+    if request.encoder == "tune":
+        data = replace(data, maps=maps_of(data, request.classifier, report))
     fitted = fit_slide_model(data, names, seed=request.plan.seed)
     plan = request.plan
     report(f"study: {plan.repeats} x {plan.folds} folds by patient, everything fitted anew inside each")

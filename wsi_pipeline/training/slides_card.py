@@ -67,6 +67,7 @@ def slide_card(
             "trained_on": trained_on,
             "limits": list(limits(data, cohort, simulated)),
             "kind": request.kind,
+            "encoder": request.encoder,
             "level": request.cohort.level,
             "seed": request.plan.seed,
             "member_weights": {name: round(w, 6) for name, w in weights.items()},
@@ -89,6 +90,8 @@ def limits(data: TrainingSet, cohort: Cohort, simulated: bool) -> tuple[str, ...
     ]
     if cohort.centres is None or len(set(cohort.centres)) < 2:
         said.append("It was trained on one cohort; how it does in another laboratory is not known.")
+    if data.maps is not None:
+        said.append("It reads the pixels of cells again: a run whose images or slides were moved gets no answer.")
     if few:
         said.append(f"Of {', '.join(few)} there were too few patients to ever leave the class out of a set.")
     if simulated:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from wsi_pipeline.errors import DataError, some
+from wsi_pipeline.cells.classifier import load_classifier
+from wsi_pipeline.errors import ConfigError, DataError, some
 from wsi_pipeline.predictions.bags import CellBag, Cohort, list_runs, read_bags, read_cohort
 from wsi_pipeline.predictions.slide_features import Vocabulary
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.predictions.tasks import Task
+from wsi_pipeline.runtime.devices import resolve_device
+from wsi_pipeline.training.slides_encoder import CellMaps, EncoderRecipe, read_cell_maps
 from wsi_pipeline.training.slides_members import TrainingSet
+from wsi_pipeline.weights import shipped_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +89,33 @@ def training_set(cohort: Cohort, task: Task) -> TrainingSet:
         label_names=_labels(cohort.bags),
         analytes=cohort.count_names,
     )
+
+
+def maps_of(data: TrainingSet, classifier: str | None, report: Callable[[str], None]) -> CellMaps:
+    """Return what an encoder is tuned on: the cells' pixels, read again, seen by the frozen part of their classifier.
+
+    Parameters
+    ----------
+    classifier
+        Name or file; None takes the shipped one that typed the cells. A GPU is used where there is one.
+
+    Raises
+    ------
+    ConfigError
+        The classifier is not that of the runs, or is no shipped one and was not named.
+    DataError
+        Pixels are not to be had any more.
+    """
+    sha256 = data.subjects[0].bag.classifier_sha256
+    own = classifier or next((name for name, w in shipped_weights().items() if w.sha256 == sha256), None)
+    if own is None:
+        raise ConfigError(
+            f"--encoder tune: no shipped classifier typed these cells ({sha256[:12]}); name its file with --classifier"
+        )
+    device = resolve_device("auto")
+    loaded = load_classifier(own, device)
+    bags = [subject.bag for subject in data.subjects]
+    return read_cell_maps(bags, loaded, data.n_classes, EncoderRecipe(), device=device, report=report)
 
 
 def _vocabulary(bags: Sequence[CellBag]) -> Vocabulary:

@@ -16,6 +16,7 @@ from wsi_pipeline.predictions.slide_models.inputs import PARTS, Appearance, Comp
 from wsi_pipeline.predictions.slide_models.member import Member
 from wsi_pipeline.predictions.slide_models.subject import Subject
 from wsi_pipeline.predictions.tasks import Task
+from wsi_pipeline.training.slides_encoder import CellMaps, fit_encoder
 from wsi_pipeline.training.slides_linear import fit_linear
 from wsi_pipeline.training.slides_networks import train_network
 from wsi_pipeline.training.slides_trees import feature_columns, feature_values, fit_booster, fit_tree
@@ -23,6 +24,8 @@ from wsi_pipeline.training.slides_trees import feature_columns, feature_values, 
 IntArray = npt.NDArray[np.int64]
 
 LABELS, ROUTINE = "labels", "routine counts"
+ENCODER = "encoder"
+"""The cell network tuned to the labels of subjects (:mod:`wsi_pipeline.training.slides_encoder`)."""
 OPTIONAL = (LABELS, ROUTINE)
 """Members that read what not every subject has."""
 _TREES = ("forest", "boosted", "tree")
@@ -59,6 +62,8 @@ class TrainingSet:
         Of the slide features.
     label_names, analytes
         Labels ``TAXONOMY/CLASS`` that folders gave, and routine counts that the cohort has.
+    maps
+        What the frozen part of an encoder gives of the cells; None where none is tuned.
     """
 
     task: Task
@@ -68,6 +73,7 @@ class TrainingSet:
     vocabulary: Vocabulary
     label_names: tuple[str, ...]
     analytes: tuple[str, ...]
+    maps: CellMaps | None = None
 
     def __len__(self) -> int:
         return len(self.subjects)
@@ -92,18 +98,27 @@ class TrainingSet:
         return np.array([np.unique(self.patients[self.labels == c]).size for c in range(self.n_classes)])
 
 
-def members_of(kind: str) -> tuple[str, ...]:
+def members_of(kind: str, encoder: str = "frozen") -> tuple[str, ...]:
     """Return the names of the members of a kind of model; ``auto`` is ``fusion``.
+
+    Parameters
+    ----------
+    encoder
+        ``tune`` adds the cell network tuned to the labels of subjects; ``frozen`` does not.
 
     Raises
     ------
     ConfigError
-        There is no such kind.
+        There is no such kind, or its encoder is not to be had that way.
     """
     found = RECIPES.get("fusion" if kind == "auto" else kind)
     if found is None:
         raise ConfigError(f"--model {kind!r}: give auto, {', '.join(RECIPES)}")
-    return found
+    if encoder not in ("frozen", "tune"):
+        raise ConfigError(f"--encoder {encoder!r}: give frozen or tune")
+    if encoder == "tune" and not reads_embedding(kind):
+        raise ConfigError(f"--encoder tune: model {kind} looks at no single cell; give --model auto, fusion or mil")
+    return (*found, ENCODER) if encoder == "tune" else found
 
 
 def reads_embedding(kind: str) -> bool:
@@ -135,6 +150,9 @@ def fit_members(names: tuple[str, ...], data: TrainingSet, *, seed: int) -> list
                 )
                 for k in range(SEEDS)
             ]
+        elif name == ENCODER and data.maps is not None:
+            tuned = fit_encoder(name, data.maps, [s.bag for s in data.subjects], data.labels, seed=own % 2**31)
+            found += [] if tuned is None else [tuned]
         elif name in _TREES and values is not None:
             columns = feature_columns(data.vocabulary, values, paper=name == "tree")
             if columns.columns:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from wsi_pipeline.atomic import write_bytes
 from wsi_pipeline.errors import ConfigError, DataError, ModelError
 from wsi_pipeline.predictions.slide_models.calibration import ConformalSets, Scaling
+from wsi_pipeline.predictions.slide_models.encoder_member import EncoderMember
 from wsi_pipeline.predictions.slide_models.ensemble import Combination, SlideEnsemble
 from wsi_pipeline.predictions.slide_models.linear import LinearMember
 from wsi_pipeline.predictions.slide_models.member import Member
@@ -31,7 +32,7 @@ TASK = "slides"
 FORMAT = "wsi-pipeline slide-model 1"
 SUFFIX = ".slides.safetensors"
 KINDS: Mapping[str, Any] = {
-    own.kind: own for own in (LinearMember, AttentionMember, MorphotypeMember, BoosterMember, TreeMember)
+    own.kind: own for own in (LinearMember, AttentionMember, MorphotypeMember, BoosterMember, TreeMember, EncoderMember)
 }
 """Kinds of members by their names, to be read again."""
 

@@ -1,0 +1,197 @@
+"""Recipes for slide-level models, compared on simulated patients made of real cells.
+
+    python benchmarks/slide_recipes.py                      three cohorts of 80 + 24 patients
+    python benchmarks/slide_recipes.py --seeds 0 --frozen   one cohort, no encoder is tuned
+
+What the patients are, and what was planted in them: ``_pseudo_patients.py``. They are **simulated**; that a recipe does
+well here says that it finds such signals among such nuisances, and nothing of how it does on patients. The shipped
+classifier was trained on most of these cells, so that its answers are better here than in another laboratory.
+
+``wsi-pipeline run --gallery`` is run once a cohort and kept in the scratch folder. Every recipe is judged in two ways:
+by patient-grouped cross-validation of the first laboratory, all of it (weights, strengths, tuning, calibration) fitted
+anew inside every fold, and by a model of the first laboratory on the second, whose stain and magnification are others.
+Intervals are percentiles of a bootstrap over patients, within cohorts; a cohort has a stratum of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from _harness import parser, print_table, record, start
+from _pseudo_patients import DISCOVERY, MPP, POSITIVE, PseudoSpec, make_cohort
+
+RECIPES: dict[str, tuple[str, ...]] = {
+    "composition, ridge": ("composition",),
+    "mean embedding, ridge": ("all",),
+    "mean embedding of immature cells, ridge": ("immature",),
+    "attention MIL": ("attention",),
+    "morphotypes": ("morphotypes",),
+}
+"""Recipes of one member; beside them stand plain models, the whole fusion, the tuned encoder, and both together."""
+FUSION, ENCODER, BOTH = "fusion, frozen", "tuned encoder", "fusion, tuned encoder"
+_FOLDS = 5
+_REPLICATES = 2000
+
+FloatArray = npt.NDArray[np.float64]
+Answers = dict[str, tuple[FloatArray, FloatArray]]
+"""Of each recipe the log-odds of the patients of the first laboratory, held out, and of the second."""
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="cohorts (default 0 1 2)")
+    options.add_argument("--mix", type=float, default=1.0, help="part of the difference in composition that is planted")
+    options.add_argument("--keep", type=float, default=0.2, help="structure an altered cell keeps; 1 plants no look")
+    options.add_argument("--frozen", action="store_true", help="tune no encoder")
+    given = start(options.parse_args())
+    data = os.environ.get("WSI_PIPELINE_DATA")
+    if not data:
+        sys.exit("set WSI_PIPELINE_DATA")
+    tune_once()
+    found: list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], Answers]] = []
+    spec = PseudoSpec(mix=given.mix, keep=given.keep)
+    begun = time.monotonic()
+    for seed in given.seeds:
+        own = replace(spec, seed=seed)
+        folder = given.scratch / "slide-recipes" / own.name
+        gallery, manifest = make_cohort(Path(data), folder, own)
+        run_gallery(gallery, folder / "run")
+        found.append(judge(folder / "run", manifest, tune=not given.frozen, seed=seed))
+        print(f"cohort {seed}: judged after {time.monotonic() - begun:.0f} s", flush=True)
+    names = list(found[0][2])
+    rows, figures = [], {}
+    for name in names:
+        inside = auc_of([(a[name][0], y) for y, _, a in found])
+        outside = auc_of([(a[name][1], y) for _, y, a in found])
+        rows.append((name, shown(inside), shown(outside)))
+        figures[name] = {"held_out": inside, "second_laboratory": outside}
+    n = [sum(len(y) for y, _, _ in found), sum(len(y) for _, y, _ in found)]
+    print(f"\nSIMULATED patients of real cells, {len(found)} cohorts; AUC, mean over cohorts, 95 % interval")
+    print_table(("recipe", f"{_FOLDS} folds, n = {n[0]}", f"second laboratory, n = {n[1]}"), rows)
+    work: dict[str, Any] = {"seeds": list(given.seeds), "mix": given.mix, "keep": given.keep, "n": n}
+    record(given.results, "slide-recipes", "pseudo-patients", work, figures)
+
+
+def tune_once() -> None:
+    """Let the recipes that tune an encoder on the same patients with the same seed share it."""
+    from wsi_pipeline.training import slides_members
+
+    fit, kept = slides_members.fit_encoder, {}
+
+    def cached(name: str, maps: Any, bags: Any, labels: Any, *, seed: int) -> Any:
+        key = (id(maps), tuple(bag.subject_id for bag in bags), tuple(np.asarray(labels).tolist()), seed)
+        if key not in kept:
+            kept[key] = fit(name, maps, bags, labels, seed=seed)
+        return kept[key]
+
+    slides_members.fit_encoder = cached
+
+
+def run_gallery(gallery: Path, out: Path) -> None:
+    """Run the gallery unless it was; a run that was cut off goes on."""
+    if (out / "slides.csv").is_file() and (out / "report.html").is_file():
+        return
+    subprocess.run(
+        [
+            sys.executable, "-m", "wsi_pipeline.cli.main", "run", "--gallery", str(gallery), "--mpp", str(MPP),
+            "--out", str(out), "--device", "cpu", "--set", "exports.report=false",
+        ],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def judge(
+    run: Path, manifest: Path, *, tune: bool, seed: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], Answers]:
+    """Return who is in the second group, in both laboratories, and what every recipe says of them."""
+    from wsi_pipeline.predictions.assessment.folds import grouped_folds
+    from wsi_pipeline.predictions.tasks import load_task
+    from wsi_pipeline.training.slides_data import CohortRequest, maps_of, read_request, training_set
+    from wsi_pipeline.training.slides_members import members_of
+
+    task = load_task("apl")
+    cohort, _ = read_request(CohortRequest(runs=(run,), manifest=manifest, task=task), embedding=True)
+    whole = training_set(cohort, task)
+    if tune:
+        whole = replace(whole, maps=maps_of(whole, None, lambda line: print(f"  {line}", flush=True)))
+    first = np.array([c == DISCOVERY for c in cohort.centres or ()])
+    positive = whole.labels == whole.task.codes.index(POSITIVE)
+    inside, outside = np.flatnonzero(first), np.flatnonzero(~first)
+    fold = grouped_folds(whole.labels[inside], whole.patients[inside], _FOLDS, seed=seed)
+    names = members_of("fusion", "tune" if tune else "frozen")
+    held: dict[str, FloatArray] = {}
+    for number in range(_FOLDS):
+        test = fold == number
+        for name, odds in answers(whole, inside[~test], inside[test], names, seed).items():
+            held.setdefault(name, np.zeros(len(inside)))[test] = odds
+    second = answers(whole, inside, outside, names, seed)
+    return positive[inside], positive[outside], {name: (own, second[name]) for name, own in held.items()}
+
+
+def answers(
+    whole: Any, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], names: tuple[str, ...], seed: int
+) -> dict[str, FloatArray]:
+    """Return log-odds of the second group by every recipe fitted to ``train``, for the subjects ``test``."""
+    from wsi_pipeline.training.slides_fit import fit_slide_model
+    from wsi_pipeline.training.slides_members import ENCODER as MEMBER
+    from wsi_pipeline.training.slides_study import plain_answers
+
+    c = whole.task.codes.index(POSITIVE)
+    part = whole.take(train)
+    subjects = [whole.subjects[i] for i in test.tolist()]
+    found = {name: _odds(p[:, c]) for name, p in plain_answers(part, subjects).items()}
+    everything = tuple(dict.fromkeys([*names, *(name for own in RECIPES.values() for name in own)]))
+    singles = fit_slide_model(part, everything, seed=seed).model
+    once = [singles.margins_by_name(s, np.ones((1, len(s.bag)))) for s in subjects]
+    for recipe, (name,) in (RECIPES | ({ENCODER: (MEMBER,)} if MEMBER in names else {})).items():
+        odds = [singles.scalings[name].scaled(own[name])[0] for own in once]
+        found[recipe] = np.array([o[c] - np.delete(o, c).mean() for o in odds])
+    for recipe, own in ((FUSION, tuple(n for n in names if n != MEMBER)), (BOTH, names)):
+        if recipe == FUSION or MEMBER in names:
+            model = fit_slide_model(part, own, seed=seed).model
+            p = np.stack([model.resampled(s, np.ones((1, len(s.bag))))[0] for s in subjects])
+            found[recipe] = _odds(p[:, c])
+    return found
+
+
+def _odds(p: FloatArray) -> FloatArray:
+    odds: FloatArray = np.log(np.clip(p, 1e-9, 1)) - np.log(np.clip(1 - p, 1e-9, 1))
+    return odds
+
+
+def auc_of(parts: list[tuple[FloatArray, npt.NDArray[np.bool_]]]) -> list[float]:
+    """Return the mean AUC over cohorts and its 95 % interval, by a bootstrap over the patients of each."""
+    rng = np.random.default_rng(0)
+    replicates = np.zeros((_REPLICATES, len(parts)))
+    for k, (scores, positive) in enumerate(parts):
+        groups = (np.flatnonzero(positive), np.flatnonzero(~positive))
+        for b in range(_REPLICATES):
+            own = np.concatenate([rng.choice(group, len(group)) for group in groups])
+            replicates[b, k] = _auc(scores[own], positive[own])
+    low, high = np.percentile(replicates.mean(axis=1), [2.5, 97.5])
+    return [float(np.mean([_auc(s, y) for s, y in parts])), float(low), float(high)]
+
+
+def _auc(scores: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
+    from scipy.stats import rankdata
+
+    n = int(positive.sum())
+    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n)))
+
+
+def shown(figure: list[float]) -> str:
+    """Return an estimate with its interval."""
+    return f"{figure[0]:.3f} ({figure[1]:.3f}-{figure[2]:.3f})"
+
+
+if __name__ == "__main__":
+    main()
