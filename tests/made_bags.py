@@ -76,10 +76,16 @@ def made_bag(
 
 
 def made_training_set(
-    bags: Sequence[CellBag], labels: Sequence[str], *, task: str = "apl", counts: np.ndarray | None = None
+    bags: Sequence[CellBag],
+    labels: Sequence[str],
+    *,
+    task: str = "apl",
+    classes: Sequence[str] | None = None,
+    counts: np.ndarray | None = None,
 ) -> TrainingSet:
     """Return bags as a training set; ``counts`` ``(n, 1)`` are of ``WBC_G_L``."""
     asked = load_task(task)
+    asked = asked if classes is None else asked.restricted(classes)
     names = {str(v) for bag in bags if bag.given_labels is not None for v in bag.given_labels}
     return TrainingSet(
         task=asked,

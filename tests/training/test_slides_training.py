@@ -21,7 +21,7 @@ from wsi_pipeline.predictions.tasks import load_task
 from wsi_pipeline.training.slides import SlidesTraining, train_slides
 from wsi_pipeline.training.slides_data import CohortRequest
 from wsi_pipeline.training.slides_evaluation import evaluate_slides
-from wsi_pipeline.training.slides_fit import fit_slide_model
+from wsi_pipeline.training.slides_fit import family_weights, fit_slide_model
 from wsi_pipeline.training.slides_members import RECIPES, members_of
 from wsi_pipeline.training.slides_study import cell_level, study_slides
 
@@ -83,6 +83,15 @@ def test_networks_find_a_look_that_the_classes_do_not_show() -> None:
     assert immature is not None
     assert every is not None
     assert immature > max(every, 0.65)
+
+
+def test_weights_of_families() -> None:
+    found = family_weights({"composition": 0.16, "immature": 0.36, "contrast": 0.12, "attention": 0.0})
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["composition"] == pytest.approx(0.4)
+    assert found["immature"] == pytest.approx(3 * found["contrast"])
+    assert found["attention"] == 0
+    assert family_weights({"composition": 0.0, "immature": 0.0}) == {"composition": 0.5, "immature": 0.5}
 
 
 def test_the_order_of_subjects_of_a_fold_does_not_reach_the_labels() -> None:

@@ -21,15 +21,22 @@ from wsi_pipeline.predictions.assessment.folds import grouped_folds
 from wsi_pipeline.predictions.slide_features.feature import FloatArray
 from wsi_pipeline.predictions.slide_models.calibration import ConformalSets, Scaling, fit_scaling
 from wsi_pipeline.predictions.slide_models.ensemble import Combination, SlideEnsemble, combination_key
+from wsi_pipeline.predictions.slide_models.inputs import PARTS
 from wsi_pipeline.predictions.slide_models.member import Member
 from wsi_pipeline.predictions.slide_models.unusual import Unusual
-from wsi_pipeline.training.slides_members import OPTIONAL, TrainingSet, fit_members
+from wsi_pipeline.training.slides_members import LABELS, OPTIONAL, TrainingSet, fit_members
 
 IntArray = npt.NDArray[np.int64]
 
 FOLDS = 5
 COVERAGE = 0.9
 """Of the conformal sets."""
+FAMILIES: Mapping[str, str] = {
+    **dict.fromkeys(("composition", LABELS, "forest", "boosted", "tree"), "composition"),
+    **dict.fromkeys(PARTS, "mean appearance"),
+    **dict.fromkeys(("attention", "morphotypes"), "single cells"),
+}
+"""Members that read the same; the others are each a family of their own."""
 _LEAST_ROWS = 2
 _CLIP = 1e-6
 
@@ -166,14 +173,29 @@ def _combine(
     k = next(iter(held.values())).shape[1]
     if (np.bincount(labels[there], minlength=k) < _LEAST_ROWS).any():
         return None
-    # The root lets weaker members speak too: which is best here may not be in another laboratory.
-    each = {name: math.sqrt(skills[name]) for name in names}
-    total = sum(each.values())
-    weights = {name: own / total if total > 0 else 1 / len(names) for name, own in each.items()}
+    weights = family_weights({name: skills[name] for name in names})
     margins = sum(weights[name] * scalings[name].scaled(held[name][there]) for name in names)
     scaling = fit_scaling(np.asarray(margins), labels[there])
     sets = ConformalSets.fit(scaling.probabilities(np.asarray(margins)), labels[there], coverage)
     return Combination(weights=weights, scaling=scaling, sets=sets)
+
+
+def family_weights(skills: Mapping[str, float]) -> dict[str, float]:
+    """Return weights of members, adding up to 1, from what each takes off the log loss, 0 to 1.
+
+    A family weighs as the root of its best member's skill: the root lets weaker families speak too, since which is best
+    here may not be in another laboratory, and many members that read the same do not outvote one that reads something
+    else. Within a family members weigh as their skill.
+    """
+    families: dict[str, list[str]] = {}
+    for name in skills:
+        families.setdefault(FAMILIES.get(name, name), []).append(name)
+    each: dict[str, float] = {}
+    for names in families.values():
+        whole, best = sum(skills[name] for name in names), max(skills[name] for name in names)
+        each |= {name: math.sqrt(best) * skills[name] / whole if whole > 0 else 0.0 for name in names}
+    total = sum(each.values())
+    return {name: own / total if total > 0 else 1 / len(each) for name, own in each.items()}
 
 
 def _told(model: SlideEnsemble, data: TrainingSet, row: int, held: Mapping[str, FloatArray]) -> FloatArray:

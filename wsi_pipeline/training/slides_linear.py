@@ -17,7 +17,7 @@ from wsi_pipeline.predictions.slide_models.subject import Subject
 
 IntArray = npt.NDArray[np.int64]
 
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Inverse ridge penalties that are tried, for rows of unit variance in every column."""
 _FOLDS = 5
 _CLIP = 1e-6

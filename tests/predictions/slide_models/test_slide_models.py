@@ -224,3 +224,26 @@ def test_criteria_put_one_half_at_the_published_limit() -> None:
 
     with pytest.raises(ConfigError, match="no published limit"):
         CriteriaModel(task=load_task("smear_diagnosis"))
+
+
+def test_three_classes(tmp_path: Path) -> None:
+    shares = {"normal": 0.05, "aml": 0.25, "apl": 0.6}
+    bags, labels = [], []
+    for i in range(36):
+        label = list(shares)[i % 3]
+        labels.append(label)
+        bags.append(made_bag(f"P{i:02d}", seed=i, promyelocytes=shares[label], shift=1.0 if label == "apl" else 0.0))
+    data = made_training_set(bags, labels, task="smear_diagnosis", classes=tuple(shares))
+    model = fit_slide_model(
+        data, ("composition", "immature", "forest", "tree", "attention"), seed=0, folds=2, card=CARD
+    ).model
+    new = [
+        made_bag(f"N{c}", seed=900, promyelocytes=s, shift=1.0 if c == "apl" else 0.0, cells=200)
+        for c, s in shares.items()
+    ]
+    p = model.probabilities(new)
+    assert p.argmax(axis=1).tolist() == [0, 1, 2]
+    assert np.array_equal(load_slide_model(_saved(model, tmp_path)).probabilities(new), p)
+    found = answer(model, new[2])
+    assert set(found.probabilities) == set(shares)
+    assert len(found.class_set) < 3

@@ -1,8 +1,7 @@
 """A trained slide-level model: members, how they are put together, calibrated, and when they keep silent.
 
 Members of one name (one a fold and seed) are averaged, each name is scaled to calibrated margins, and the names are
-averaged with weights by how much each told of patients that it did not see (the root of the part of the log loss of the
-class frequencies that it takes away). Members that read what not every subject
+averaged with weights by how much each told of patients that it did not see. Members that read what not every subject
 has (labels of folders, routine counts) take part where they can: every such case has weights and a calibration of its
 own.
 """
