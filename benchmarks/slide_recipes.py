@@ -19,24 +19,27 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from _harness import parser, print_table, record, start
+from _harness import parser, print_table, record, start, use_torch_threads
 from _pseudo_patients import DISCOVERY, MPP, POSITIVE, PseudoSpec, make_cohort
 
-RECIPES: dict[str, tuple[str, ...]] = {
-    "composition, ridge": ("composition",),
-    "mean embedding, ridge": ("all",),
-    "mean embedding of immature cells, ridge": ("immature",),
-    "attention MIL": ("attention",),
-    "morphotypes": ("morphotypes",),
+ALONE = {
+    "composition": "composition, ridge",
+    "immature": "mean embedding of immature cells, ridge",
+    "attention": "attention MIL",
+    "morphotypes": "morphotypes",
+    "encoder": "tuned encoder",
 }
-"""Recipes of one member; beside them stand plain models, the whole fusion, the tuned encoder, and both together."""
-FUSION, ENCODER, BOTH = "fusion, frozen", "tuned encoder", "fusion, tuned encoder"
+"""Members that are recipes of their own; beside them stand plain models and the fusion with and without an encoder."""
+FROZEN, TUNED = "fusion, --encoder frozen", "fusion, --encoder tune"
 _FOLDS = 5
 _REPLICATES = 2000
 
@@ -51,22 +54,23 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="cohorts (default 0 1 2)")
     options.add_argument("--mix", type=float, default=1.0, help="part of the difference in composition that is planted")
     options.add_argument("--keep", type=float, default=0.2, help="structure an altered cell keeps; 1 plants no look")
+    options.add_argument("--processes", type=int, default=2, help="cohorts that are judged at a time (default 2)")
     options.add_argument("--frozen", action="store_true", help="tune no encoder")
     given = start(options.parse_args())
     data = os.environ.get("WSI_PIPELINE_DATA")
     if not data:
         sys.exit("set WSI_PIPELINE_DATA")
-    tune_once()
-    found: list[tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], Answers]] = []
     spec = PseudoSpec(mix=given.mix, keep=given.keep)
-    begun = time.monotonic()
+    folders = []
     for seed in given.seeds:
         own = replace(spec, seed=seed)
-        folder = given.scratch / "slide-recipes" / own.name
-        gallery, manifest = make_cohort(Path(data), folder, own)
-        run_gallery(gallery, folder / "run")
-        found.append(judge(folder / "run", manifest, tune=not given.frozen, seed=seed))
-        print(f"cohort {seed}: judged after {time.monotonic() - begun:.0f} s", flush=True)
+        folders.append(given.scratch / "slide-recipes" / own.name)
+        gallery, _ = make_cohort(Path(data), folders[-1], own)
+        run_gallery(gallery, folders[-1] / "run")
+    begun = time.monotonic()
+    with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
+        found = list(pool.map(partial(judge, tune=not given.frozen), folders, given.seeds))
+    print(f"judged in {time.monotonic() - begun:.0f} s")
     names = list(found[0][2])
     rows, figures = [], {}
     for name in names:
@@ -79,21 +83,6 @@ def main() -> None:
     print_table(("recipe", f"{_FOLDS} folds, n = {n[0]}", f"second laboratory, n = {n[1]}"), rows)
     work: dict[str, Any] = {"seeds": list(given.seeds), "mix": given.mix, "keep": given.keep, "n": n}
     record(given.results, "slide-recipes", "pseudo-patients", work, figures)
-
-
-def tune_once() -> None:
-    """Let the recipes that tune an encoder on the same patients with the same seed share it."""
-    from wsi_pipeline.training import slides_members
-
-    fit, kept = slides_members.fit_encoder, {}
-
-    def cached(name: str, maps: Any, bags: Any, labels: Any, *, seed: int) -> Any:
-        key = (id(maps), tuple(bag.subject_id for bag in bags), tuple(np.asarray(labels).tolist()), seed)
-        if key not in kept:
-            kept[key] = fit(name, maps, bags, labels, seed=seed)
-        return kept[key]
-
-    slides_members.fit_encoder = cached
 
 
 def run_gallery(gallery: Path, out: Path) -> None:
@@ -109,9 +98,7 @@ def run_gallery(gallery: Path, out: Path) -> None:
     )  # fmt: skip
 
 
-def judge(
-    run: Path, manifest: Path, *, tune: bool, seed: int
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], Answers]:
+def judge(folder: Path, seed: int, *, tune: bool) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], Answers]:
     """Return who is in the second group, in both laboratories, and what every recipe says of them."""
     from wsi_pipeline.predictions.assessment.folds import grouped_folds
     from wsi_pipeline.predictions.tasks import load_task
@@ -119,14 +106,17 @@ def judge(
     from wsi_pipeline.training.slides_members import members_of
 
     task = load_task("apl")
-    cohort, _ = read_request(CohortRequest(runs=(run,), manifest=manifest, task=task), embedding=True)
+    cohort, _ = read_request(
+        CohortRequest(runs=(folder / "run",), manifest=folder / "labels.csv", task=task), embedding=True
+    )
     whole = training_set(cohort, task)
     if tune:
-        whole = replace(whole, maps=maps_of(whole, None, lambda line: print(f"  {line}", flush=True)))
+        whole = replace(whole, maps=maps_of(whole, None, lambda line: print(f"  cohort {seed}: {line}", flush=True)))
     first = np.array([c == DISCOVERY for c in cohort.centres or ()])
     positive = whole.labels == whole.task.codes.index(POSITIVE)
     inside, outside = np.flatnonzero(first), np.flatnonzero(~first)
     fold = grouped_folds(whole.labels[inside], whole.patients[inside], _FOLDS, seed=seed)
+    use_torch_threads()
     names = members_of("fusion", "tune" if tune else "frozen")
     held: dict[str, FloatArray] = {}
     for number in range(_FOLDS):
@@ -149,17 +139,17 @@ def answers(
     part = whole.take(train)
     subjects = [whole.subjects[i] for i in test.tolist()]
     found = {name: _odds(p[:, c]) for name, p in plain_answers(part, subjects).items()}
-    everything = tuple(dict.fromkeys([*names, *(name for own in RECIPES.values() for name in own)]))
-    singles = fit_slide_model(part, everything, seed=seed).model
-    once = [singles.margins_by_name(s, np.ones((1, len(s.bag)))) for s in subjects]
-    for recipe, (name,) in (RECIPES | ({ENCODER: (MEMBER,)} if MEMBER in names else {})).items():
-        odds = [singles.scalings[name].scaled(own[name])[0] for own in once]
-        found[recipe] = np.array([o[c] - np.delete(o, c).mean() for o in odds])
-    for recipe, own in ((FUSION, tuple(n for n in names if n != MEMBER)), (BOTH, names)):
-        if recipe == FUSION or MEMBER in names:
-            model = fit_slide_model(part, own, seed=seed).model
-            p = np.stack([model.resampled(s, np.ones((1, len(s.bag))))[0] for s in subjects])
-            found[recipe] = _odds(p[:, c])
+    model = fit_slide_model(part, names, seed=seed).model
+    alone = [model.margins_by_name(s, np.ones((1, len(s.bag)))) for s in subjects]
+    for name, recipe in ALONE.items():
+        if name in names:
+            odds = [model.scalings[name].scaled(own[name])[0] for own in alone]
+            found[recipe] = np.array([o[c] - np.delete(o, c).mean() for o in odds])
+    models = {TUNED: model} if MEMBER in names else {}
+    models[FROZEN] = fit_slide_model(part, tuple(n for n in names if n != MEMBER), seed=seed).model if models else model
+    for recipe, own in sorted(models.items()):
+        p = np.stack([own.resampled(s, np.ones((1, len(s.bag))))[0] for s in subjects])
+        found[recipe] = _odds(p[:, c])
     return found
 
 
