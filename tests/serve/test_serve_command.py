@@ -39,15 +39,12 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def running() -> Iterator[subprocess.Popen[str]]:
     words = ["wsi-pipeline", "serve", "counts", "--port", "0", "--lang", "fr", "--no-browser"]
     command = [sys.executable, "-c", STARTED_WITH_THE_FAKE_MODEL, *words[1:]]
+    # Tests that run in the background have Ctrl-C switched off, and would hand that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        # Tests that run in the background have Ctrl-C switched off, and hand that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
+    signal.signal(signal.SIGINT, before)
     yield process
     process.kill()
     process.wait(30)
