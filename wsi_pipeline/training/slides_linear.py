@@ -101,4 +101,5 @@ def _logistic(
     if n_classes == 2:
         half = found.coef_[0] / 2
         return np.stack([-half, half], axis=1), np.array([-1.0, 1.0]) * found.intercept_[0] / 2
-    return centred(found.coef_.T), centred(found.intercept_)
+    # In the order of a file: another one multiplies to other last digits.
+    return np.ascontiguousarray(centred(found.coef_.T)), centred(found.intercept_)

@@ -98,5 +98,7 @@ class CellFrame:
         values, vectors = np.linalg.eigh(spread)
         order = np.argsort(-values)[: min(dim, d)]
         vectors = vectors[:, order] * np.where(vectors[np.abs(vectors[:, order]).argmax(axis=0), order] < 0, -1.0, 1.0)
-        basis = vectors / np.sqrt(np.maximum(values[order], 0) + _RIDGE * max(float(values.mean()), 1e-12))
+        basis = np.ascontiguousarray(vectors) / np.sqrt(
+            np.maximum(values[order], 0) + _RIDGE * max(float(values.mean()), 1e-12)
+        )
         return cls(taxonomy=first.taxonomy, classes=first.classes, middle=middle, means=means, basis=basis)

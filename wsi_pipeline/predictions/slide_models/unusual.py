@@ -95,7 +95,7 @@ class Unusual:
         """Return what the training subjects are like; ``fold`` ``(n,)`` says who is left out together."""
         vectors = np.stack([_mean_embedding(s) for s in subjects])
         middle = vectors.mean(axis=0) if vectors.shape[1] else np.zeros(0)
-        axes = np.linalg.svd(vectors - middle, full_matrices=False)[2][:_DIRECTIONS].T
+        axes = np.ascontiguousarray(np.linalg.svd(vectors - middle, full_matrices=False)[2][:_DIRECTIONS].T)
         read = {
             "stain": np.stack([_stain(s) for s in subjects]),
             "mix": np.stack([_mix(s) for s in subjects]),
