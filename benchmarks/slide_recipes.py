@@ -140,7 +140,7 @@ def answers(
     subjects = [whole.subjects[i] for i in test.tolist()]
     found = {name: _odds(p[:, c]) for name, p in plain_answers(part, subjects).items()}
     model = fit_slide_model(part, names, seed=seed).model
-    alone = [model.margins_by_name(s, np.ones((1, len(s.bag)))) for s in subjects]
+    alone = [model.margins_by_name(s, np.ones((1, len(s.bag))), ALONE) for s in subjects]
     for name, recipe in ALONE.items():
         if name in names:
             odds = [model.scalings[name].scaled(own[name])[0] for own in alone]
