@@ -168,6 +168,9 @@ def test_what_is_no_geojson_is_named(whole: Path, run: FinishedRun, tmp_path: Pa
         back(run, tmp_path / "a.txt")
     with pytest.raises(DataError, match="holds no file"):
         back(run, tmp_path)
+    (tmp_path / "slides.json").write_text("[]")
+    with pytest.raises(DataError, match=r"export\.groovy in QuPath, and give the folder .*corrected"):
+        back(run, tmp_path)
     with pytest.raises(DataError, match="holds no cells"):
         back(run, save(tmp_path / "a.geojson", exported(whole)[:1]))
 

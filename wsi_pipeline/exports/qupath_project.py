@@ -26,6 +26,9 @@ from wsi_pipeline.slides import RemotePath, SlidePath
 SCRIPTS = ("import.groovy", "export.groovy")
 """What QuPath runs: one makes the project, the other writes corrected objects for ``import qupath``."""
 
+PROJECT_FILE, CORRECTED = "slides.json", "corrected"
+"""What to add, and the folder that ``export.groovy`` writes; the scripts know these names."""
+
 _IMAGE_TYPES = {"trephine": "BRIGHTFIELD_H_E"}
 _SMEAR = "BRIGHTFIELD_OTHER"
 
@@ -170,7 +173,7 @@ def write_project(out: Path, slides: Sequence[ProjectSlide], run_slides: Sequenc
         "classes": [{"name": name, "color": color} for name, color in classes.items()],
         "slides": [asdict(slide) for slide in slides],
     }
-    write_json(out / "slides.json", listed)
+    write_json(out / PROJECT_FILE, listed)
     for name in SCRIPTS:
         template = resources.files("wsi_pipeline.exports") / "qupath_scripts" / name
         # Percent-encoded, a path holds nothing that could end the string it stands in.

@@ -16,6 +16,7 @@ import shapely
 
 from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.exports.finished_run import RunSlide
+from wsi_pipeline.exports.qupath_project import CORRECTED, PROJECT_FILE
 from wsi_pipeline.slides import SlidePath
 from wsi_pipeline.training.qupath_objects import GEOJSON, cells_covered, class_name, read_features
 
@@ -54,11 +55,16 @@ def list_files(sources: Sequence[Path]) -> list[Path]:
     Raises
     ------
     DataError
-        One does not exist, has another ending, or is a folder without such files.
+        One does not exist, has another ending, or is a folder without such files or one of ``export qupath``.
     """
     files: list[Path] = []
     for source in sources:
         if source.is_dir():
+            if (source / PROJECT_FILE).is_file():
+                raise DataError(
+                    f"{source} is a folder of `export qupath`; run its export.groovy in QuPath, and give the folder "
+                    f"{source / CORRECTED} that it writes"
+                )
             inside = sorted(p for p in source.iterdir() if p.name.lower().endswith(GEOJSON))
             if not inside:
                 raise DataError(f"{source} holds no file that ends in {', '.join(GEOJSON)}")
