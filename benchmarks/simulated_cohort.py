@@ -113,7 +113,7 @@ def read_summary(run: Path, slide_id: str) -> dict[str, Any]:
 
 
 def areas(run: Path, cohort: Path, kind: str, out: Path, *, seed: int) -> dict[str, list[float | None]]:
-    """Return what ``train slides`` finds on patients left out: AUC, lower and upper end, patients, by task."""
+    """Return what ``train slides`` finds on patients left out: AUC, its interval (none at 1), patients, by task."""
     found: dict[str, list[float | None]] = {}
     for name in TASKS:
         task = load_task(name)
@@ -168,7 +168,8 @@ def main() -> None:
     print("\nAUC of train slides on patients left out (95 %), patients")
     for kind, tasks in auc.items():
         for task, (value, low, high, n) in tasks.items():
-            print(f"{task}, {kind}: {value:.3f} ({low:.3f}-{high:.3f}), n = {n:.0f}")
+            interval = "no interval" if low is None or high is None else f"{low:.3f}-{high:.3f}"
+            print(f"{task}, {kind}: {value:.3f} ({interval}), n = {n:.0f}")
     work = {"patients": args.patients, "seed": args.seed, "area_mm2": args.area, "equal": args.equal_profiles}
     everyone = [row for row in recovery_metrics(found)["recovery"] if row["group"] == EVERYONE]
     record(args.results, "simulated_cohort", name, work, {"recovery": everyone, "auc": auc})
