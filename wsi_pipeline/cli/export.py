@@ -9,6 +9,7 @@ import typer
 
 from wsi_pipeline.cli.export_qupath import qupath
 from wsi_pipeline.cli.export_slides import Run, Slides, Steps, each_slide, open_run
+from wsi_pipeline.cli.levels import Level, chosen_level
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.exports.finished_run import RunSlide
 from wsi_pipeline.runtime.progress import show_progress
@@ -68,22 +69,20 @@ def export_ome_zarr(
 def slide_features(
     runs: Annotated[list[Path], typer.Argument(help="Folders that `run` wrote, of slides or of galleries.")],
     out: Annotated[Path, typer.Option("--out", help="CSV file to write; the cells behind each value go beside it.")],
-    level: Annotated[str, typer.Option(help="patient (its slides pooled) or slide.")] = "patient",
+    level: Level = "patient",
     embedding: Annotated[
         bool, typer.Option("--embedding", help="Also the statistics of the embeddings, hundreds of columns.")
     ] = False,
 ) -> None:
     """Write the features of each patient or slide as a table, a row a subject, and the cells behind each."""
     from wsi_pipeline.atomic import write_text, writing
-    from wsi_pipeline.predictions.bags import list_runs, read_bags
+    from wsi_pipeline.predictions.bags import read_runs
     from wsi_pipeline.predictions.slide_features import feature_table
     from wsi_pipeline.predictions.slide_features.table import table_csv
 
-    if level not in ("patient", "slide"):
-        raise ConfigError(f"--level {level!r}: give patient or slide")
-    bags = read_bags(runs, level="slide" if level == "slide" else "patient", embedding=embedding)
-    for skipped in list_runs(runs)[1]:
-        typer.echo(f"without cells: {skipped}", err=True)
+    bags, skipped = read_runs(runs, level=chosen_level(level), embedding=embedding)
+    for slide in skipped:
+        typer.echo(f"without cells: {slide}", err=True)
     table = feature_table(bags)
     numbers = out.with_name(f"{out.stem}.n.csv")
     with writing(out):

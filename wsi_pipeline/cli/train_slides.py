@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from wsi_pipeline.cli import evaluate
+from wsi_pipeline.cli.levels import Level, chosen_level
 from wsi_pipeline.cli.train import Seed
 from wsi_pipeline.cli.train_counts import app
-from wsi_pipeline.errors import ConfigError
 
 Manifest = Annotated[Path, typer.Option(help="CSV table: patient (or slide_id), label, perhaps cohort and counts.")]
 Cells = Annotated[list[Path], typer.Option("--cells", help="Folder that `run` wrote; may be repeated.")]
@@ -38,7 +38,7 @@ def slides(
         str | None, typer.Option(help="For --encoder tune: classifier file of the runs, when it is not a shipped one.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; default the task and the kind.")] = None,
-    level: Annotated[str, typer.Option(help="patient (slides pooled) or slide.")] = "patient",
+    level: Level = "patient",
     cohort_column: CohortColumn = None,
     label_column: LabelColumn = None,
     train_cohort: Annotated[
@@ -74,7 +74,7 @@ def slides(
             runs=(*cells, *(more or ())),
             manifest=manifest,
             task=asked,
-            level=_level(level),
+            level=chosen_level(level),
             cohort_column=cohort_column,
             label_column=label_column,
             ignore_unknown_labels=ignore_unknown_labels,
@@ -105,7 +105,7 @@ def evaluate_slides(
     manifest: Manifest,
     cells: Cells,
     more: More = None,
-    level: Annotated[str, typer.Option(help="patient (slides pooled) or slide.")] = "patient",
+    level: Level = "patient",
     cohort_column: CohortColumn = None,
     label_column: LabelColumn = None,
     ignore_unknown_labels: Ignore = False,
@@ -121,7 +121,7 @@ def evaluate_slides(
     from wsi_pipeline.training import slides_evaluation
     from wsi_pipeline.training.slides_data import CohortRequest
 
-    chosen = _level(level)
+    chosen = chosen_level(level)
 
     def request(found: SlideEnsemble) -> CohortRequest:
         return CohortRequest(
@@ -144,11 +144,3 @@ def evaluate_slides(
     )
     typer.echo(slides_evaluation.evaluation_table(result))
     typer.echo(f"metrics: {out / 'metrics.json'}")
-
-
-def _level(text: str) -> Literal["slide", "patient"]:
-    if text == "slide":
-        return "slide"
-    if text == "patient":
-        return "patient"
-    raise ConfigError(f"--level {text!r}: give patient or slide")

@@ -28,9 +28,6 @@ from wsi_pipeline.taxonomies import Taxonomy
 
 _log = logging.getLogger(__name__)
 
-UNKNOWN_COLOUR = (128, 128, 128)
-"""Colour of a class that no taxonomy lists."""
-
 # Property, column, decimals.
 _MEASUREMENTS = (
     ("probability", "class_probability", 4),

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.errors import ConfigError
-from wsi_pipeline.exports.annotation_store import UNKNOWN_COLOUR, types_in
+from wsi_pipeline.exports.annotation_store import types_in
+from wsi_pipeline.exports.qupath import UNKNOWN_COLOUR
 
 SUFFIXES = (".svs", ".ndpi", ".tiff", ".tif", ".mrxs", ".png", ".jpg")
 """Endings that the viewer lists and this package reads."""

@@ -99,8 +99,8 @@ def ask(
                 evidence=_evidence(model, one) if asked else None,
             )
         )
-        if asked and (found := model.attention(bag)) is not None:
-            weights[str(model.card["name"])] = found
+        if asked and one.attention is not None:
+            weights[str(model.card["name"])] = one.attention
     return Asked(predictions=tuple(predictions), weights=weights)
 
 

@@ -8,16 +8,14 @@ group's mix. Concentration is the sum of the parameters of either: the larger, t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from wsi_pipeline.config import Specimen
-from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.hypogranular import HYPOGRANULAR, NEUTROPHILS
-from wsi_pipeline.simulation.profile import LayerProfile, Profile
+from wsi_pipeline.simulation.profile import LayerProfile, Profile, Strict, load_profile_as
 
 COHORTS_FOLDER = Path(__file__).resolve().parent / "cohorts"
 
@@ -25,11 +23,7 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 _Weight = Annotated[float, Field(gt=0)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Spread(_Strict):
+class Spread(Strict):
     """A share that differs between patients: beta distributed between ``least`` and ``most``."""
 
     mean: _Share
@@ -56,14 +50,14 @@ class Leading(Spread):
     class_name: str = Field(alias="class")
 
 
-class RedCells(_Strict):
+class RedCells(Strict):
     """Red cells of a group."""
 
     per_mm2: float = Field(ge=0, le=20000)
     abnormal: _Share = 0.0
 
 
-class Group(_Strict):
+class Group(Strict):
     """A group of patients.
 
     Attributes
@@ -86,7 +80,7 @@ class Group(_Strict):
     leading: Leading | None = None
     mix: dict[str, _Weight] = Field(min_length=2)
     concentration: float = Field(gt=0, le=1e6)
-    outside: dict[str, _Weight] = {}
+    outside: dict[str, _Weight] = Field(default_factory=dict)
     dysplastic: Spread
     red: RedCells
     platelets_per_mm2: float = Field(ge=0, le=20000)
@@ -98,29 +92,24 @@ class Group(_Strict):
         return self
 
 
-class CohortProfile(_Strict):
+class CohortProfile(Strict):
     """The groups of a cohort; patients are of each in turn."""
 
     name: str
     description: str
     specimen: Specimen
     white_per_mm2: float = Field(gt=0, le=20000)
-    sources: dict[str, str] = {}
+    sources: dict[str, str] = Field(default_factory=dict)
     groups: dict[str, Group] = Field(min_length=1)
 
 
-class PatientDraw(_Strict):
+class PatientDraw(Strict):
     """A patient before the slide: shares of the countable white cells, and of dysplastic ones among the neutrophils."""
 
     group: str
     label: str
     shares: dict[str, float]
     dysplastic: float
-
-
-def cohort_names() -> tuple[str, ...]:
-    """Return the names of the shipped cohorts."""
-    return tuple(sorted(path.stem for path in COHORTS_FOLDER.glob("*.yaml")))
 
 
 def load_cohort_profile(source: str | Path) -> CohortProfile:
@@ -131,20 +120,7 @@ def load_cohort_profile(source: str | Path) -> CohortProfile:
     ConfigError
         No such cohort, not YAML, or a key or value that is not allowed.
     """
-    path = COHORTS_FOLDER / f"{source}.yaml" if str(source) in cohort_names() else Path(source)
-    try:
-        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"cohort {source}: not a file and not one of {', '.join(cohort_names())}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cohort {path} cannot be read: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"cohort {path} holds {type(tree).__name__}, not a mapping")
-    try:
-        return CohortProfile.model_validate({"name": path.stem, **tree})
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"cohort {path}: {problems}") from None
+    return load_profile_as(CohortProfile, "cohort", COHORTS_FOLDER, source)
 
 
 def draw_patient(name: str, group: Group, rng: np.random.Generator) -> PatientDraw:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,14 +13,17 @@ from wsi_pipeline.errors import ConfigError
 
 PROFILES_FOLDER = Path(__file__).resolve().parent / "profiles"
 
+_M = TypeVar("_M", bound=BaseModel)
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a profile: no keys but its own."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LayerProfile(_Strict):
+class LayerProfile(Strict):
     """One kind of thing on the slide."""
 
     per_mm2: float = Field(ge=0, le=20000, description="Mean number aimed at; crowding may leave fewer.")
@@ -43,7 +46,7 @@ class LayerProfile(_Strict):
         return self
 
 
-class Profile(_Strict):
+class Profile(Strict):
     """A virtual slide's contents; layers are placed in their order, later ones around earlier ones."""
 
     name: str
@@ -55,7 +58,7 @@ class Profile(_Strict):
 
 def profile_names() -> tuple[str, ...]:
     """Return the names of the shipped profiles."""
-    return tuple(sorted(path.stem for path in PROFILES_FOLDER.glob("*.yaml")))
+    return _names(PROFILES_FOLDER)
 
 
 def load_profile(source: str | Path) -> Profile:
@@ -66,17 +69,34 @@ def load_profile(source: str | Path) -> Profile:
     ConfigError
         No such profile, not YAML, or a key or value that is not allowed.
     """
-    path = PROFILES_FOLDER / f"{source}.yaml" if str(source) in profile_names() else Path(source)
+    return load_profile_as(Profile, "profile", PROFILES_FOLDER, source)
+
+
+def load_profile_as(model: type[_M], what: str, folder: Path, source: str | Path) -> _M:
+    """Load one of the YAML files of a folder by name, or one from elsewhere; ``what`` is its word in errors.
+
+    Raises
+    ------
+    ConfigError
+        No such file, not YAML, or a key or value that is not allowed.
+    """
+    names = _names(folder)
+    path = folder / f"{source}.yaml" if str(source) in names else Path(source)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"profile {source}: not a file and not one of {', '.join(profile_names())}") from None
+        raise ConfigError(f"{what} {source}: not a file and not one of {', '.join(names)}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"profile {path} cannot be read: {error}") from None
+        raise ConfigError(f"{what} {path} cannot be read: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"profile {path} holds {type(tree).__name__}, not a mapping")
+        raise ConfigError(f"{what} {path} holds {type(tree).__name__}, not a mapping")
     try:
-        return Profile.model_validate({"name": path.stem, **tree})
+        return model.model_validate({"name": path.stem, **tree})
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"profile {path}: {problems}") from None
+        raise ConfigError(f"{what} {path}: {problems}") from None
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the YAML files of a folder, sorted."""
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))

@@ -11,7 +11,7 @@ import numpy as np
 
 from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ConfigError, DataError, some
-from wsi_pipeline.predictions.bags import CellBag, Cohort, list_runs, read_bags, read_cohort
+from wsi_pipeline.predictions.bags import CellBag, Cohort, read_cohort, read_runs
 from wsi_pipeline.predictions.slide_features import Vocabulary
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.predictions.tasks import Task
@@ -50,9 +50,9 @@ def read_request(request: CohortRequest, *, embedding: bool) -> tuple[Cohort, li
     Raises
     ------
     DataError
-        As :func:`~wsi_pipeline.predictions.bags.read_bags` and :func:`~wsi_pipeline.predictions.bags.read_cohort`.
+        As :func:`~wsi_pipeline.predictions.bags.read_runs` and :func:`~wsi_pipeline.predictions.bags.read_cohort`.
     """
-    bags = read_bags(request.runs, level=request.level, embedding=embedding)
+    bags, skipped = read_runs(request.runs, level=request.level, embedding=embedding)
     cohort = read_cohort(
         request.manifest,
         bags,
@@ -61,7 +61,6 @@ def read_request(request: CohortRequest, *, embedding: bool) -> tuple[Cohort, li
         label_column=request.label_column,
         cohort_column=request.cohort_column,
     )
-    skipped = list_runs(request.runs)[1]
     said = [f"{len(skipped)} slides have no cells: {some(map(str, skipped))}"] if skipped else []
     return cohort, [*said, *cohort.notes.lines()]
 

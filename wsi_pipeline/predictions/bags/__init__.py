@@ -3,7 +3,7 @@
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.bags.labels import Cohort, CohortNotes, LabelTask, read_cohort
 from wsi_pipeline.predictions.bags.leakage import SharedCells, cell_leakage, shared_cells
-from wsi_pipeline.predictions.bags.reading import bags_of, read_bags
+from wsi_pipeline.predictions.bags.reading import bags_of, read_bags, read_runs
 from wsi_pipeline.predictions.bags.routine import counts_of
 from wsi_pipeline.predictions.bags.runs import FinishedSlide, SkippedSlide, finished_slide, list_runs
 
@@ -22,5 +22,6 @@ __all__ = [
     "list_runs",
     "read_bags",
     "read_cohort",
+    "read_runs",
     "shared_cells",
 ]

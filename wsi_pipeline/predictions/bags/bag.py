@@ -124,7 +124,12 @@ class CellBag:
             given_labels=None if self.given_labels is None else self.given_labels[chosen],
         )
 
+    @property
+    def order(self) -> IntArray:
+        """Return the rows ``(n,)`` in the order of their ids, and of their slides where ids are equal."""
+        return np.lexsort((self.slide, self.cell_ids))
+
     def in_order(self) -> CellBag:
         """Return the bag with its cells in the order of their ids."""
-        order = np.lexsort((self.slide, self.cell_ids))
+        order = self.order
         return self if np.array_equal(order, np.arange(len(order))) else self.take(order)

@@ -14,21 +14,21 @@ from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.predictions.bags.bag import CellBag, FloatArray
 from wsi_pipeline.predictions.bags.cells import MORPHOLOGY, SlideCells, read_cells
 from wsi_pipeline.predictions.bags.red import pool_red_cells
-from wsi_pipeline.predictions.bags.runs import FinishedSlide, list_runs
+from wsi_pipeline.predictions.bags.runs import FinishedSlide, SkippedSlide, list_runs
 
 Level = Literal["slide", "patient"]
 
 
-def read_bags(
+def read_runs(
     runs: Sequence[Path],
     *,
     level: Level = "patient",
     embedding: bool = True,
     patients: Mapping[str, str] | None = None,
-) -> list[CellBag]:
-    """Return the bags of one run or many, in order of their subjects.
+) -> tuple[list[CellBag], tuple[SkippedSlide, ...]]:
+    """Return the bags of one run or many, in order of their subjects, and the slides that have none.
 
-    Failed and empty slides and sections have no bag; :func:`~wsi_pipeline.predictions.bags.list_runs` names them.
+    Failed and empty slides and sections have no bag.
 
     Parameters
     ----------
@@ -53,7 +53,18 @@ def read_bags(
         raise DataError(f"{some(map(str, runs))} has no slide with cells to read{why}")
     known = patients or {}
     named = [s if s.subject_id else replace(s, subject_id=known.get(s.slide_id, "")) for s in slides]
-    return bags_of(named, level=level, embedding=embedding)
+    return bags_of(named, level=level, embedding=embedding), skipped
+
+
+def read_bags(
+    runs: Sequence[Path],
+    *,
+    level: Level = "patient",
+    embedding: bool = True,
+    patients: Mapping[str, str] | None = None,
+) -> list[CellBag]:
+    """Return the bags of :func:`read_runs`, which has the parameters and errors."""
+    return read_runs(runs, level=level, embedding=embedding, patients=patients)[0]
 
 
 def bags_of(slides: Sequence[FinishedSlide], *, level: Level = "patient", embedding: bool = True) -> list[CellBag]:

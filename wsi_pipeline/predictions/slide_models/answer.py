@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -46,6 +46,9 @@ class SlideAnswer:
         Cells of the denominator.
     evidence
         Ids and weights of the cells that weighed most, the weightiest first; weights are shares of all.
+    attention
+        ``(n,)`` weight of each cell of the bag, in its order; None where nothing was worked out, or of a model that
+        does not weigh cells.
     flags
         What is unusual about the subject, in sentences.
     wording
@@ -66,6 +69,7 @@ class SlideAnswer:
     evidence: tuple[tuple[str, float], ...]
     flags: tuple[str, ...]
     wording: str
+    attention: FloatArray | None = field(default=None, repr=False, compare=False)
 
     def named(self) -> str:
         """Return the classes of the set in words."""
@@ -110,6 +114,8 @@ def answer(
         return _silent(model, bag, decided.n_cells, decided.reason, said)
     drawn = model.resampled(subject, _resamples(subject, model))
     tail = (1 - confidence) / 2
+    attention = model.attention(bag)
+    weight = _single_effects(model, subject, int(p.argmax())) if attention is None else attention[bag.order]
     low, high = np.minimum(np.quantile(drawn, tail, axis=0), p), np.maximum(np.quantile(drawn, 1 - tail, axis=0), p)
     found = SlideAnswer(
         task=model.task,
@@ -123,13 +129,14 @@ def answer(
         abstained=bool(decided.reason),
         reason=decided.reason,
         n_cells=decided.n_cells,
-        evidence=_evidence(model, subject, int(p.argmax())),
+        evidence=_evidence(subject, weight),
         flags=tuple(
             f"{WORDS[name][:1].upper()}{WORDS[name][1:]} unlike that of the training patients "
             f"({d:.1f} times the distance that 2 % of them passed)."
             for name, d in decided.beyond.items()
         ),
         wording="",
+        attention=attention,
     )
     return _worded(found, simulated, confidence)
 
@@ -170,16 +177,14 @@ def _resamples(subject: Subject, model: SlideEnsemble) -> FloatArray:
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=REPLICATES).astype(np.float64)
 
 
-def _evidence(model: SlideEnsemble, subject: Subject, top: int) -> tuple[tuple[str, float], ...]:
-    """Return the cells of most attention; without attention, those whose loss would lower the likeliest class most."""
-    weight = model.attention(subject.bag)
-    if weight is None:
-        weight = _single_effects(model, subject, top)
+def _evidence(subject: Subject, weight: FloatArray) -> tuple[tuple[str, float], ...]:
+    """Return the cells of most weight."""
     order = np.argsort(-weight, kind="stable")[:EVIDENCE]
     return tuple((str(subject.bag.cell_ids[i]), float(weight[i])) for i in order.tolist() if weight[i] > 0)
 
 
 def _single_effects(model: SlideEnsemble, subject: Subject, top: int) -> FloatArray:
+    """Return by how much the loss of each cell would lower class ``top``, as shares ``(n,)``."""
     n = len(subject.bag)
     rng = np.random.default_rng(zlib.crc32("".join(subject.bag.cell_ids.tolist()).encode()))
     tried = np.arange(n) if n <= _MOST_SINGLE else np.sort(rng.choice(n, _MOST_SINGLE, replace=False))

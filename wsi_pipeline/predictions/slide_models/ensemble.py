@@ -118,7 +118,7 @@ class SlideEnsemble:
         if not found:
             return None
         weight = np.empty(len(bag))
-        weight[np.lexsort((bag.slide, bag.cell_ids))] = np.mean(found, axis=0)
+        weight[bag.order] = np.mean(found, axis=0)
         return weight
 
     def cell_probabilities(self, bag: CellBag) -> FloatArray | None:
@@ -136,7 +136,7 @@ class SlideEnsemble:
         if not found:
             return None
         p = np.empty((len(bag), len(self.task.codes)))
-        p[np.lexsort((bag.slide, bag.cell_ids))] = np.mean(found, axis=0)
+        p[bag.order] = np.mean(found, axis=0)
         return p
 
     def resampled(self, subject: Subject, weights: FloatArray, names: frozenset[str] | None = None) -> FloatArray:
