@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from _harness import MIB, Contender, compare, parser, report, start
-from export import make_table
+from export import add_table_options, table_of
 
 
 def ours(table: Path, out: Path) -> Callable[[], Any]:
@@ -57,15 +57,12 @@ def tiatoolbox(table: Path, out: Path) -> Callable[[], Any]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--size", type=int, default=20_000, help="cells in the table (default 20,000)")
-    options.add_argument("--cells", type=Path, help="a real cells.parquet instead")
+    add_table_options(options, size=20_000)
     options.add_argument("--alone", action="store_true", help="without the peer")
     chosen = start(options.parse_args())
     import pyarrow.parquet as pq
 
-    table = chosen.cells or chosen.scratch / f"cells-{chosen.size}.parquet"
-    if not table.is_file():
-        make_table(table, chosen.size)
+    table = table_of(chosen)
     n = pq.read_metadata(table).num_rows
     files = {"write_annotations": chosen.scratch / "ours.db", "SQLiteStore": chosen.scratch / "peer.db"}
     contenders = [Contender(name="write_annotations", prepare=ours, arguments=(table, files["write_annotations"]))]

@@ -11,6 +11,7 @@ ellipses, one in fifty with a nucleus) unless ``--cells`` names a real one.
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import shutil
 import uuid
@@ -114,19 +115,30 @@ def geopandas_file(table: Path, out: Path, zipped: bool) -> Callable[[], Any]:
     return work
 
 
+def add_table_options(options: argparse.ArgumentParser, *, size: int) -> None:
+    """Add ``--size`` and ``--cells``, which :func:`table_of` reads."""
+    options.add_argument("--size", type=int, default=size, help=f"cells in the table (default {size:,})")
+    options.add_argument("--cells", type=Path, help="a real cells.parquet instead")
+
+
+def table_of(chosen: argparse.Namespace) -> Path:
+    """Return the table that was asked for, made where it is not there yet."""
+    table: Path = chosen.cells or chosen.scratch / f"cells-{chosen.size}.parquet"
+    if not table.is_file():
+        make_table(table, chosen.size)
+    return table
+
+
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--size", type=int, default=100_000, help="cells in the table (default 100,000)")
-    options.add_argument("--cells", type=Path, help="a real cells.parquet instead")
+    add_table_options(options, size=100_000)
     options.add_argument("--no-validate", action="store_true", help="do not run the validator on the files")
     chosen = start(options.parse_args())
     import pyarrow.parquet as pq
 
     from wsi_pipeline.exports import validate_qupath
 
-    table = chosen.cells or chosen.scratch / f"cells-{chosen.size}.parquet"
-    if not table.is_file():
-        make_table(table, chosen.size)
+    table = table_of(chosen)
     n = pq.read_metadata(table).num_rows
     files = {
         "write_qupath": chosen.scratch / "ours.geojson.gz",

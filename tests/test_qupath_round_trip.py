@@ -5,46 +5,27 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from wsi_pipeline import cohort
-from wsi_pipeline.cli import main as cli
-from wsi_pipeline.runtime.executor import SerialExecutor
 from wsi_pipeline.simulation import make_virtual_slide
 from wsi_pipeline.taxonomies import load_taxonomy
 
 CORRECTED = 20
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    @contextmanager
-    def executor(_cluster: str, _config: Any) -> Iterator[SerialExecutor]:
-        yield SerialExecutor()
-
-    monkeypatch.setattr(cohort, "open_executor", executor)
-    monkeypatch.setattr(sys, "argv", ["wsi-pipeline", *map(str, arguments)])
-    with pytest.raises(SystemExit) as leaving:
-        cli.main()
-    return int(leaving.value.code or 0)
-
-
-def test_twenty_corrected_cells_come_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("in_this_process")
+def test_twenty_corrected_cells_come_back(tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     slide, run = tmp_path / "smear.tiff", tmp_path / "run"
     make_virtual_slide(slide, profile="aml", size_px=800, seed=4)
     quick = ("--set", "exports.report=false", "--set", "cells.red_classifier=null")
-    assert call(monkeypatch, "run", slide, "--out", run, *quick) == 0
-    assert call(monkeypatch, "export", "qupath", run) == 0
+    assert command("run", slide, "--out", run, *quick)[0] == 0
+    assert command("export", "qupath", run)[0] == 0
 
     # As QuPath writes it: all objects of the slide, indented, measurements left out.
     collection = json.loads(gzip.decompress((run / "qupath" / "smear" / "qupath.geojson.gz").read_bytes()))
@@ -63,20 +44,21 @@ def test_twenty_corrected_cells_come_back(
     (run / "qupath" / "corrected" / "smear.geojson").write_text(json.dumps(collection, indent=2))
 
     labels = tmp_path / "labels.csv"
-    assert call(monkeypatch, "import", "qupath", run / "qupath" / "corrected", "--run", run, "--out", labels) == 0
-    assert f"smear: {CORRECTED} changed" in capsys.readouterr().out
+    status, said, _ = command("import", "qupath", run / "qupath" / "corrected", "--run", run, "--out", labels)
+    assert status == 0
+    assert f"smear: {CORRECTED} changed" in said
     rows = list(csv.DictReader(labels.read_text().splitlines()))
     assert {row["cell_id"] for row in rows if row["label"] != row["was"]} == corrected
     assert {row["label"] for row in rows if row["cell_id"] in corrected} == {"monocyte"}
 
     trained = tmp_path / "trained"
     options = ("--model", "wnet5", "--epochs", "2", "--drop-rare", "--group", "near-duplicate", "--name", "mine")
-    assert call(monkeypatch, "train", "cells", "--data", run, "--labels", labels, "--out", trained, *options) == 0
+    assert command("train", "cells", "--data", run, "--labels", labels, "--out", trained, *options)[0] == 0
     card = json.loads((trained / "mine.json").read_text())
     assert f"{CORRECTED} of {len(rows)} labels differ from what the run answered" in json.dumps(card)
 
     again, model = tmp_path / "again", trained / "mine.safetensors"
-    assert call(monkeypatch, "run", slide, "--out", again, "--set", f"cells.classifier={model}", *quick) == 0
+    assert command("run", slide, "--out", again, "--set", f"cells.classifier={model}", *quick)[0] == 0
     summary = json.loads((again / "slides" / "smear" / "summary.json").read_text())
     assert summary["provenance"]["cell classifier"] == "mine"
     table = pq.read_table(again / "slides" / "smear" / "cells.parquet", columns=["cell_id", "kind", "class_name"])

@@ -6,8 +6,6 @@ import csv
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +15,17 @@ import pytest
 from PIL import Image
 from toy_slide_model import write_toy
 
-from wsi_pipeline import cohort
 from wsi_pipeline.cli import main as cli
 from wsi_pipeline.cohort import CohortResult, execute, plan_cohort, plan_gallery
 from wsi_pipeline.errors import ConfigError, DataError, ModelError, OutputError
 from wsi_pipeline.exports.qupath_validator import validate_qupath
 from wsi_pipeline.predict_slides import predict_slides
-from wsi_pipeline.runtime.executor import SerialExecutor
 from wsi_pipeline.simulation import make_virtual_slide
 
 MPP = 0.25
 
 
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run tasks here: starting workers takes longer than the patients."""
-
-    @contextmanager
-    def serial(*_: Any) -> Iterator[SerialExecutor]:
-        yield SerialExecutor()
-
-    monkeypatch.setattr(cohort, "open_executor", serial)
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def image(path: Path, seed: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 import shapely
 import tifffile
 from PIL import Image
-from test_cli import Command, command, one_sentence
+from test_cli import Command, one_sentence
 
 from wsi_pipeline import estimate
 from wsi_pipeline.config import load_config
@@ -25,8 +25,6 @@ from wsi_pipeline.slides import SlideSpec, open_slide
 from wsi_pipeline.stages import prepare
 from wsi_pipeline.tiling import plan_blocks
 from wsi_pipeline.units import Box, FrameTransform
-
-__all__ = ["command"]
 
 WIDTH, HEIGHT = 1400, 1100
 QUICK = ("--set", "regions.all_below_mm2=0")

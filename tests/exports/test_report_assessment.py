@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from page import Page
 
 from wsi_pipeline.exports.report import write_assessment
 from wsi_pipeline.exports.report.assessment import estimate, p_value
@@ -18,39 +18,6 @@ from wsi_pipeline.predictions.assessment import BASELINE, Candidate, Estimate, P
 from wsi_pipeline.predictions.assessment.leakage import Finding
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7*7 }}'
-_VOID = frozenset({"meta", "br"})
-
-
-class _Page(HTMLParser):
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in _VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
-
-    def of(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
 
 
 class _Rule:
@@ -76,9 +43,9 @@ def study() -> Study:
     )
 
 
-def _write(study: Study, folder: Path) -> _Page:
+def _write(study: Study, folder: Path) -> Page:
     write_assessment(study, folder / "evaluation.html", title=f"Counts {EVIL}", notes=[f"Two centres. {EVIL}"])
-    return _Page((folder / "evaluation.html").read_text())
+    return Page((folder / "evaluation.html").read_text())
 
 
 def test_it_is_whole_self_contained_and_escaped(study: Study, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 from make_run import make_run
 from PIL import Image
 
-from tests.serve.chromium import Chromium, find_chromium
+from tests.serve.chromium import Chromium
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.exports.annotation_store import type_colours, types_in, write_annotations
 from wsi_pipeline.exports.viewer import view_folders
@@ -91,16 +91,6 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"--port {port}: "):
             view_folders(tmp_path, tmp_path, port=port, log=tmp_path / "log", ready=print)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
-    started = Chromium(program)
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")

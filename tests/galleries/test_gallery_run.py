@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +14,16 @@ import pytest
 from drawn_gallery import MPP, save
 from PIL import Image
 
-from wsi_pipeline import cohort
 from wsi_pipeline.cells.features import FEATURES
 from wsi_pipeline.cohort import CohortResult, execute, plan_gallery
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predictions.bags import read_bags
-from wsi_pipeline.runtime.executor import SerialExecutor
 
 CPU = {"runtime.device": "cpu"}
 PLACES = ("geometry", "nucleus", "x_px0", "y_px0", "x_um", "y_um", "seed_x", "seed_y", "block")
 
 
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run tasks here: starting workers takes longer than the patients."""
-
-    @contextmanager
-    def serial(*_: Any) -> Iterator[SerialExecutor]:
-        yield SerialExecutor()
-
-    monkeypatch.setattr(cohort, "open_executor", serial)
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def run(gallery: Path, out: Path, *, restart: bool = False, **options: Any) -> CohortResult:

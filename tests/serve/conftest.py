@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.serve.chromium import Chromium, find_chromium
 from tests.serve.fakes import FakeModel, fake_page
 from wsi_pipeline.serve.server import ADDRESS, bind, make_server
 
@@ -47,14 +46,3 @@ def served() -> Iterator[Served]:
     loop.close()
     for listening in sockets:
         listening.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Chromium]:
-    """A headless Chromium; tests that need it are skipped where it is not installed."""
-    program = find_chromium()
-    if program is None:
-        pytest.skip("no chromium on this machine (Debian: apt-get install chromium)")
-    started = Chromium(program)
-    yield started
-    started.close()
