@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from wsi_pipeline.predictions.assessment import Plan
 from wsi_pipeline.predictions.slide_models import answer, load_slide_model
 from wsi_pipeline.predictions.tasks import load_task
 from wsi_pipeline.training.slides import SlidesTraining, train_slides
-from wsi_pipeline.training.slides_data import CohortRequest
+from wsi_pipeline.training.slides_data import CohortRequest, read_request
 from wsi_pipeline.training.slides_evaluation import evaluate_slides
 from wsi_pipeline.training.slides_fit import family_weights, fit_slide_model
 from wsi_pipeline.training.slides_members import RECIPES, members_of
@@ -157,6 +158,24 @@ def test_a_training_on_simulated_slides_says_so(tmp_path: Path) -> None:
 
     bag = read_bags([run], embedding=False)[0]
     assert answer(model, bag).reason == "no-real-training-data"
+
+
+def test_slides_of_a_run_without_patients_are_pooled_by_the_table(tmp_path: Path) -> None:
+    slides = [MadeSlide(slide_id=f"s{i}", mix={"blast": 20, "lymphocyte": 20}, seed=i) for i in range(8)]
+    table = tmp_path / "labels.csv"
+    with table.open("w", newline="") as file:
+        rows = [[f"s{i}", f"P{i // 2}", "APL" if i < 4 else "AML"] for i in range(8)]
+        csv.writer(file).writerows([["slide_id", "patient", "label"], *rows])
+    request = CohortRequest(runs=(make_run(tmp_path / "run", slides),), manifest=table, task=load_task("apl"))
+    cohort, said = read_request(request, embedding=False)
+    assert said == []
+    assert [(bag.subject_id, bag.slide_ids, len(bag)) for bag in cohort.bags] == [
+        (f"P{i}", (f"s{2 * i}", f"s{2 * i + 1}"), 80) for i in range(4)
+    ]
+    assert cohort.patients == ("P0", "P1", "P2", "P3")
+    single, _ = read_request(replace(request, level="slide"), embedding=False)
+    assert [bag.subject_id for bag in single.bags] == [f"s{i}" for i in range(8)]
+    assert len(set(single.patients)) == 4, "slides of one patient are never parted"
 
 
 def test_too_few_patients_and_unknown_words_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ConfigError, DataError, some
 from wsi_pipeline.predictions.bags import CellBag, Cohort, read_cohort, read_runs
+from wsi_pipeline.predictions.bags.manifest import patients_of, read_labels
 from wsi_pipeline.predictions.slide_features import Vocabulary
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.predictions.tasks import Task
@@ -51,8 +52,13 @@ def read_request(request: CohortRequest, *, embedding: bool) -> tuple[Cohort, li
     ------
     DataError
         As :func:`~wsi_pipeline.predictions.bags.read_runs` and :func:`~wsi_pipeline.predictions.bags.read_cohort`.
+
+    Notes
+    -----
+    Slides whose run was not told a patient are pooled by the patient that the table names.
     """
-    bags, skipped = read_runs(request.runs, level=request.level, embedding=embedding)
+    table = read_labels(request.manifest, label=request.label_column, cohort=request.cohort_column)
+    bags, skipped = read_runs(request.runs, level=request.level, embedding=embedding, patients=patients_of(table))
     cohort = read_cohort(
         request.manifest,
         bags,

@@ -13,6 +13,7 @@ import numpy as np
 from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.predictions.bags.bag import CellBag, FloatArray
 from wsi_pipeline.predictions.bags.cells import MORPHOLOGY, SlideCells, read_cells
+from wsi_pipeline.predictions.bags.manifest import same_name
 from wsi_pipeline.predictions.bags.red import pool_red_cells
 from wsi_pipeline.predictions.bags.runs import FinishedSlide, SkippedSlide, list_runs
 
@@ -52,7 +53,7 @@ def read_runs(
         why = f": {some(map(str, skipped))}" if skipped else ""
         raise DataError(f"{some(map(str, runs))} has no slide with cells to read{why}")
     known = patients or {}
-    named = [s if s.subject_id else replace(s, subject_id=known.get(s.slide_id, "")) for s in slides]
+    named = [s if s.subject_id else replace(s, subject_id=known.get(same_name(s.slide_id), "")) for s in slides]
     return bags_of(named, level=level, embedding=embedding), skipped
 
 
