@@ -15,7 +15,8 @@ import shapely
 import tifffile
 from own_cell_images import COLOURS, cell
 
-from wsi_pipeline.errors import DataError
+from wsi_pipeline.errors import ConfigError, DataError
+from wsi_pipeline.slides import slide_fingerprint
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.training.cell_corrections import is_run, read_run
 from wsi_pipeline.training.cell_listing import resolve_labels
@@ -37,6 +38,13 @@ def run(tmp_path: Path) -> Path:
         "slide_id,path,specimen,status,reason,mpp,area_mm2,n_cells,seconds\n"
         f"s,{slide},blood_smear,ok,,0.5,1,{N},1\nbroken,{slide},blood_smear,failed,unreadable,,,,\n"
     )
+    summary = {
+        "status": "ok", "seconds": 1, "taxonomy": "pbc-blast", "working_mpp": 0.25,
+        "mpp": {"x": 0.5, "y": 0.5, "source": "slide"},
+        "provenance": {"slide fingerprint": slide_fingerprint(slide), "size, level-0 px": f"{N * SIDE} x {SIDE}"},
+    }  # fmt: skip
+    (out / "slides" / "s" / "summary.json").write_text(json.dumps(summary))
+    (out / "run.json").write_text(json.dumps({"configurations": {"blood_smear": {"slides": {}}}}))
     x, y = np.arange(N) * SIDE + SIDE / 2, np.full(N, SIDE / 2)
     table = pa.table({
         "cell_id": [f"id-{k}" for k in range(N)], "geometry": shapely.to_wkb(shapely.buffer(shapely.points(x, y), 8)),
@@ -106,6 +114,16 @@ def test_what_contradicts_or_is_missing_is_named(run: Path, tmp_path: Path) -> N
     (tmp_path / "b.geojson").write_text("{")
     with pytest.raises(DataError, match="cannot be read as GeoJSON"):
         read_run(run, tmp_path / "b.geojson")
+    outside = [_feature(0, "Lymphocyte", id_="id-0"), _feature(90, "Eosinophil", id_="x")]
+    with pytest.raises(DataError, match="outside slide s"):
+        read_run(run, _write(tmp_path / "c.geojson", outside))
+    region = {"type": "Feature", "geometry": outside[0]["geometry"], "properties": {"metadata": {}}}
+    region["properties"]["metadata"] = {"status": "included", "fingerprint": "f" * 64}
+    with pytest.raises(DataError, match="is of another slide: its fingerprint"):
+        read_run(run, _write(tmp_path / "c.geojson", [*twice[:1], region]))
+    tifffile.imwrite(tmp_path / "s.tif", np.zeros((SIDE, N * SIDE, 3), np.uint8), photometric="rgb")
+    with pytest.raises(ConfigError, match="its fingerprint differs"):
+        read_run(run, _write(tmp_path / "a.geojson", twice[:1]))
     (tmp_path / "s.tif").unlink()
-    with pytest.raises(DataError, match="slide s is not at"):
+    with pytest.raises(DataError, match="slide s of the run is not at"):
         read_run(run, _write(tmp_path / "a.geojson", twice[:1]))
