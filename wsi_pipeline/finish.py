@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.cells.combine import combine_cells
-from wsi_pipeline.cells.dysplasia import MEASURES, NEUTROPHILS, DysplasiaPass, codes_of
+from wsi_pipeline.cells.dysplasia import MEASURES, DysplasiaPass
 from wsi_pipeline.cells.evidence import columns_of
 from wsi_pipeline.cells.red_cells import RedCellPass
 from wsi_pipeline.cells.seams import SeamStatistic, seam_statistic
@@ -25,7 +25,7 @@ from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
-from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass
+from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
 from wsi_pipeline.predictions.attributes import attribute_counts, attribute_rates, attributes_csv
 from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
@@ -205,18 +205,11 @@ def expected_files(job: SlideJob) -> list[Path]:
         "labels.ome.zarr": exports.labels,
         "red_cells.csv": job.config.cells.red_classifier is not None,
         "attributes.csv": bool(_attribute_pairs(job.config)),
-        "dysplasia.csv": _tells_dysplasia(job.config),
+        "dysplasia.csv": tells_dysplasia(job.config),
         "summary.json": True,
         "report.html": exports.report,
     }
     return [job.folder / name for name, asked in wanted.items() if asked]
-
-
-def _tells_dysplasia(config: PipelineConfig) -> bool:
-    if config.cells.dysplasia_reference is None or config.cells.classifier is None:
-        return False
-    card = find_weights(config.cells.classifier, "cells").card
-    return bool(set(card["classes"]) & set(codes_of(load_taxonomy(card["taxonomy"]), NEUTROPHILS)))
 
 
 def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
@@ -278,7 +271,7 @@ def _write_table(
 
 
 def _dysplasia(job: SlideJob, taxonomy: Taxonomy, white: Iterator[pa.Table]) -> DysplasiaPass | None:
-    return dysplasia_pass(job.config, taxonomy, _classifier(job)["classes"], white)
+    return dysplasia_pass(job.config, taxonomy, _classifier(job)["classes"], white, mpp=job.config.segmentation.mpp)
 
 
 def _typed_white(job: SlideJob, key: str, merged: MergedTable) -> Iterator[pa.Table]:

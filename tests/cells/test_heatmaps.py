@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,16 @@ def test_a_map_does_not_depend_on_the_other_windows(tmp_path: Path) -> None:
     whole = heatmaps(classifier, crops, LIGHT, "monocyte").values
     np.testing.assert_array_equal(whole[17:], heatmaps(classifier, crops[17:], LIGHT, "monocyte").values)
     assert heatmaps(classifier, crops[:0], LIGHT).values.shape == (0, 32, 32)
+
+
+def test_threads_that_share_a_classifier_do_not_disturb_each_other(tmp_path: Path) -> None:
+    classifier = _classifier(tmp_path)
+    crops = _crops(16)
+    alone = heatmaps(classifier, crops, LIGHT, "monocyte").values
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: heatmaps(classifier, crops, LIGHT, "monocyte").values, range(16)))
+    for values in found:
+        np.testing.assert_array_equal(values, alone)
 
 
 def test_without_a_class_the_answer_is_explained(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from wsi_pipeline.cells.out_of_distribution import fit_out_of_distribution
 from wsi_pipeline.cells.reference import THUMB_PX, Reference, picture_sheet
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.exports.report.charts import Styles
-from wsi_pipeline.exports.report.evidence import explain_slide
+from wsi_pipeline.exports.report.evidence import EvidenceView, explain_cells, slide_windows
 from wsi_pipeline.taxonomies import load_taxonomy
 
 LIGHT = np.array([240, 236, 232], np.uint8)
@@ -68,10 +68,14 @@ def _cells(path: Path, *, scored: bool = True) -> pa.Table:
     return table
 
 
+def _explained(folder: Path, slide: FakeSlide, evidence: Evidence) -> tuple[EvidenceView | None, list[str]]:
+    return explain_cells(folder / "cells.parquet", slide_windows(slide, LIGHT, evidence), evidence, STYLES)  # type: ignore[arg-type]
+
+
 def test_each_class_shows_its_surest_least_sure_and_most_unusual_cell(tmp_path: Path, evidence: Evidence) -> None:
     table = _cells(tmp_path / "cells.parquet").to_pandas()
     slide = _slide()
-    view, problems = explain_slide(tmp_path / "cells.parquet", slide, LIGHT, evidence, STYLES)  # type: ignore[arg-type]
+    view, problems = _explained(tmp_path, slide, evidence)
     assert view is not None
     assert problems == []
     typed = table[table["out_of_distribution"].notna()]
@@ -101,7 +105,7 @@ def test_each_class_shows_its_surest_least_sure_and_most_unusual_cell(tmp_path: 
 
 def test_a_slide_that_cannot_be_read_keeps_its_numbers(tmp_path: Path, evidence: Evidence) -> None:
     _cells(tmp_path / "cells.parquet")
-    view, problems = explain_slide(tmp_path / "cells.parquet", _slide(corrupt=True), LIGHT, evidence, STYLES)  # type: ignore[arg-type]
+    view, problems = _explained(tmp_path, _slide(corrupt=True), evidence)
     assert view is not None
     assert view.classes == ()
     assert view.n > 0
@@ -111,7 +115,7 @@ def test_a_slide_that_cannot_be_read_keeps_its_numbers(tmp_path: Path, evidence:
 
 def test_a_table_without_scores_has_no_section(tmp_path: Path, evidence: Evidence) -> None:
     _cells(tmp_path / "cells.parquet", scored=False)
-    assert explain_slide(tmp_path / "cells.parquet", _slide(), LIGHT, evidence, STYLES) == (None, [])  # type: ignore[arg-type]
+    assert _explained(tmp_path, _slide(), evidence) == (None, [])
 
 
 def test_the_report_has_the_section_only_with_evidence(tmp_path: Path, evidence: Evidence) -> None:

@@ -83,7 +83,12 @@ def test_a_patient_has_the_artefacts_of_a_slide_but_places(gallery: Path, tmp_pa
     assert patients == {"P1", "P2"}
     for report in (folder / "report.html", tmp_path / "report.html"):
         assert "Labels given and answers" in report.read_text()
-    assert "Lymphocyte/0.png" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "Lymphocyte/0.png" in page
+    assert "Evidence for single cells" in page
+    assert summary["dysplasia"]["rows"][0]["reason"]
+    assert [row["slide_id"] for row in rows_of(tmp_path / "dysplasia.csv")].count("P1") == 3
+    assert table.column("hypogranular").null_count == 4  # no eosinophils, so nothing is said
     assert list(tmp_path.rglob("*.png")) == []  # no image is copied
     bags = read_bags([tmp_path])
     assert [(bag.subject_id, len(bag), (bag.given >= 0).sum()) for bag in bags] == [("P1", 4, 4), ("P2", 1, 0)]

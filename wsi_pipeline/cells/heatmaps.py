@@ -16,6 +16,7 @@ map for a class of next to no probability is as bright as any other; read it bes
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -202,6 +203,8 @@ def _by_gradient(
     from wsi_pipeline.cells.views import undo_view, views_of
 
     side, preparation = classifier.window_px, classifier.preparation
+    # Layers are listened to, which other threads that type cells must not notice.
+    network = copy.deepcopy(classifier.network)
     make: Callable[..., list[torch.Tensor]] = _attention_map if method == "attention" else _grad_cam
     found = np.zeros((len(crops), side, side))
     for start in range(0, len(crops), _BATCH):
@@ -211,7 +214,7 @@ def _by_gradient(
         target = torch.from_numpy(wanted[part]).to(classifier.device)
         total = torch.zeros((_BATCH, side, side), dtype=torch.float64)
         for number, view in enumerate(views_of(windows, preparation.views)):
-            for plane in make(classifier.network, view, target):
+            for plane in make(network, view, target):
                 wide = F.interpolate(plane[:, None], size=(side, side), mode="bilinear", align_corners=False)
                 unit = wide / wide.amax(dim=(2, 3), keepdim=True).clamp(min=1e-12)
                 total += undo_view(unit, number)[:, 0].cpu().double()

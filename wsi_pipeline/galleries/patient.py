@@ -26,12 +26,15 @@ from wsi_pipeline.galleries.measure import MAX_SIDE_UM, ImageMeasurer
 from wsi_pipeline.galleries.survey import MAX_PIXELS, Surveyed, duplicates, images_csv, problem_of, survey
 from wsi_pipeline.galleries.table import cells_table, write_table
 from wsi_pipeline.job import attempt_key
+from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
+from wsi_pipeline.predictions.dysplasia import Dysplasia
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, evidence_of, use_threads
 from wsi_pipeline.slide_answers import answer_slide, provenance_of
 from wsi_pipeline.slides.picture import read_image
+from wsi_pipeline.taxonomies import Taxonomy
 
 NOTE = (
     "A gallery has no positions: no regions, no area, no cells per field, no red cells and no file for QuPath. "
@@ -42,7 +45,8 @@ NOTE = (
 
 def expected_files(job: GalleryJob) -> list[Path]:
     """Return the artefacts a finished patient has."""
-    wanted = ["cells.parquet", "images.csv", "summary.json", *(["report.html"] if job.config.exports.report else [])]
+    optional = {"dysplasia.csv": tells_dysplasia(job.config), "report.html": job.config.exports.report}
+    wanted = ["cells.parquet", "images.csv", "summary.json", *(name for name, asked in optional.items() if asked)]
     return [job.folder / name for name in wanted]
 
 
@@ -103,6 +107,7 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
         labels={g.label: g for g in job.labels},
         embedding=config.cells.embedding,
     )
+    table, dysplastic = _with_dysplasia(job, table, taxonomy, classifier.classes)
     write_table(table, job.folder / "cells.parquet")
     names = table.column("class_name").to_pylist()
     by_class = dict(sorted(Counter(names).items()))
@@ -156,6 +161,7 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
         "differential_corrected": corrected.to_dict(),
         "agreement": comparison.to_dict() if comparison.classes else None,
         "red_cells": None,
+        "dysplasia": None if dysplastic is None else dysplastic.to_dict(),
         "predictions": [prediction.to_dict() for prediction in predictions],
         "quality": {
             "images": len(found),
@@ -169,6 +175,8 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
         "timings": {"reading": surveyed - started, **spent, "answers": time.monotonic() - answering},
         "warnings": [*_warnings(job, found, problem, without_cell), *counts.notes],
     }
+    if dysplastic is not None:
+        write_text(job.folder / "dysplasia.csv", dysplastic.to_csv(job.slide_id))
     write_json(job.folder / "summary.json", summary)
     if config.predictions.slide_models:
         summary["predictions"] += [prediction.to_dict() for prediction in answer_slide(job, "ok")]
@@ -179,8 +187,26 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
             taxonomy=taxonomy,
             specimen=config.specimen,
             read=lambda name: read_image(job.patient_folder / name, max_pixels=MAX_PIXELS),
+            evidence=evidence,
         )
     return summary
+
+
+def _with_dysplasia(
+    job: GalleryJob, table: pa.Table, taxonomy: Taxonomy, classes: tuple[str, ...]
+) -> tuple[pa.Table, Dysplasia | None]:
+    """Return the table with scores and flags of its neutrophils, and the patient's dysplastic fraction."""
+    # A cell that was not found is not known to be whole; it has no measures, so it is not judged either.
+    place = table.schema.get_field_index("truncated")
+    known = table.set_column(place, "truncated", table.column("truncated").fill_null(False))
+    # Images coarser than the measures show no more granules for being enlarged.
+    found = dysplasia_pass(job.config, taxonomy, classes, [known], mpp=max(job.mpp, MPP))
+    if found is None:
+        return table, None
+    judged = found(known)
+    for field in found.fields:
+        table = table.append_column(field, judged.column(field.name))
+    return table, dysplasia_answer(found, job.config)
 
 
 def _type_and_measure(

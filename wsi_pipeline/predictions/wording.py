@@ -21,7 +21,7 @@ APL_ALERT_FEW = "cells with bundles of Auer rods: look at each; if seen, confirm
 ONLY_AUER_BUNDLES = "Other abnormal promyelocytes are no class of this taxonomy, so APL is not excluded."
 LINEAGE_UNKNOWN = "blasts (lineage not determined by morphology alone)"
 COUNTING_ERROR_ONLY = "The interval covers the error of counting, not errors of the classifier."
-NOT_DYSPLASIA = "Dysplasia is not assessed."
+NOT_DYSPLASIA = "Dysplasia plays no part in this answer."
 
 _IF_MDS = "where the other criteria of MDS are met"
 # From the highest down: lower limit, sentence. Blood and marrow differ below 10 %.

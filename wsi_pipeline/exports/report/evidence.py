@@ -1,4 +1,4 @@
-"""Why single cells were called what they were, for a slide's report: heatmap, nearest labelled cells, unusualness, map.
+"""Why single cells were called what they were, for a report: heatmap, nearest labelled cells, unusualness, map.
 
 Shown of each class are the surest cell, the least sure one and the most unusual one. Heatmaps are made for these
 alone.
@@ -6,15 +6,17 @@ alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.cells.out_of_distribution import CUT_OFF
-from wsi_pipeline.errors import SlideError
+from wsi_pipeline.cells.windows import estimate_background, resample
+from wsi_pipeline.errors import DataError, SlideError
 from wsi_pipeline.exports._stream import floats, iter_cells, strings
 from wsi_pipeline.exports.report.charts import Styles
 from wsi_pipeline.exports.report.pictures import data_uri
@@ -119,26 +121,65 @@ class EvidenceView:
         return self.n > 0 and wilson(self.unusual, self.n)[0] > 2 * self.expected
 
 
+class Place(NamedTuple):
+    """Where a cell is: level-0 pixels of a slide, or an image of a gallery, of which it is the middle."""
+
+    x_px0: float
+    y_px0: float
+    image: str
+
+    def __str__(self) -> str:
+        return self.image or f"x {self.x_px0:.0f}, y {self.y_px0:.0f}"
+
+
+ReadWindow = Callable[[Place], tuple["npt.NDArray[np.uint8]", "npt.NDArray[np.uint8]"]]
+"""Returns the window ``(side, side, 3)`` of a cell as the classifier saw it, and the colour ``(3,)`` of empty glass."""
+
+
+def slide_windows(slide: Slide, background: npt.NDArray[np.uint8], evidence: Evidence) -> ReadWindow:
+    """Return what reads the windows of a slide's cells; ``background`` is the colour ``(3,)`` of its empty glass."""
+    side, mpp = evidence.classifier.window_px, evidence.classifier.mpp
+
+    def read(place: Place) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        corner = np.floor(slide.frame(mpp).from_px0([place[:2]]) - side / 2 + 0.5).astype(int)
+        x, y = corner[0].tolist()
+        return slide.read(Box(x0=x, y0=y, x1=x + side, y1=y + side), mpp), background
+
+    return read
+
+
+def image_windows(image: Callable[[str], npt.NDArray[np.uint8]], mpp: float, evidence: Evidence) -> ReadWindow:
+    """Return what reads the windows of a gallery's cells; ``image`` gives the pixels of one, at ``mpp`` um/px."""
+    side, scale = evidence.classifier.window_px, evidence.classifier.mpp / mpp
+
+    def read(place: Place) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        pixels = image(place.image)
+        window = resample(pixels, pixels.shape[1] / 2, pixels.shape[0] / 2, side=side, scale=scale)
+        return window, estimate_background(pixels)
+
+    return read
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Typed:
     codes: npt.NDArray[np.object_]
-    centre: npt.NDArray[np.float64]
+    places: list[Place]
     probability: npt.NDArray[np.float64]
     unlike: npt.NDArray[np.float64]
     place: npt.NDArray[np.float64]
 
 
-def explain_slide(
-    cells: Path, slide: Slide, background: npt.NDArray[np.uint8], evidence: Evidence, styles: Styles
+def explain_cells(
+    cells: Path, read: ReadWindow, evidence: Evidence, styles: Styles
 ) -> tuple[EvidenceView | None, list[str]]:
-    """Return the evidence of a slide's typed cells, and what could not be shown.
+    """Return the evidence of the typed cells of a slide or a gallery, and what could not be shown.
 
     Parameters
     ----------
     cells
         ``cells.parquet`` with the columns :data:`wsi_pipeline.cells.evidence.COLUMNS`.
-    slide, background
-        The open slide, and the colour ``(3,)`` of its empty glass.
+    read
+        Of :func:`slide_windows` or :func:`image_windows`.
     evidence
         Of the classifier that typed the cells.
     styles
@@ -154,8 +195,8 @@ def explain_slide(
         return None, []
     chosen = _choose(typed, styles)
     rows = [row for _, picks in chosen for row, _ in picks]
-    windows, readable, problems = _windows(slide, typed.centre[rows], evidence)
-    found = evidence.explain(windows, background)
+    windows, backgrounds, readable, problems = _windows([typed.places[row] for row in rows], read, evidence)
+    found = evidence.explain(windows, backgrounds)
     number = {rows[i]: at for at, i in enumerate(readable)}
     classes = []
     for code, picks in chosen:
@@ -179,19 +220,21 @@ def explain_slide(
 
 
 def _read(cells: Path) -> _Typed:
-    codes, numbers = [], []
-    for _, batch in iter_cells(cells, ("x_px0", "y_px0", "class_name"), _COLUMNS):
-        columns = np.stack([floats(batch, name) for name in ("x_px0", "y_px0", *_COLUMNS)], axis=1)
-        scored = np.isfinite(columns[:, 3])
+    codes, numbers, places = [], [], []
+    for _, batch in iter_cells(cells, ("x_px0", "y_px0", "class_name"), (*_COLUMNS, "image")):
+        columns = np.stack([floats(batch, name) for name in _COLUMNS], axis=1)
+        scored = np.isfinite(columns[:, 1])
         codes.append(np.asarray(strings(batch, "class_name"), dtype=object)[scored])
         numbers.append(columns[scored])
-    both = np.concatenate(numbers) if numbers else np.zeros((0, 6))
+        at = zip(floats(batch, "x_px0").tolist(), floats(batch, "y_px0").tolist(), strings(batch, "image"), strict=True)
+        places += [Place(*place) for place, kept in zip(at, scored.tolist(), strict=True) if kept]
+    both = np.concatenate(numbers) if numbers else np.zeros((0, len(_COLUMNS)))
     return _Typed(
         codes=np.concatenate(codes) if codes else np.zeros(0, object),
-        centre=both[:, :2],
-        probability=both[:, 2],
-        unlike=both[:, 3],
-        place=both[:, 4:],
+        places=places,
+        probability=both[:, 0],
+        unlike=both[:, 1],
+        place=both[:, 2:],
     )
 
 
@@ -213,20 +256,23 @@ def _choose(typed: _Typed, styles: Styles) -> list[tuple[str, list[tuple[int, st
 
 
 def _windows(
-    slide: Slide, centres: npt.NDArray[np.float64], evidence: Evidence
-) -> tuple[npt.NDArray[np.uint8], list[int], list[str]]:
-    """Return the windows as the classifier saw them, which of the cells they are of, and what could not be read."""
-    side, mpp = evidence.classifier.window_px, evidence.classifier.mpp
-    corners = np.floor(slide.frame(mpp).from_px0(centres) - side / 2 + 0.5).astype(int)
-    windows, readable, problems = [], [], []
-    for i, (x, y) in enumerate(corners.tolist()):
+    places: list[Place], read: ReadWindow, evidence: Evidence
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], list[int], list[str]]:
+    """Return windows and glass as the classifier saw them, which of the cells they are of, and what was not read."""
+    side = evidence.classifier.window_px
+    windows, backgrounds, readable, problems = [], [], [], []
+    for i, place in enumerate(places):
         try:
-            windows.append(slide.read(Box(x0=x, y0=y, x1=x + side, y1=y + side), mpp))
-            readable.append(i)
-        except SlideError as error:
+            window, background = read(place)
+        except (SlideError, DataError) as error:
             problems.append(f"A cell could not be explained: {error}")
+            continue
+        windows.append(window)
+        backgrounds.append(background)
+        readable.append(i)
     stacked = np.stack(windows) if windows else np.zeros((0, side, side, 3), np.uint8)
-    return stacked, readable, problems
+    glass = np.stack(backgrounds) if backgrounds else np.zeros((0, 3), np.uint8)
+    return stacked, glass, readable, problems
 
 
 def _cell(
@@ -258,10 +304,9 @@ def _cell(
                 uri="" if picture is None else data_uri(picture, "jpeg", 75),
             )
         )
-    x, y = typed.centre[row].tolist()
     return ExplainedCell(
         why=why,
-        where=f"x {x:.0f}, y {y:.0f}",
+        where=str(typed.places[row]),
         probability=float(typed.probability[row]),
         out_of_distribution=float(typed.unlike[row]),
         unusual=bool(typed.unlike[row] > CUT_OFF),

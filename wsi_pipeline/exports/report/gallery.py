@@ -15,6 +15,7 @@ from wsi_pipeline.cells.windows import resample
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports.report.behind import CellPicture, behind_answers, cells_asked, told_apart
 from wsi_pipeline.exports.report.charts import Styles, differential_chart
+from wsi_pipeline.exports.report.evidence import MAP_PX, explain_cells, image_windows
 from wsi_pipeline.exports.report.pictures import Picture, data_uri
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.select import HALF_GALLERY
@@ -23,6 +24,7 @@ from wsi_pipeline.exports.report.summary import read_summary
 from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, count
 
 if TYPE_CHECKING:
+    from wsi_pipeline.cells.evidence import Evidence
     from wsi_pipeline.taxonomies import Taxonomy
 
 _SIDE_UM = 28.0
@@ -31,7 +33,9 @@ _SIDE_PX = 112
 Read = Callable[[str], npt.NDArray[np.uint8]]
 
 
-def write_gallery_report(slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, read: Read) -> None:
+def write_gallery_report(
+    slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, read: Read, evidence: Evidence | None = None
+) -> None:
     """Write ``report.html`` of a patient from ``summary.json`` and ``cells.parquet`` in its folder.
 
     Parameters
@@ -44,6 +48,8 @@ def write_gallery_report(slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, 
         ``blood_smear`` or ``marrow_smear``.
     read
         Returns the uint8 ``(h, w, 3)`` pixels of an image by its name.
+    evidence
+        Of the classifier that typed the cells; None leaves the section out.
 
     Raises
     ------
@@ -59,6 +65,10 @@ def write_gallery_report(slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, 
     galleries = _galleries(cells, styles, read, summary.mpp.x, problems)
     asked = cells_asked(summary.predictions)
     named = images_by_id(cells, asked, styles, read, summary.mpp.x, problems)
+    explained = None
+    if evidence is not None:
+        explained, unread = explain_cells(cells, image_windows(read, summary.mpp.x, evidence), evidence, styles)
+        problems += unread
     truncated = summary.quality.get("truncated")
     if isinstance(truncated, int) and truncated:
         problems.append(f"{count(truncated)} cells are cut by the edge of their image; their size is a lower limit.")
@@ -80,7 +90,8 @@ def write_gallery_report(slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, 
         differences=told_apart(summary.predictions),
         cellularity=None,
         seams=None,
-        evidence=None,
+        evidence=explained,
+        map_px=MAP_PX,
         could_not=[*summary.warnings, *problems],
     )
 

@@ -12,7 +12,7 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.exports.region_map import OverviewFrame, Region, read_region_features, region_legend
 from wsi_pipeline.exports.report.behind import CellPicture, behind_answers, cells_asked, told_apart
 from wsi_pipeline.exports.report.charts import Styles, diameter_chart, differential_chart
-from wsi_pipeline.exports.report.evidence import MAP_PX, explain_slide
+from wsi_pipeline.exports.report.evidence import MAP_PX, explain_cells, slide_windows
 from wsi_pipeline.exports.report.pictures import Picture, overview, picture_of
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.select import (
@@ -136,7 +136,7 @@ def write_slide_report(
     behind = behind_answers(summary.predictions, pages.named(cells, asked) if asked and cells.is_file() else {})
     explained = None
     if evidence is not None and background is not None and cells.is_file():
-        explained, problems = explain_slide(cells, slide, background, evidence, styles)
+        explained, problems = explain_cells(cells, slide_windows(slide, background, evidence), evidence, styles)
         pages.problems += problems
     render(
         "slide.html.j2",
