@@ -15,7 +15,7 @@ from wsi_pipeline.slides import Slide, SlideSpec, slide_fingerprint
 from wsi_pipeline.weights import file_sha256, find_weights
 
 # Changing these changes no result, so a run may be resumed with other values.
-_FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
+FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ def attempt_key(job: SlideJob) -> str:
     """Return the hash of all that could be known before opening the slide."""
     regions = job.regions_file
     spec, config = job.spec, job.config.model_dump(mode="json")
-    kept = {name: value for name, value in config.items() if name not in _FREE_SECTIONS}
+    kept = {name: value for name, value in config.items() if name not in FREE_SECTIONS}
     # What a model is and says of itself counts, not where its file lies; what is allowed, only where one was asked.
     models = [find_weights(name, "slides").card for name in kept["predictions"].pop("slide_models")]
     return key_of(
