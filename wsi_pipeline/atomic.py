@@ -131,4 +131,6 @@ def write_text(final: Path, text: str, *, durable: bool = True) -> None:
 
 def write_json(final: Path, data: Any, *, durable: bool = True) -> None:
     """Write ``data`` as indented JSON with sorted keys; NaN is refused, since JSON has none."""
-    write_text(final, json.dumps(data, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", durable=durable)
+    write_text(
+        final, json.dumps(data, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", durable=durable
+    )

@@ -29,6 +29,7 @@ from wsi_pipeline.job import SlideJob, attempt_key
 from wsi_pipeline.manifest import SlideEntry, list_slides
 from wsi_pipeline.pipeline import run_job
 from wsi_pipeline.runtime.batch import PATTERN
+from wsi_pipeline.runtime.clusters import ClusterRequest, slurm_script
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.executor import Executor, ThreadExecutor, default_workers, open_executor
 from wsi_pipeline.runtime.progress import Progress, SilentProgress
@@ -87,8 +88,11 @@ def plan_cohort(
     mpp: float | None = None,
     force_mpp: bool = False,
     allow_simulated: bool = False,
+    here: bool = True,
 ) -> CohortPlan:
     """Resolve slides, ids, configurations and models; nothing is written.
+
+    Of a run whose workers are not ``here`` this machine's devices say nothing.
 
     Raises
     ------
@@ -110,7 +114,8 @@ def plan_cohort(
             configs[specimen] = load_config(specimen, overrides)
     for one in configs.values():
         _check_models(one, allow_simulated)
-        resolve_device(one.runtime.device)
+        if here:
+            resolve_device(one.runtime.device)
     for specimen in sorted({entry.specimen or base.specimen for entry in entries}):
         configs[specimen] = check_slide_models(configs[specimen])
     for entry in entries:
@@ -129,6 +134,7 @@ def plan_gallery(
     keep_unknown_labels: bool = False,
     skip_unreadable: bool = False,
     allow_simulated: bool = False,
+    here: bool = True,
 ) -> CohortPlan:
     """Resolve patients, class folders, configuration and models of a gallery; nothing is written.
 
@@ -150,6 +156,8 @@ def plan_gallery(
         Leave out images that cannot be used, and list them.
     allow_simulated
         Allow models that were trained on simulated data.
+    here
+        Whether the workers are on this machine, so that its devices are theirs.
 
     Raises
     ------
@@ -168,10 +176,25 @@ def plan_gallery(
         skip_unreadable=skip_unreadable,
     )
     _check_models(base, allow_simulated)
-    resolve_device(base.runtime.device)
+    if here:
+        resolve_device(base.runtime.device)
     checked = check_slide_models(base)
     jobs = tuple(replace(job, config=checked, allow_simulated=allow_simulated) for job in jobs)
     return CohortPlan(jobs=jobs, config=checked, out=folder, allow_simulated=allow_simulated)
+
+
+def _kind_of(cluster: str | ClusterRequest) -> str:
+    return cluster.kind if isinstance(cluster, ClusterRequest) else cluster
+
+
+def _is_here(cluster: str | ClusterRequest) -> bool:
+    return _kind_of(cluster) == "local"
+
+
+def _with_devices(plan: CohortPlan, executor: Executor | ThreadExecutor) -> CohortPlan:
+    """Fix the device of each job: with a choice of its own on each worker, one slide would be of two."""
+    jobs = [replace(job, device=executor.device(job.config.runtime.device)) for job in plan.jobs]
+    return replace(plan, jobs=tuple(jobs))
 
 
 def _job(
@@ -230,7 +253,7 @@ def run_cohort(
     overrides: Mapping[str, Any] | None = None,
     mpp: float | None = None,
     force_mpp: bool = False,
-    cluster: str = "local",
+    cluster: str | ClusterRequest = "local",
     restart: bool = False,
     retry_failed: bool = False,
     allow_simulated: bool = False,
@@ -249,7 +272,8 @@ def run_cohort(
     mpp, force_mpp
         Microns per pixel for slides without, or for all.
     cluster
-        ``local`` or a scheduler's address.
+        ``local``, ``srun``, a scheduler's address, or what :class:`~wsi_pipeline.runtime.clusters.ClusterRequest`
+        says.
     restart
         Throw away what earlier runs left for these slides.
     retry_failed
@@ -270,6 +294,7 @@ def run_cohort(
         mpp=mpp,
         force_mpp=force_mpp,
         allow_simulated=allow_simulated,
+        here=_is_here(cluster),
     )
     return execute(plan, cluster=cluster, restart=restart, retry_failed=retry_failed, progress=progress)
 
@@ -282,7 +307,7 @@ def run_slide(
     overrides: Mapping[str, Any] | None = None,
     mpp: float | None = None,
     force_mpp: bool = False,
-    cluster: str = "local",
+    cluster: str | ClusterRequest = "local",
 ) -> dict[str, Any]:
     """Run the pipeline on one slide.
 
@@ -323,7 +348,7 @@ def run_slide(
 def execute(
     plan: CohortPlan,
     *,
-    cluster: str = "local",
+    cluster: str | ClusterRequest = "local",
     restart: bool = False,
     retry_failed: bool = False,
     progress: Progress | None = None,
@@ -331,9 +356,10 @@ def execute(
     """Run a plan; see :func:`run_cohort`."""
     progress = progress or SilentProgress()
     started, clock = datetime.now(UTC), time.monotonic()
-    device = resolve_device(plan.config.runtime.device)
     _open_folder(plan, restart)
-    with _executor_of(plan, cluster, device) as executor:
+    with _executor_of(plan, cluster) as executor:
+        device = executor.device(plan.config.runtime.device)
+        plan = _with_devices(plan, executor)
         runner = _Runner(executor, progress, retry_failed)
         threads = ThreadPoolExecutor(plan.config.runtime.slides_in_flight, thread_name_prefix="slide")
         try:
@@ -357,7 +383,7 @@ def execute(
             "commit": commit(),
             "hardware": hardware(device),
             "device": {"requested": plan.config.runtime.device, "resolved": device},
-            "cluster": cluster,
+            "cluster": _kind_of(cluster),
             "workers": n_workers,
             "threads": plan.config.runtime.threads,
             "weights": weights_used(summaries),
@@ -376,11 +402,12 @@ _THREADS_INSTEAD = 2
 
 
 @contextmanager
-def _executor_of(plan: CohortPlan, cluster: str, device: str) -> Iterator[Executor | ThreadExecutor]:
+def _executor_of(plan: CohortPlan, cluster: str | ClusterRequest) -> Iterator[Executor | ThreadExecutor]:
     runtime = plan.config.runtime
-    workers = runtime.workers or default_workers(runtime)
+    workers = runtime.workers or (default_workers(runtime) if _is_here(cluster) else 0)
     patients = all(isinstance(job, GalleryJob) for job in plan.jobs)
-    if patients and cluster == "local" and device == "cpu" and workers <= _THREADS_INSTEAD:
+    few = _is_here(cluster) and workers <= _THREADS_INSTEAD
+    if patients and few and resolve_device(runtime.device) == "cpu":
         yield ThreadExecutor(workers)
     else:
         with open_executor(cluster, runtime) as executor:
@@ -492,10 +519,13 @@ def _open_folder(plan: CohortPlan, restart: bool) -> None:
             )
 
 
-def describe_plan(plan: CohortPlan, say: Callable[[str], None]) -> None:
-    """Say what a run would do."""
+def describe_plan(plan: CohortPlan, say: Callable[[str], None], cluster: str | ClusterRequest = "local") -> None:
+    """Say what a run would do; of Slurm, which job it would submit."""
     runtime = plan.config.runtime
-    say(f"{len(plan.jobs)} slide(s) to {plan.out}, {runtime.workers or default_workers(runtime)} local worker(s)")
+    where = f"workers by {_kind_of(cluster)}"
+    if _is_here(cluster):
+        where = f"{runtime.workers or default_workers(runtime)} local worker(s)"
+    say(f"{len(plan.jobs)} slide(s) to {plan.out}, {where}")
     for name in plan.config.predictions.slide_models:
         say(f"  asked for an answer: {name}")
     for job in plan.jobs:
@@ -511,3 +541,5 @@ def describe_plan(plan: CohortPlan, say: Callable[[str], None]) -> None:
             f"  {job.slide_id}: {config.specimen}, {config.segmentation.model} at {config.segmentation.mpp} um/px, "
             f"classifier {config.cells.classifier or 'none'}, {job.spec.path}"
         )
+    if isinstance(cluster, ClusterRequest) and cluster.kind == "slurm":
+        say(slurm_script(cluster, runtime))

@@ -20,6 +20,7 @@ from wsi_pipeline.cli import (
     slides,
     train_slides,
     view,
+    worker,
 )
 from wsi_pipeline.errors import WsiPipelineError
 
@@ -38,6 +39,7 @@ app.command("demo")(run.demo)
 app.command("inspect")(slides.inspect)
 app.command("doctor")(models.doctor)
 app.command("view")(view.view)
+app.command("worker")(worker.worker)
 app.add_typer(models.app, name="models")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(evaluate.app, name="evaluate")

@@ -17,7 +17,15 @@ _INTERRUPTED = 130
 Slides = Annotated[list[str] | None, typer.Argument(help="Slide files, URLs, folders of slides, or CSV manifests.")]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or specimen name; default blood_smear.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command there resumes.")]
-Cluster = Annotated[str, typer.Option("--cluster", help="local, or the address of a Dask scheduler.")]
+Cluster = Annotated[
+    str, typer.Option("--cluster", help="local, slurm, srun (inside an allocation), or a Dask scheduler's address.")
+]
+ClusterFile = Annotated[
+    Path | None, typer.Option("--cluster-config", help="YAML file; for slurm default configs/cluster/slurm.yaml.")
+]
+Dashboard = Annotated[
+    str | None, typer.Option("--dashboard", help="HOST:PORT for Dask's dashboard; default a free port of loopback.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
 
@@ -35,6 +43,8 @@ def run(
     config: Config = None,
     out: Out = Path("wsi-pipeline-out"),
     cluster: Cluster = "local",
+    cluster_config: ClusterFile = None,
+    dashboard: Dashboard = None,
     device: Device = None,
     mpp: Annotated[
         float | None, typer.Option(help="Microns per pixel of slides that state none, or of a gallery.")
@@ -63,8 +73,10 @@ def run(
 ) -> None:
     """Find, measure and classify every cell; count; answer; export."""
     from wsi_pipeline.cohort import describe_plan, plan_cohort, plan_gallery
+    from wsi_pipeline.runtime.clusters import request_cluster
 
     _check_sources(slides, gallery, force_mpp, label_taxonomy is not None or keep_unknown_labels or skip_unreadable)
+    where = request_cluster(cluster, out, cluster_config, dashboard)
     if gallery is not None:
         plan = plan_gallery(
             gallery,
@@ -76,6 +88,7 @@ def run(
             keep_unknown_labels=keep_unknown_labels,
             skip_unreadable=skip_unreadable,
             allow_simulated=allow_simulated,
+            here=where.is_local,
         )
     else:
         plan = plan_cohort(
@@ -86,11 +99,12 @@ def run(
             mpp=mpp,
             force_mpp=force_mpp,
             allow_simulated=allow_simulated,
+            here=where.is_local,
         )
     if dry_run:
-        describe_plan(plan, typer.echo)
+        describe_plan(plan, typer.echo, where)
         return
-    _execute(plan, cluster=cluster, restart=restart, retry_failed=retry_failed)
+    _execute(plan, cluster=where, restart=restart, retry_failed=retry_failed)
 
 
 def _check_sources(slides: list[str] | None, gallery: Path | None, force_mpp: bool, of_galleries: bool) -> None:
