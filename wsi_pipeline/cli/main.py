@@ -18,6 +18,7 @@ from wsi_pipeline.cli import (
     serve,
     simulate,
     slides,
+    status,
     train_slides,
     view,
 )
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("demo")(run.demo)
 app.command("inspect")(slides.inspect)
+app.command("status")(status.status)
 app.command("doctor")(models.doctor)
 app.command("view")(view.view)
 app.add_typer(models.app, name="models")

@@ -65,6 +65,15 @@ class WorkerUse:
     seconds: float = 0.0
     peak_rss_mib: float = 0.0
 
+    def to_record(self) -> dict[str, Any]:
+        return {
+            "host": self.host,
+            "pid": self.pid,
+            "tasks": self.tasks,
+            "seconds": round(self.seconds, 3),
+            "peak_rss_mib": round(self.peak_rss_mib, 1),
+        }
+
 
 class _Reporting:
     """Keeps count of who did what, and tells of every task that is done.
@@ -122,8 +131,11 @@ class Executor(_Reporting):
 
     @property
     def dashboard(self) -> str:
-        """Return the address of Dask's dashboard."""
-        return str(self._client.dashboard_link)
+        """Return the address of Dask's dashboard; empty where the scheduler has none."""
+        try:
+            return str(self._client.dashboard_link)
+        except (KeyError, ValueError, AttributeError):
+            return ""
 
     def call(self, function: Callable[..., R], *arguments: Any, timeout_s: float | None = None) -> R:
         """Run one task and return its record."""
