@@ -38,7 +38,7 @@ def atomic_path(final: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises
     ------
     OutputError
-        The disk is full (reason ``disk-full``) or cannot be written (``bad-output``).
+        The disk is full (reason ``disk-full``) or cannot be written (``read-only``).
     """
     temporary = final.parent / f".{final.name[:150]}.{uuid.uuid4().hex[:12]}.tmp"
     try:
@@ -92,7 +92,7 @@ def refusal(error: BaseException, path: Path) -> OutputError | None:
             reason="disk-full",
         )
     if code in _READ_ONLY:
-        return OutputError(f"{path.parent} cannot be written: {os.strerror(code)}")
+        return OutputError(f"{path.parent} cannot be written: {os.strerror(code)}", reason="read-only")
     return None
 
 

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.atomic import refusal, write_json, write_text
 from wsi_pipeline.cells.dysplasia import load_reference
 from wsi_pipeline.config import PipelineConfig, load_config
-from wsi_pipeline.errors import ConfigError, ModelError, OutputError, WsiPipelineError
+from wsi_pipeline.errors import ConfigError, LeaseLostError, ModelError, OutputError, WsiPipelineError
 from wsi_pipeline.exports.report import write_cohort_report
-from wsi_pipeline.finish import expected_files, failed_summary
+from wsi_pipeline.finish import failed_summary
 from wsi_pipeline.galleries import GalleryJob, run_patient, write_comparison
-from wsi_pipeline.galleries import expected_files as expected_of_patient
-from wsi_pipeline.galleries.job import SKIPPABLE
 from wsi_pipeline.galleries.plan import plan_patients
 from wsi_pipeline.job import SlideJob, attempt_key
 from wsi_pipeline.manifest import SlideEntry, list_slides
 from wsi_pipeline.pipeline import run_job
-from wsi_pipeline.runtime.batch import PATTERN
+from wsi_pipeline.run_folder import RunFolder, Summaries, open_run
 from wsi_pipeline.runtime.clusters import ClusterRequest, slurm_script
 from wsi_pipeline.runtime.devices import resolve_device
-from wsi_pipeline.runtime.executor import Executor, ThreadExecutor, default_workers, open_executor
-from wsi_pipeline.runtime.progress import Progress, SilentProgress
+from wsi_pipeline.runtime.executor import Executor, RunStoppedError, ThreadExecutor, default_workers, open_executor
+from wsi_pipeline.runtime.progress import BothProgress, Progress, SilentProgress
 from wsi_pipeline.runtime.provenance import commit, hardware, versions
+from wsi_pipeline.runtime.status import STATUS_FILE, StatusWriter, Tally
 from wsi_pipeline.segmentation.cellpose_files import backbone_of, find_cellpose_file, read_state
 from wsi_pipeline.segmentation.models import check_model, find_segmentation_weights
 from wsi_pipeline.slide_answers import check_models as check_slide_models
@@ -57,7 +54,7 @@ class CohortResult:
     """
 
     out: Path
-    summaries: list[dict[str, Any]]
+    summaries: Sequence[dict[str, Any]]
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -183,12 +180,13 @@ def plan_gallery(
     return CohortPlan(jobs=jobs, config=checked, out=folder, allow_simulated=allow_simulated)
 
 
-def _kind_of(cluster: str | ClusterRequest) -> str:
+def kind_of(cluster: str | ClusterRequest) -> str:
+    """Return the kind of a cluster, as :attr:`ClusterRequest.kind`."""
     return cluster.kind if isinstance(cluster, ClusterRequest) else cluster
 
 
 def _is_here(cluster: str | ClusterRequest) -> bool:
-    return _kind_of(cluster) == "local"
+    return kind_of(cluster) == "local"
 
 
 def _with_devices(plan: CohortPlan, executor: Executor | ThreadExecutor) -> CohortPlan:
@@ -356,45 +354,65 @@ def execute(
     """Run a plan; see :func:`run_cohort`."""
     progress = progress or SilentProgress()
     started, clock = datetime.now(UTC), time.monotonic()
-    _open_folder(plan, restart)
-    with _executor_of(plan, cluster) as executor:
-        device = executor.device(plan.config.runtime.device)
-        plan = _with_devices(plan, executor)
-        runner = _Runner(executor, progress, retry_failed)
-        threads = ThreadPoolExecutor(plan.config.runtime.slides_in_flight, thread_name_prefix="slide")
-        try:
-            summaries = list(threads.map(runner, plan.jobs))
-        except BaseException:
-            runner.stopping = True
-            raise
-        finally:
-            # After an interruption the closing cluster ends what still runs.
-            threads.shutdown(wait=False, cancel_futures=True)
-        n_workers = executor.n_workers
-    write_tables(plan.out, plan.jobs, summaries)
-    write_comparison(plan.out, summaries)
-    write_json(
-        plan.out / "run.json",
-        {
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - clock, 3),
-            "configurations": {job.config.specimen: job.config.model_dump(mode="json") for job in plan.jobs},
-            "versions": versions(),
-            "commit": commit(),
-            "hardware": hardware(device),
-            "device": {"requested": plan.config.runtime.device, "resolved": device},
-            "cluster": _kind_of(cluster),
-            "workers": n_workers,
-            "threads": plan.config.runtime.threads,
-            "weights": weights_used(summaries),
-            "segmentation": network_use(summaries),
-            "timings": total_timings(summaries),
-            "simulated": any(s.get("simulated", False) for s in summaries),
-            "slides": {status: sum(s["status"] == status for s in summaries) for status in ("ok", "empty", "failed")},
-        },
-    )
-    write_cohort_report(plan.out)
+    tally = Tally(len(plan.jobs))
+    everyone = BothProgress(progress, tally)
+    with open_run(plan.out, plan.jobs, plan.config.runtime, restart=restart) as folder:
+        facts: dict[str, Any] = {"cluster": kind_of(cluster), "dashboard": "", "workers": 0}
+        gpu = _is_here(cluster) and resolve_device(plan.config.runtime.device) == "cuda"
+        with StatusWriter(plan.out / STATUS_FILE, tally, progress, lambda: facts, gpu=gpu):
+            with _executor_of(plan, cluster) as executor:
+                device = executor.device(plan.config.runtime.device)
+                plan = _with_devices(plan, executor)
+                executor.on_task = folder.record
+                facts |= {"dashboard": executor.dashboard, "workers": executor.n_workers}
+                if executor.dashboard:
+                    progress.say(f"dashboard: {executor.dashboard}")
+                _run_all(_Runner(executor, everyone, folder, retry_failed), plan)
+                facts["workers"] = executor.n_workers
+            summaries = Summaries(plan.jobs)
+            write_tables(plan.out, plan.jobs, summaries)
+            write_comparison(plan.out, summaries)
+            write_json(
+                plan.out / "run.json",
+                {
+                    "started": started.isoformat(timespec="seconds"),
+                    "seconds": round(time.monotonic() - clock, 3),
+                    "configurations": {job.config.specimen: job.config.model_dump(mode="json") for job in plan.jobs},
+                    "versions": versions(),
+                    "commit": commit(),
+                    "hardware": hardware(device),
+                    "device": {"requested": plan.config.runtime.device, "resolved": device},
+                    "cluster": kind_of(cluster),
+                    "ledger": folder.ledger.form,
+                    "workers": facts["workers"],
+                    "worker_processes": [
+                        {**use.to_record(), "device": device, "threads": plan.config.runtime.threads}
+                        for use in sorted(executor.workers.values(), key=lambda use: (use.host, use.pid))
+                    ],
+                    "threads": plan.config.runtime.threads,
+                    "weights": weights_used(summaries),
+                    "segmentation": network_use(summaries),
+                    "timings": total_timings(summaries),
+                    "simulated": any(s.get("simulated", False) for s in summaries),
+                    "slides": tally.ended(),
+                },
+            )
+            write_cohort_report(plan.out)
     return CohortResult(out=plan.out, summaries=summaries)
+
+
+def _run_all(runner: _Runner, plan: CohortPlan) -> None:
+    """Run all slides, some at a time; what ends the run ends it at once."""
+    threads = ThreadPoolExecutor(plan.config.runtime.slides_in_flight, thread_name_prefix="slide")
+    try:
+        for future in as_completed([threads.submit(runner, job) for job in plan.jobs]):
+            future.result()
+    except BaseException:
+        runner.stopping = True
+        raise
+    finally:
+        # After an interruption the closing cluster ends what still runs.
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 _THREADS_INSTEAD = 2
@@ -417,33 +435,43 @@ def _executor_of(plan: CohortPlan, cluster: str | ClusterRequest) -> Iterator[Ex
 class _Runner:
     """Runs one job to a summary, whatever happens."""
 
-    def __init__(self, executor: Executor | ThreadExecutor, progress: Progress, retry_failed: bool) -> None:
+    def __init__(
+        self, executor: Executor | ThreadExecutor, progress: Progress, folder: RunFolder, retry_failed: bool
+    ) -> None:
         self._executor = executor
         self._progress = progress
+        self._folder = folder
         self._retry_failed = retry_failed
         self.stopping = False
 
-    def __call__(self, job: SlideJob) -> dict[str, Any]:
+    def __call__(self, job: SlideJob) -> None:
+        if self.stopping:
+            return
         started = time.monotonic()
-        attempt = attempt_key(job)
-        before = _read_summary(job)
-        if before is not None and _is_settled(job, before, attempt, self._retry_failed):
-            self._progress.finished(job.slide_id, f"{before['status']} (done before)")
-            return before
-        _remove_leftovers(job)
+        before = self._folder.settled(job, retry_failed=self._retry_failed)
+        if before is not None:
+            self._tell(job, before, f"{before['status']} (done before)", before=True)
+            return
+        self._folder.begin(job)
         try:
             summary = self._run(job)
         except Exception as error:  # a slide's failure is a row, never the end of the run
             if self.stopping:
                 raise
-            summary = failed_summary(job, error, attempt)
-            if not isinstance(error, WsiPipelineError):
+            if (stop := _stops_all(error, job)) is not None:
+                raise stop from error
+            summary = failed_summary(job, error, attempt_key(job))
+            if not isinstance(error, WsiPipelineError | MemoryError):
                 write_text(job.work / "error.txt", "".join(traceback.format_exception(error)))
                 _log.error("%s: unexpected error; see %s", job.slide_id, job.work / "error.txt")
         summary["seconds"] = round(time.monotonic() - started, 3)
         write_json(job.folder / "summary.json", summary)
-        self._progress.finished(job.slide_id, _outcome(summary))
-        return summary
+        self._folder.end(summary)
+        self._tell(job, summary, _outcome(summary))
+
+    def _tell(self, job: SlideJob, summary: dict[str, Any], outcome: str, *, before: bool = False) -> None:
+        status, reason = summary["status"], summary["reason"] or ""
+        self._progress.finished(job.slide_id, outcome, status=status, reason=reason, before=before)
 
     def _run(self, job: SlideJob) -> dict[str, Any]:
         if isinstance(job, GalleryJob):
@@ -454,14 +482,13 @@ class _Runner:
         return run_job(job, self._executor, self._progress)
 
 
-def _remove_leftovers(job: SlideJob) -> None:
-    """Remove temporary files that a killed run left."""
-    for folder in (job.folder, job.work):
-        for path in folder.rglob(".*.tmp"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+def _stops_all(error: Exception, job: SlideJob) -> WsiPipelineError | None:
+    """Return the error that ends the whole run, where no slide is to blame: it would fail all that follow."""
+    if isinstance(error, RunStoppedError | LeaseLostError):
+        return error
+    if isinstance(error, OutputError) and error.reason in ("disk-full", "read-only"):
+        return error
+    return refusal(error, job.folder / "summary.json")
 
 
 def _outcome(summary: dict[str, Any]) -> str:
@@ -471,58 +498,10 @@ def _outcome(summary: dict[str, Any]) -> str:
     return f"{summary['status']}{reason}, {summary['n_cells']:,} cells in {summary['seconds']:.0f} s"
 
 
-def _read_summary(job: SlideJob) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads((job.folder / "summary.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-
-
-def _is_settled(job: SlideJob, summary: dict[str, Any], attempt: str, retry_failed: bool) -> bool:
-    """Return whether an earlier run's result stands for this job."""
-    if "seconds" not in summary:
-        return False  # the run was killed before the slide's last step
-    if summary.get("status") == "failed":
-        if isinstance(job, GalleryJob) and job.skip_unreadable and summary.get("reason") in SKIPPABLE:
-            return False  # what failed it may now be left out
-        return summary.get("key") == attempt and not retry_failed
-    wanted = expected_of_patient(job) if isinstance(job, GalleryJob) else expected_files(job)
-    return summary.get("attempt") == attempt and all(path.exists() for path in wanted)
-
-
-def _open_folder(plan: CohortPlan, restart: bool) -> None:
-    """Make the run's folder, refuse one that cannot be written or whose slides are other files'."""
-    try:
-        plan.out.mkdir(parents=True, exist_ok=True)
-        write_text(plan.out / "work" / ".writable", "")
-    except OSError as error:
-        raise OutputError(
-            f"--out {plan.out} cannot be written: {error.strerror or error}; choose another folder"
-        ) from None
-    if restart:
-        for path in (plan.out / "work").glob(PATTERN):
-            path.unlink(missing_ok=True)
-    for job in plan.jobs:
-        before = _read_summary(job)
-        if restart:
-            shutil.rmtree(job.folder, ignore_errors=True)
-            shutil.rmtree(job.work, ignore_errors=True)
-        elif before is not None and before.get("path") != str(job.spec.path):
-            raise ConfigError(
-                f"{job.folder} holds the results of {before.get('path')}, not of {job.spec.path}; "
-                "choose another --out, give a slide_id in a manifest, or use --restart"
-            )
-        elif before is not None and before.get("status") != "failed" and before.get("attempt") != attempt_key(job):
-            raise ConfigError(
-                f"{job.folder} holds results of another configuration or of a changed slide; choose another --out, "
-                "or use --restart to throw them away"
-            )
-
-
 def describe_plan(plan: CohortPlan, say: Callable[[str], None], cluster: str | ClusterRequest = "local") -> None:
     """Say what a run would do; of Slurm, which job it would submit."""
     runtime = plan.config.runtime
-    where = f"workers by {_kind_of(cluster)}"
+    where = f"workers by {kind_of(cluster)}"
     if _is_here(cluster):
         where = f"{runtime.workers or default_workers(runtime)} local worker(s)"
     say(f"{len(plan.jobs)} slide(s) to {plan.out}, {where}")

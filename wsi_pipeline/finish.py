@@ -190,6 +190,9 @@ def failed_summary(job: SlideJob, error: Exception, key: str) -> dict[str, Any]:
     """Write and return the summary of a slide that failed; ``key`` identifies the attempt."""
     reason = error.reason if isinstance(error, WsiPipelineError) else "internal-error"
     message = str(error) if isinstance(error, WsiPipelineError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        reason = "out-of-memory"
+        message = f"memory ran out ({error}); use fewer runtime.workers or a smaller tiling.core_px"
     summary = {**_identity(job, "failed", reason), "key": key, "warnings": [message]}
     write_json(job.folder / "summary.json", summary)
     return summary

@@ -15,8 +15,11 @@ from wsi_pipeline.segmentation.engines import engine_for
 from wsi_pipeline.slides import Slide, SlideSpec, slide_fingerprint
 from wsi_pipeline.weights import file_sha256, find_weights
 
-# Changing these changes no result, so a run may be resumed with other values.
+WHOLE_SLIDE = 10
+"""A task on the whole slide may take so many times ``runtime.task_timeout_s``."""
+
 FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
+"""Sections of the configuration that change no result, so a run may be resumed with other values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,16 @@ class SlideJob:
     def asked_device(self) -> Literal["auto", "cpu", "cuda"]:
         """Return the device for :func:`wsi_pipeline.runtime.devices.resolve_device`."""
         return self.device or self.config.runtime.device
+
+    @property
+    def task_timeout_s(self) -> float:
+        """Return the seconds after which a task on a bounded part of the slide is given up."""
+        return self.config.runtime.task_timeout_s
+
+    @property
+    def slide_timeout_s(self) -> float:
+        """Return the seconds after which a task on the whole slide is given up."""
+        return WHOLE_SLIDE * self.config.runtime.task_timeout_s
 
     def source(self) -> str:
         """Return the fingerprint of what is to be read, as far as it can be known before opening; empty if not."""

@@ -146,7 +146,7 @@ def private_slurm(folder: Path) -> Iterator[PrivateSlurm]:
             "munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}",
             f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log", f"--seed-file={folder}/munged.seed",
         )  # fmt: skip
-        _await(lambda: (folder / "munge.socket").exists(), folder, started)
+        _await((folder / "munge.socket").exists, folder, started)
         start("slurmctld", "-D", "-i", "-f", str(conf))
         start("slurmd", "-D", "-f", str(conf))
         slurm = PrivateSlurm(folder=folder, environment=environment)

@@ -18,6 +18,7 @@ from wsi_pipeline.cli import (
     serve,
     simulate,
     slides,
+    status,
     train_slides,
     view,
     worker,
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("demo")(run.demo)
 app.command("inspect")(slides.inspect)
+app.command("status")(status.status)
 app.command("doctor")(models.doctor)
 app.command("view")(view.view)
 app.command("worker")(worker.worker)

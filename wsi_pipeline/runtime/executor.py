@@ -53,6 +53,15 @@ class WorkerUse:
     seconds: float = 0.0
     peak_rss_mib: float = 0.0
 
+    def to_record(self) -> dict[str, Any]:
+        return {
+            "host": self.host,
+            "pid": self.pid,
+            "tasks": self.tasks,
+            "seconds": round(self.seconds, 3),
+            "peak_rss_mib": round(self.peak_rss_mib, 1),
+        }
+
 
 class _Reporting:
     """Keeps count of who did what, and tells of every task that is done.
@@ -113,8 +122,11 @@ class Executor(_Reporting):
 
     @property
     def dashboard(self) -> str:
-        """Return the address of Dask's dashboard."""
-        return str(self._client.dashboard_link)
+        """Return the address of Dask's dashboard; empty where the scheduler has none."""
+        try:
+            return str(self._client.dashboard_link)
+        except (KeyError, ValueError, AttributeError):
+            return ""
 
     def device(self, requested: Literal["auto", "cpu", "cuda"]) -> str:
         """Return the device that segments and classifies, on whichever worker."""

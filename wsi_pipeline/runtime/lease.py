@@ -257,6 +257,11 @@ class Lease:
         return cls(folder, holding, leases)
 
     @property
+    def number(self) -> int:
+        """Return the number of this holding; no other one of this lease has it."""
+        return self._holding.number
+
+    @property
     def is_lost(self) -> bool:
         """Whether another process has taken over, as far as is known without looking."""
         return bool(self._lost)
