@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wsi_pipeline.atomic import refusal, write_json, write_text
 from wsi_pipeline.cells.dysplasia import load_reference
@@ -24,13 +24,15 @@ from wsi_pipeline.galleries.plan import plan_patients
 from wsi_pipeline.job import SlideJob, attempt_key
 from wsi_pipeline.manifest import SlideEntry, list_slides
 from wsi_pipeline.pipeline import run_job
-from wsi_pipeline.run_folder import RunFolder, Summaries, open_run
+from wsi_pipeline.run_folder import RunFolder, Summaries, open_run, read_summary
 from wsi_pipeline.runtime.clusters import ClusterRequest, slurm_script
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.executor import Executor, RunStoppedError, ThreadExecutor, default_workers, open_executor
+from wsi_pipeline.runtime.lease import Lease, Leases
 from wsi_pipeline.runtime.progress import BothProgress, Progress, SilentProgress
 from wsi_pipeline.runtime.provenance import commit, hardware, versions
-from wsi_pipeline.runtime.status import STATUS_FILE, StatusWriter, Tally
+from wsi_pipeline.runtime.sharing import Shared, WatchfulProgress, finish_once
+from wsi_pipeline.runtime.status import STATUS_FILE, StatusWriter, Tally, shared_status
 from wsi_pipeline.segmentation.cellpose_files import backbone_of, find_cellpose_file, read_state
 from wsi_pipeline.segmentation.models import check_model, find_segmentation_weights
 from wsi_pipeline.slide_answers import check_models as check_slide_models
@@ -51,10 +53,13 @@ class CohortResult:
         The run's folder.
     summaries
         ``summary.json`` of every slide, in the order asked for.
+    left
+        Slides that other processes still work on, where the run is shared; the last one writes the tables.
     """
 
     out: Path
     summaries: Sequence[dict[str, Any]]
+    left: int = 0
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -349,17 +354,30 @@ def execute(
     cluster: str | ClusterRequest = "local",
     restart: bool = False,
     retry_failed: bool = False,
+    share: Literal["no", "stay", "leave"] = "no",
     progress: Progress | None = None,
 ) -> CohortResult:
-    """Run a plan; see :func:`run_cohort`."""
+    """Run a plan; see :func:`run_cohort`.
+
+    With ``share`` other processes may run the same plan at the same time: each takes slides that no other one has, and
+    the last one writes the run's tables. ``stay`` waits for what others have, to take it over should they die;
+    ``leave`` does not, and returns the summaries that are there.
+    """
+    if share != "no" and (restart or retry_failed):
+        raise ConfigError(
+            "--restart and --retry-failed do not go with --share: each process would throw away what others did; give "
+            "the command once without --share"
+        )
     progress = progress or SilentProgress()
     started, clock = datetime.now(UTC), time.monotonic()
     tally = Tally(len(plan.jobs))
     everyone = BothProgress(progress, tally)
-    with open_run(plan.out, plan.jobs, plan.config.runtime, restart=restart) as folder:
+    shared = share != "no"
+    with open_run(plan.out, plan.jobs, plan.config.runtime, restart=restart, shared=shared) as folder:
         facts: dict[str, Any] = {"cluster": kind_of(cluster), "dashboard": "", "workers": 0}
         gpu = _is_here(cluster) and resolve_device(plan.config.runtime.device) == "cuda"
-        with StatusWriter(plan.out / STATUS_FILE, tally, progress, lambda: facts, gpu=gpu):
+        status = shared_status(plan.out, folder.lease.folder.name) if shared else plan.out / STATUS_FILE
+        with StatusWriter(status, tally, progress, lambda: facts, gpu=gpu):
             with _executor_of(plan, cluster) as executor:
                 device = executor.device(plan.config.runtime.device)
                 plan = _with_devices(plan, executor)
@@ -367,41 +385,68 @@ def execute(
                 facts |= {"dashboard": executor.dashboard, "workers": executor.n_workers}
                 if executor.dashboard:
                     progress.say(f"dashboard: {executor.dashboard}")
-                _run_all(_Runner(executor, everyone, folder, retry_failed), plan)
+                runner = _Runner(executor, everyone, folder, retry_failed)
+                complete = _share_all(runner, plan, wait=share == "stay") if shared else _run_all(runner, plan)
                 facts["workers"] = executor.n_workers
             summaries = Summaries(plan.jobs)
-            write_tables(plan.out, plan.jobs, summaries)
-            write_comparison(plan.out, summaries)
-            write_json(
-                plan.out / "run.json",
-                {
-                    "started": started.isoformat(timespec="seconds"),
-                    "seconds": round(time.monotonic() - clock, 3),
-                    "configurations": {job.config.specimen: job.config.model_dump(mode="json") for job in plan.jobs},
-                    "versions": versions(),
-                    "commit": commit(),
-                    "hardware": hardware(device),
-                    "device": {"requested": plan.config.runtime.device, "resolved": device},
-                    "cluster": kind_of(cluster),
-                    "ledger": folder.ledger.form,
-                    "workers": facts["workers"],
-                    "worker_processes": [
-                        {**use.to_record(), "device": device, "threads": plan.config.runtime.threads}
-                        for use in sorted(executor.workers.values(), key=lambda use: (use.host, use.pid))
-                    ],
-                    "threads": plan.config.runtime.threads,
-                    "weights": weights_used(summaries),
-                    "segmentation": network_use(summaries),
-                    "timings": total_timings(summaries),
-                    "simulated": any(s.get("simulated", False) for s in summaries),
-                    "slides": tally.ended(),
-                },
-            )
-            write_cohort_report(plan.out)
+
+            def write() -> None:
+                write_tables(plan.out, plan.jobs, summaries)
+                write_comparison(plan.out, summaries)
+                write_json(
+                    plan.out / "run.json",
+                    {
+                        "started": started.isoformat(timespec="seconds"),
+                        "seconds": round(time.monotonic() - clock, 3),
+                        "configurations": {
+                            job.config.specimen: job.config.model_dump(mode="json") for job in plan.jobs
+                        },
+                        "versions": versions(),
+                        "commit": commit(),
+                        "hardware": hardware(device),
+                        "device": {"requested": plan.config.runtime.device, "resolved": device},
+                        "cluster": kind_of(cluster),
+                        "shared": shared,
+                        "ledger": folder.ledger.form,
+                        "workers": facts["workers"],
+                        "worker_processes": [
+                            {**use.to_record(), "device": device, "threads": plan.config.runtime.threads}
+                            for use in sorted(executor.workers.values(), key=lambda use: (use.host, use.pid))
+                        ],
+                        "threads": plan.config.runtime.threads,
+                        "weights": weights_used(summaries),
+                        "segmentation": network_use(summaries),
+                        "timings": total_timings(summaries),
+                        "simulated": any(s.get("simulated", False) for s in summaries),
+                        "slides": tally.ended(),
+                    },
+                )
+                write_cohort_report(plan.out)
+
+            if not complete:
+                ended = [job for job in plan.jobs if read_summary(job) is not None]
+                return CohortResult(out=plan.out, summaries=Summaries(ended), left=len(plan.jobs) - len(ended))
+            if shared:
+                files = [job.folder / "summary.json" for job in plan.jobs]
+                finish_once(plan.out, Leases(), inputs=files, product=plan.out / "slides.csv", finish=write)
+            else:
+                write()
     return CohortResult(out=plan.out, summaries=summaries)
 
 
-def _run_all(runner: _Runner, plan: CohortPlan) -> None:
+def _share_all(runner: _Runner, plan: CohortPlan, *, wait: bool) -> bool:
+    """Run the slides that no other process has; return whether all are done."""
+    shared = Shared[SlideJob](
+        out=plan.out, name_of=lambda job: job.slide_id, is_done=runner.is_done, work=runner, leases=Leases()
+    )
+    try:
+        return shared.run(plan.jobs, threads=plan.config.runtime.slides_in_flight, wait=wait)
+    except BaseException:
+        runner.stopping = True
+        raise
+
+
+def _run_all(runner: _Runner, plan: CohortPlan) -> bool:
     """Run all slides, some at a time; what ends the run ends it at once."""
     threads = ThreadPoolExecutor(plan.config.runtime.slides_in_flight, thread_name_prefix="slide")
     try:
@@ -413,6 +458,7 @@ def _run_all(runner: _Runner, plan: CohortPlan) -> None:
     finally:
         # After an interruption the closing cluster ends what still runs.
         threads.shutdown(wait=False, cancel_futures=True)
+    return True
 
 
 _THREADS_INSTEAD = 2
@@ -444,19 +490,27 @@ class _Runner:
         self._retry_failed = retry_failed
         self.stopping = False
 
-    def __call__(self, job: SlideJob) -> None:
-        if self.stopping:
-            return
-        started = time.monotonic()
+    def is_done(self, job: SlideJob) -> bool:
+        """Return whether a slide needs no work, and tell of one that does not."""
         before = self._folder.settled(job, retry_failed=self._retry_failed)
         if before is not None:
             self._tell(job, before, f"{before['status']} (done before)", before=True)
+        return before is not None
+
+    def __call__(self, job: SlideJob, lease: Lease | None = None) -> None:
+        """Run a slide, under a lease of its own where others share the run."""
+        if self.stopping:
+            return
+        started = time.monotonic()
+        if lease is None and self.is_done(job):
             return
         self._folder.begin(job)
         try:
-            summary = self._run(job)
+            summary = self._run(job, self._progress if lease is None else WatchfulProgress(self._progress, lease))
+            if lease is not None:
+                lease.check()
         except Exception as error:  # a slide's failure is a row, never the end of the run
-            if self.stopping:
+            if self.stopping or (lease is not None and lease.is_lost):
                 raise
             if (stop := _stops_all(error, job)) is not None:
                 raise stop from error
@@ -473,13 +527,13 @@ class _Runner:
         status, reason = summary["status"], summary["reason"] or ""
         self._progress.finished(job.slide_id, outcome, status=status, reason=reason, before=before)
 
-    def _run(self, job: SlideJob) -> dict[str, Any]:
+    def _run(self, job: SlideJob, progress: Progress) -> dict[str, Any]:
         if isinstance(job, GalleryJob):
-            self._progress.stage(job.slide_id, "images", 1)
+            progress.stage(job.slide_id, "images", 1)
             return self._executor.call(run_patient, job, isinstance(self._executor, ThreadExecutor))
         if isinstance(self._executor, ThreadExecutor):
             raise TypeError("slides need workers of their own")
-        return run_job(job, self._executor, self._progress)
+        return run_job(job, self._executor, progress)
 
 
 def _stops_all(error: Exception, job: SlideJob) -> WsiPipelineError | None:

@@ -57,6 +57,12 @@ def run(
     allow_simulated: Annotated[
         bool, typer.Option("--allow-simulated", help="Allow models that were trained on simulated data.")
     ] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Share the slides with other processes that are given the same command.")
+    ] = False,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="With --share: end when others work on all slides that are left.")
+    ] = False,
     gallery: Annotated[
         Path | None,
         typer.Option(help="Instead of slides: PATIENT/CLASS/images or PATIENT/images of single cells; needs --mpp."),
@@ -76,6 +82,8 @@ def run(
     from wsi_pipeline.runtime.clusters import request_cluster
 
     _check_sources(slides, gallery, force_mpp, label_taxonomy is not None or keep_unknown_labels or skip_unreadable)
+    if leave and not share:
+        raise ConfigError("--leave goes with --share")
     where = request_cluster(cluster, out, cluster_config, dashboard)
     if gallery is not None:
         plan = plan_gallery(
@@ -104,7 +112,8 @@ def run(
     if dry_run:
         describe_plan(plan, typer.echo, where)
         return
-    _execute(plan, cluster=where, restart=restart, retry_failed=retry_failed)
+    how = "no" if not share else "leave" if leave else "stay"
+    _execute(plan, cluster=where, restart=restart, retry_failed=retry_failed, share=how)
 
 
 def _check_sources(slides: list[str] | None, gallery: Path | None, force_mpp: bool, of_galleries: bool) -> None:
@@ -197,4 +206,7 @@ def _say_result(result: Any) -> None:
     say_models("slides", (p for s in result.summaries for p in s.get("predictions", [])))
     for summary in result.failed:
         typer.echo(f"{summary['slide_id']}: {summary['warnings'][0]}", err=True)
-    typer.echo(f"report: {result.out / 'report.html'}")
+    if result.left:
+        typer.echo(f"{result.left} slide(s) are left to others; the last of them writes the tables and the report")
+    else:
+        typer.echo(f"report: {result.out / 'report.html'}")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from distributed.security import Security
 
 _CLOSE_S = 60
+_SILENT = logging.CRITICAL
 _ANSWER_S = 20
 _FIRST_WORKER_S = 120
 LOOPBACK = "127.0.0.1"
@@ -186,6 +187,7 @@ def open_cluster(request: ClusterRequest, config: RuntimeConfig) -> Iterator[Ope
         CUDA was asked for, and no worker would have it.
     """
     import dask
+    import distributed  # noqa: F401  its import sets the levels that are set again below
 
     for name in ("distributed", "distributed.nanny", "distributed.scheduler", "distributed.http.proxy"):
         logging.getLogger(name).setLevel(logging.ERROR)  # its import sets INFO, which fills the user's terminal
@@ -214,11 +216,9 @@ def _open_local(request: ClusterRequest, config: RuntimeConfig) -> Iterator[Open
     device: Literal["cpu", "cuda"] = "cuda" if resolve_device(config.device) == "cuda" else "cpu"
     gpus = visible_gpus() if device == "cuda" else ()
     layout = layout_of(config, cores=usable_cores(), gpus=len(gpus))
-    workers = {
-        i: {"cls": Nanny, "options": {**options, "host": LOOPBACK, "memory_limit": _share_of_memory(layout.processes)}}
-        for i, options in enumerate(layout.options(gpus))
-    }
-    cluster = SpecCluster(workers=workers, scheduler=_scheduler(request, None), silence_logs=50)
+    alike = {"host": LOOPBACK, "memory_limit": _share_of_memory(layout.processes), "silence_logs": _SILENT}
+    workers = {i: {"cls": Nanny, "options": {**alike, **options}} for i, options in enumerate(layout.options(gpus))}
+    cluster = SpecCluster(workers=workers, scheduler=_scheduler(request, None), silence_logs=_SILENT)
     client = Client(cluster, set_as_default=False)
     try:
         yield OpenCluster(client=client, device=device, pools=_pools(device))
@@ -298,7 +298,9 @@ def _open_allocation(request: ClusterRequest, config: RuntimeConfig) -> Iterator
     layout = layout_of(config, cores=allocation.cores, gpus=allocation.gpus if device == "cuda" else 0)
     with tls_of(request) as tls:
         security = security_of(tls)
-        cluster = SpecCluster(workers={}, scheduler=_scheduler(request, security), security=security, silence_logs=50)
+        cluster = SpecCluster(
+            workers={}, scheduler=_scheduler(request, security), security=security, silence_logs=_SILENT
+        )
         try:
             client = Client(cluster, set_as_default=False, security=security)
             try:

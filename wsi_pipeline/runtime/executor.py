@@ -128,7 +128,7 @@ class Executor(_Reporting):
         except (KeyError, ValueError, AttributeError):
             return ""
 
-    def device(self, requested: Literal["auto", "cpu", "cuda"]) -> str:
+    def device(self, requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
         """Return the device that segments and classifies, on whichever worker."""
         return "cpu" if self._cluster is None or requested == "cpu" else self._cluster.device
 
@@ -261,9 +261,9 @@ class SerialExecutor(_Reporting):
     n_workers = 1
     dashboard = ""
 
-    def device(self, requested: Literal["auto", "cpu", "cuda"]) -> str:
+    def device(self, requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
         """Return the device that segments and classifies."""
-        return resolve_device(requested)
+        return "cuda" if resolve_device(requested) == "cuda" else "cpu"
 
     def call(self, function: Callable[..., R], *arguments: Any, timeout_s: float | None = None) -> R:
         """Run one task and return its record; nothing here could end one that hangs, so the limit is not kept."""

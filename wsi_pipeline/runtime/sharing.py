@@ -8,29 +8,39 @@ two that begin at once at least one sees the other.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from wsi_pipeline.errors import LeaseHeldError, LeaseLostError
+from wsi_pipeline.atomic import write_text
+from wsi_pipeline.errors import LeaseHeldError
 from wsi_pipeline.runtime.lease import Lease, Leases, read_holding
 from wsi_pipeline.runtime.process import this_process
+from wsi_pipeline.runtime.progress import Progress
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 _LOOK_S = 2.0
+_FINISHED = ".finished"
+
+_log = logging.getLogger(__name__)
 
 
 def leases_folder(out: Path) -> Path:
-    """Return where the leases of a run are."""
+    """Return where the leases of those who share a run are."""
     return out / "work" / ".leases"
+
+
+def run_lease(out: Path) -> Path:
+    """Return the lease of a run that has its folder alone."""
+    return out / "work" / ".lease"
 
 
 @contextmanager
@@ -42,7 +52,7 @@ def alone(out: Path, leases: Leases) -> Iterator[Lease]:
     LeaseHeldError
         Another process works on it, alone or among others.
     """
-    with leases.acquire(leases_folder(out) / "run", str(out)) as lease:
+    with leases.acquire(run_lease(out), str(out)) as lease:
         folder = leases_folder(out) / "members"
         members = sorted(folder.iterdir()) if folder.is_dir() else []
         for member in members:
@@ -55,7 +65,7 @@ def alone(out: Path, leases: Leases) -> Iterator[Lease]:
 
 
 @contextmanager
-def joined(out: Path, leases: Leases) -> Iterator[None]:
+def joined(out: Path, leases: Leases) -> Iterator[Lease]:
     """Work on a run's folder beside others that joined.
 
     Raises
@@ -68,10 +78,10 @@ def joined(out: Path, leases: Leases) -> Iterator[None]:
     named = hashlib.sha256(f"{me.boot} {me.namespace} {me.pid} {me.started}".encode()).hexdigest()[:16]
     member = folder / "members" / named
     try:
-        with leases.acquire(member, str(out)):
-            if leases.settle(folder / "run") == "alive":
-                raise _held(out, folder / "run")
-            yield
+        with leases.acquire(member, str(out)) as lease:
+            if leases.settle(run_lease(out)) == "alive":
+                raise _held(out, run_lease(out))
+            yield lease
     finally:
         _remove(member)
 
@@ -95,7 +105,7 @@ def _remove(folder: Path) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shared(Generic[T, R]):
+class Shared(Generic[T]):
     """Items that several processes do between them.
 
     Attributes
@@ -104,11 +114,10 @@ class Shared(Generic[T, R]):
         The run's folder.
     name_of
         Name of an item, safe as a file's name, the same in every process.
-    done
-        What became of an item that is done, by whomever; None when it is not.
+    is_done
+        Whether an item is done, by whomever.
     work
-        Does an item under a lease and returns what :attr:`done` will; raises
-        :class:`~wsi_pipeline.errors.LeaseLostError` when another process took it over.
+        Does an item under a lease; an error while the lease is lost is of no account.
     leases
         How long a silent holder is believed.
     look_s
@@ -117,13 +126,13 @@ class Shared(Generic[T, R]):
 
     out: Path
     name_of: Callable[[T], str]
-    done: Callable[[T], R | None]
-    work: Callable[[T, Lease], R]
+    is_done: Callable[[T], bool]
+    work: Callable[[T, Lease], None]
     leases: Leases
     look_s: float = _LOOK_S
 
-    def run(self, items: Sequence[T], *, threads: int, wait: bool = True) -> list[R | None]:
-        """Do what others do not, until all is done.
+    def run(self, items: Sequence[T], *, threads: int, wait: bool = True) -> bool:
+        """Do what others do not, until all is done; return whether it is.
 
         Parameters
         ----------
@@ -132,46 +141,21 @@ class Shared(Generic[T, R]):
         threads
             Items at once.
         wait
-            Stay until what others hold is done, to take it over should they die; else leave, with None for it.
+            Stay until what others hold is done, to take it over should they die; else leave it to them.
         """
-        results: dict[int, R] = {}
         begin = int(hashlib.sha256(str(this_process()).encode()).hexdigest(), 16) % max(1, len(items))
         waiting = deque([*range(begin, len(items)), *range(begin)])
         lock = threading.Lock()
-        failed = threading.Event()
-
-        def take() -> int | None:
-            with lock:
-                return waiting.popleft() if waiting else None
-
-        def one(index: int) -> bool:
-            """Return whether anything came of it."""
-            item = items[index]
-            result = self.done(item)
-            if result is None:
-                lease = self.leases.try_acquire(leases_folder(self.out) / "slides" / self.name_of(item))
-                if lease is None:
-                    return False
-                with lease:
-                    # Another one may have done it between the look and the lease.
-                    result = self.done(item)
-                    if result is None:
-                        try:
-                            result = self.work(item, lease)
-                        except LeaseLostError:
-                            return False
-            results[index] = result
-            return True
+        stopping = threading.Event()
 
         def serve() -> None:
             looked, fruitless = time.monotonic(), 0
-            while not failed.is_set() and (index := take()) is not None:
-                try:
-                    fruitful = one(index)
-                except BaseException:
-                    failed.set()
-                    raise
-                if fruitful:
+            while not stopping.is_set():
+                with lock:
+                    if not waiting:
+                        return
+                    index = waiting.popleft()
+                if self._did(items[index]):
                     fruitless = 0
                     continue
                 with lock:
@@ -181,15 +165,117 @@ class Shared(Generic[T, R]):
                 if fruitless < len(left):
                     continue
                 # All that is left is held by others.
-                if not wait and all(self._is_alive(items[i]) for i in left):
+                if not wait and all(self.leases.state(self._lease(items[i])) == "alive" for i in left):
                     return
-                time.sleep(max(0.0, self.look_s - (time.monotonic() - looked)))
+                stopping.wait(max(0.0, self.look_s - (time.monotonic() - looked)))
                 looked, fruitless = time.monotonic(), 0
 
-        with ThreadPoolExecutor(threads, thread_name_prefix="slide") as pool:
-            for future in [pool.submit(serve) for _ in range(threads)]:
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="slide")
+        try:
+            for future in as_completed([pool.submit(serve) for _ in range(threads)]):
                 future.result()
-        return [results.get(index) for index in range(len(items))]
+        finally:
+            # After an error or an interruption what still runs is ended by whoever runs the tasks.
+            stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+        return not waiting
 
-    def _is_alive(self, item: T) -> bool:
-        return self.leases.state(leases_folder(self.out) / "slides" / self.name_of(item)) == "alive"
+    def _lease(self, item: T) -> Path:
+        return leases_folder(self.out) / "slides" / self.name_of(item)
+
+    def _did(self, item: T) -> bool:
+        """Do an item unless another process has it; return whether it is done."""
+        if self.leases.state(self._lease(item)) in ("alive", "unknown"):
+            return False
+        if self.is_done(item):
+            return True
+        lease = self.leases.try_acquire(self._lease(item))
+        if lease is None:
+            return False
+        with lease:
+            if self.is_done(item):  # by one who came and went between the two looks
+                return True
+            try:
+                self.work(item, lease)
+            except Exception as error:
+                if not lease.is_lost:
+                    raise
+                _log.warning("%s: another process took it over (%s)", self.name_of(item), error)
+                return False
+        return True
+
+
+def finish_once(
+    out: Path, leases: Leases, *, inputs: Sequence[Path], product: Path, finish: Callable[[], None]
+) -> None:
+    """Finish a run that several processes shared: one of them does, the others wait until it has.
+
+    Parameters
+    ----------
+    inputs
+        Files that what is written depends on; all are there.
+    product
+        The first file that is written. While it is as it was written, from inputs as they are, nothing is done.
+    finish
+        Writes.
+    """
+    marker = out / "work" / _FINISHED
+    while (wanted := _digest(inputs)) and _read(marker) != wanted + _digest([product]):
+        lease = leases.try_acquire(leases_folder(out) / "finish")
+        if lease is None:
+            leases.sleep(_LOOK_S / 4)
+            continue
+        with lease:
+            if _read(marker) != wanted + _digest([product]):
+                finish()
+                write_text(marker, wanted + _digest([product]))
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    found = hashlib.sha256()
+    for path in paths:
+        content = path.read_bytes() if path.is_file() else b""
+        found.update(f"{path} {len(content)} ".encode() + content)
+    return found.hexdigest()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+class WatchfulProgress:
+    """Passes progress on, and raises where the lease of the slide was lost.
+
+    Parameters
+    ----------
+    progress
+        Told of everything.
+    lease
+        Of the slide.
+    """
+
+    def __init__(self, progress: Progress, lease: Lease) -> None:
+        self._progress, self._lease = progress, lease
+
+    def stage(self, slide_id: str, stage: str, total: int) -> None:
+        self._lease.check()
+        self._progress.stage(slide_id, stage, total)
+
+    def advance(self, slide_id: str, parts: int = 1, *, cells: int = 0, mm2: float = 0.0) -> None:
+        if self._lease.is_lost:
+            self._lease.check()
+        self._progress.advance(slide_id, parts, cells=cells, mm2=mm2)
+
+    def finished(
+        self, slide_id: str, outcome: str, *, status: str = "", reason: str = "", before: bool = False
+    ) -> None:
+        self._progress.finished(slide_id, outcome, status=status, reason=reason, before=before)
+
+    def overall(self, text: str) -> None:
+        self._progress.overall(text)
+
+    def say(self, text: str) -> None:
+        self._progress.say(text)
