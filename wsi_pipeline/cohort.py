@@ -386,7 +386,12 @@ def execute(
                 if executor.dashboard:
                     progress.say(f"dashboard: {executor.dashboard}")
                 runner = _Runner(executor, everyone, folder, retry_failed)
-                complete = _share_all(runner, plan, wait=share == "stay") if shared else _run_all(runner, plan)
+                if shared:
+                    # No more at once than there are workers: the others could work on what waits here.
+                    at_once = min(plan.config.runtime.slides_in_flight, executor.n_workers)
+                    complete = _share_all(runner, plan, at_once, wait=share == "stay")
+                else:
+                    complete = _run_all(runner, plan)
                 facts["workers"] = executor.n_workers
             summaries = Summaries(plan.jobs)
 
@@ -434,13 +439,13 @@ def execute(
     return CohortResult(out=plan.out, summaries=summaries)
 
 
-def _share_all(runner: _Runner, plan: CohortPlan, *, wait: bool) -> bool:
+def _share_all(runner: _Runner, plan: CohortPlan, at_once: int, *, wait: bool) -> bool:
     """Run the slides that no other process has; return whether all are done."""
     shared = Shared[SlideJob](
         out=plan.out, name_of=lambda job: job.slide_id, is_done=runner.is_done, work=runner, leases=Leases()
     )
     try:
-        return shared.run(plan.jobs, threads=plan.config.runtime.slides_in_flight, wait=wait)
+        return shared.run(plan.jobs, threads=at_once, wait=wait)
     except BaseException:
         runner.stopping = True
         raise

@@ -81,7 +81,12 @@ def _jobqueue() -> Iterator[Any]:
     finally:
         dask.config.ensure_file = ensure_file
     section = {**dict.fromkeys(_OTHER_KEYS.split()), "shebang": "#!/usr/bin/env bash"}
-    lists = {"worker-extra-args": [], "job-script-prologue": [], "job-extra-directives": [], "job-directives-skip": []}
+    lists: dict[str, list[str]] = {
+        "worker-extra-args": [],
+        "job-script-prologue": [],
+        "job-extra-directives": [],
+        "job-directives-skip": [],
+    }
     with dask.config.set({f"jobqueue.{_SECTION}": {**section, **lists, "scheduler-options": {}}}):
         yield dask_jobqueue
 
@@ -187,10 +192,10 @@ def _job_of(worker: Any) -> str:
 
 
 def _cluster_class(jobqueue: Any, submit: Sequence[str]) -> Any:
-    class Job(jobqueue.slurm.SLURMJob):  # type: ignore[misc,name-defined]
+    class Job(jobqueue.slurm.SLURMJob):
         submit_command = shlex.join(submit)
 
-    class SlurmCluster(jobqueue.SLURMCluster):  # type: ignore[misc,name-defined]
+    class SlurmCluster(jobqueue.SLURMCluster):
         job_cls = Job
 
         def _get_worker_security(self, security: Any) -> None:
