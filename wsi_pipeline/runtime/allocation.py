@@ -8,9 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,9 +20,11 @@ from wsi_pipeline.runtime.layout import Layout
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.deploy.spec import SpecCluster as Cluster
 
 _FIRST_WORKER_S = 300
-_STOP_S = 30
+_STOP_S = 15
+_LOOK_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +39,14 @@ class Allocation:
         Places for workers, over all nodes.
     cores, gpus
         Of each task.
+    memory_mib
+        Of each task; 0 where Slurm does not say.
     """
 
     tasks: int
     cores: int
     gpus: int
+    memory_mib: int
 
 
 def allocation_of() -> Allocation:
@@ -58,7 +62,9 @@ def allocation_of() -> Allocation:
     tasks = max(1, _number("SLURM_NTASKS"))
     nodes = max(1, _number("SLURM_JOB_NUM_NODES"))
     gpus = _number("SLURM_GPUS_PER_TASK") or _number("SLURM_GPUS_ON_NODE") // max(1, tasks // nodes)
-    return Allocation(tasks=tasks, cores=max(1, _number("SLURM_CPUS_PER_TASK")), gpus=gpus)
+    cores = max(1, _number("SLURM_CPUS_PER_TASK"))
+    memory = _number("SLURM_MEM_PER_CPU") * cores or _number("SLURM_MEM_PER_NODE") // -(-tasks // nodes)
+    return Allocation(tasks=tasks, cores=cores, gpus=gpus, memory_mib=memory)
 
 
 def _number(variable: str) -> int:
@@ -70,6 +76,8 @@ def _number(variable: str) -> int:
 class _Workers:
     def __init__(self, words: list[str]) -> None:
         self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def wait_for_first(self, client: Client) -> None:
         """Wait for a worker.
@@ -90,20 +98,40 @@ class _Workers:
                 )
             time.sleep(0.2)
 
+    def watch(self, cluster: Cluster) -> None:
+        """Take the scheduler down when all workers are gone: the run ends, where it would wait for ever."""
+
+        def look() -> None:
+            while not self._stopping.wait(_LOOK_S):
+                if self._process.poll() is not None:
+                    _log.error("all workers of the allocation ended; srun's status is %s", self._process.returncode)
+                    cluster.sync(cluster.scheduler.close)
+                    return
+
+        self._thread = threading.Thread(target=look, name="srun", daemon=True)
+        self._thread.start()
+
+    def let_end(self) -> None:
+        """Expect the workers to end from now on."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(_STOP_S)
+
     def stop(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        """Wait until the workers have ended, as they do without a scheduler, and end those that have not."""
+        for end in (self._process.terminate, self._process.kill):
+            try:
+                self._process.wait(_STOP_S)
+                return
+            except subprocess.TimeoutExpired:
+                end()
+        self._process.wait()
 
 
-@contextmanager
 def start_workers(
     address: str, cluster: ClusterConfig, config: RuntimeConfig, layout: Layout, tls: TlsFiles | None
-) -> Iterator[_Workers]:
-    """Start the workers of an allocation, one set of processes a task, and stop them in the end."""
+) -> _Workers:
+    """Start the workers of an allocation, one set of processes a task."""
     allocation = allocation_of()
     scratch = os.path.expandvars(cluster.scratch) if cluster.scratch else os.environ.get("TMPDIR", "/tmp")
     words = [
@@ -116,10 +144,8 @@ def start_workers(
         "--death-timeout", str(cluster.death_timeout_s),
         *(["--interface", cluster.interface] if cluster.interface else ["--host", "127.0.0.1"]),
     ]  # fmt: skip
+    if allocation.memory_mib:
+        words += ["--memory-limit", f"{allocation.memory_mib // layout.processes}MiB"]
     if tls is not None:
         words += ["--tls-ca-file", str(tls.ca_file), "--tls-cert", str(tls.cert), "--tls-key", str(tls.key)]
-    workers = _Workers(words)
-    try:
-        yield workers
-    finally:
-        workers.stop()
+    return _Workers(words)

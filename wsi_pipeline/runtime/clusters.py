@@ -301,16 +301,19 @@ def _open_allocation(request: ClusterRequest, config: RuntimeConfig) -> Iterator
         cluster = SpecCluster(
             workers={}, scheduler=_scheduler(request, security), security=security, silence_logs=_SILENT
         )
+        workers = start_workers(cluster.scheduler_address, request.config, config, layout, tls)
         try:
             client = Client(cluster, set_as_default=False, security=security)
             try:
-                with start_workers(cluster.scheduler_address, request.config, config, layout, tls) as workers:
-                    workers.wait_for_first(client)
-                    yield OpenCluster(client=client, device=device, pools=_pools(device))
+                workers.wait_for_first(client)
+                workers.watch(cluster)
+                yield OpenCluster(client=client, device=device, pools=_pools(device))
             finally:
+                workers.let_end()
                 close(client)
         finally:
             close(cluster)
+            workers.stop()
 
 
 @contextmanager

@@ -34,6 +34,7 @@ _OTHER_KEYS = (
     "name cores memory processes python interface death-timeout local-directory shared-temp-directory extra "
     "worker-command queue account project walltime env-extra job-cpu job-mem job-extra log-directory header-skip"
 )
+_LIST_KEYS = "worker-extra-args job-script-prologue job-extra-directives job-directives-skip"
 _EVERY_S = 5.0
 _IDLE_CHECKS = 12
 _FUTILE = 3
@@ -81,7 +82,7 @@ def _jobqueue() -> Iterator[Any]:
     finally:
         dask.config.ensure_file = ensure_file
     section = {**dict.fromkeys(_OTHER_KEYS.split()), "shebang": "#!/usr/bin/env bash"}
-    lists: dict[str, list[str]] = {
+    lists = dict.fromkeys(_LIST_KEYS.split(), ())
         "worker-extra-args": [],
         "job-script-prologue": [],
         "job-extra-directives": [],

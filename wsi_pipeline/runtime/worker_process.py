@@ -74,8 +74,10 @@ def run_workers(request: WorkerRequest) -> None:
         There are fewer GPUs than asked for, or no scheduler answers.
     """
     import dask
+    import distributed  # noqa: F401  its import sets the levels that are set again below
 
-    logging.getLogger("distributed").setLevel(logging.WARNING)
+    for name in ("distributed", "distributed.nanny", "distributed.worker", "distributed.core"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     gpus = visible_gpus() if request.layout.gpu else ()
     if request.layout.gpu and not gpus:
         raise ConfigError("workers with a GPU were asked for, but PyTorch sees no CUDA GPU here; check nvidia-smi")
@@ -83,8 +85,10 @@ def run_workers(request: WorkerRequest) -> None:
     with dask.config.set(dask_settings(RuntimeConfig(threads=request.compute_threads))):
         try:
             asyncio.run(_serve(request, gpus, security))
-        except (TimeoutError, OSError) as error:
-            raise ConfigError(f"no Dask scheduler answers at {request.address} ({error or 'timed out'})") from None
+        except (TimeoutError, OSError, RuntimeError) as error:
+            # Dask's own error on what it could not start hides the cause behind it.
+            cause = error.__cause__ or error
+            raise ConfigError(f"no worker could join {request.address}: {cause or 'no scheduler answers'}") from None
 
 
 async def _serve(request: WorkerRequest, gpus: tuple[str, ...], security: Any) -> None:
@@ -103,6 +107,7 @@ async def _serve(request: WorkerRequest, gpus: tuple[str, ...], security: Any) -
             host=request.host,
             security=security,
             death_timeout=request.death_timeout_s,
+            silence_logs=logging.WARNING,
             **options,
             **(drain if request.lifetime_s else {}),
         )
@@ -122,9 +127,12 @@ async def _serve(request: WorkerRequest, gpus: tuple[str, ...], security: Any) -
         await told.wait()
         await asyncio.gather(*(nanny.close(timeout=_CLOSE_S, reason="told to end") for nanny in nannies))
 
-    tasks = [asyncio.create_task(work()), asyncio.create_task(end())]
-    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for other in waiting:
-        other.cancel()
-    for one in done:
-        one.result()
+    working, ending = asyncio.create_task(work()), asyncio.create_task(end())
+    await asyncio.wait([working, ending], return_when=asyncio.FIRST_COMPLETED)
+    if told.is_set():  # what a worker that was starting says of its end is of no account
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        await ending
+    else:
+        ending.cancel()
+        working.result()
