@@ -83,11 +83,6 @@ def _jobqueue() -> Iterator[Any]:
         dask.config.ensure_file = ensure_file
     section = {**dict.fromkeys(_OTHER_KEYS.split()), "shebang": "#!/usr/bin/env bash"}
     lists = dict.fromkeys(_LIST_KEYS.split(), ())
-        "worker-extra-args": [],
-        "job-script-prologue": [],
-        "job-extra-directives": [],
-        "job-directives-skip": [],
-    }
     with dask.config.set({f"jobqueue.{_SECTION}": {**section, **lists, "scheduler-options": {}}}):
         yield dask_jobqueue
 
