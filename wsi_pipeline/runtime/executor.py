@@ -21,7 +21,16 @@ from wsi_pipeline.config import RuntimeConfig
 from wsi_pipeline.errors import ConfigError, WsiPipelineError
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.isolated import run_isolated
-from wsi_pipeline.runtime.tasks import Outcome, TaskLostError, TaskReport, name_of, run_task, timeout_message
+from wsi_pipeline.runtime.tasks import (
+    Outcome,
+    TaskLostError,
+    TaskReport,
+    name_of,
+    pack,
+    run_packed,
+    run_task,
+    timeout_message,
+)
 
 if TYPE_CHECKING:
     from distributed import Client, LocalCluster
@@ -184,9 +193,9 @@ class Executor(_Reporting):
                 submit(arguments, isolated=0)
 
         def submit(arguments: tuple[Any, ...], *, isolated: int) -> None:
-            run = run_isolated if isolated else run_task
+            run = run_isolated if isolated else run_packed
             key = f"{name_of(function)}-{uuid.uuid4().hex}"
-            future = self._client.submit(run, function, arguments, timeout_s, key=key, pure=False)
+            future = self._client.submit(run, pack(function, arguments), timeout_s, key=key, pure=False)
             unfinished[future.key] = future, arguments, isolated
             running.add(future)
 
