@@ -53,6 +53,10 @@ KEEP_MEMORY = {
 }
 """Environment of a worker process, for glibc; others ignore it."""
 
+_NO_SCHEDULER = (
+    "the connection to the Dask scheduler is lost; start a scheduler and workers, and give the same command again: "
+    "it resumes"
+)
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 _log = logging.getLogger(__name__)
@@ -180,6 +184,8 @@ class Executor(_Reporting):
         from distributed import CancelledError, KilledWorker, as_completed
         from distributed.comm import CommClosedError
 
+        if self._client.status != "running":
+            raise RunStoppedError(_NO_SCHEDULER)
         waiting = iter(argument_lists)
         unfinished: dict[Any, tuple[Any, tuple[Any, ...], int]] = {}
         running: Any = as_completed(loop=self._client.loop)
@@ -226,10 +232,7 @@ class Executor(_Reporting):
             # Errors of tasks are our own or plain ones; these are of the connection, unless it stands.
             if self._client.status == "running" or isinstance(error, WsiPipelineError):
                 raise
-            raise RunStoppedError(
-                "the connection to the Dask scheduler is lost; start a scheduler and workers, and give the same "
-                "command again: it resumes"
-            ) from None
+            raise RunStoppedError(_NO_SCHEDULER) from None
         finally:
             running.clear()
             # It still waits for each of them, and so holds them: forgotten, they would all be computed.

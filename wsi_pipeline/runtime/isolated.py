@@ -74,7 +74,7 @@ def run_isolated(packed: bytes, timeout_s: float | None = None, memory_mib: floa
     if process.returncode == 0 and answer:
         fine, value = pickle.loads(answer)  # noqa: S301  our own child's answer, over a pipe
         if fine:
-            return value  # type: ignore[no-any-return]
+            return value
         raise value
     raise _lost(process.returncode, name_of(pickle.loads(packed)[0]), killed_for, timeout_s, limit)  # noqa: S301
 
