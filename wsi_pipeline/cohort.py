@@ -216,6 +216,7 @@ def _job(
         out=out,
         subject_id=entry.patient,
         label=entry.label,
+        batch=entry.batch,
         regions_file=entry.regions.absolute() if entry.regions else None,
         simulated=entry.simulated,
         allow_simulated=allow_simulated,

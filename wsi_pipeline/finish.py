@@ -229,6 +229,7 @@ def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
         "path_name": job.spec.path.name,
         "subject_id": job.subject_id,
         "label": job.label,
+        "batch": job.batch,
         "specimen": job.config.specimen,
         "working_mpp": job.config.segmentation.mpp,
         "confidence": job.config.predictions.confidence,
@@ -370,6 +371,7 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
     return {
         "slide fingerprint": about["fingerprint"],
         "format": about["format"],
+        "scanner": about["scanner"],
         "size, level-0 px": f"{width} x {height}",
         "backend asked": about["backend_requested"],
         "backend used": about["backend"],

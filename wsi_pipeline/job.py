@@ -40,6 +40,8 @@ class SlideJob:
         The patient, from the manifest; empty when unknown.
     label
         The label of the manifest; carried into the summary, never used.
+    batch
+        The batch of the manifest: by it the quality of slides is compared, and nothing else.
     regions_file
         Drawn regions, from the manifest.
     simulated
@@ -57,6 +59,7 @@ class SlideJob:
     out: Path
     subject_id: str = ""
     label: str = ""
+    batch: str = ""
     regions_file: Path | None = None
     simulated: bool = False
     allow_simulated: bool = False

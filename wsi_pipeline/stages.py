@@ -213,6 +213,7 @@ def _about(job: SlideJob, slide: Slide, regions: Regions) -> dict[str, Any]:
         "fingerprint": slide.fingerprint,
         "simulated": is_virtual(job.spec.path),
         "format": slide.slide_format,
+        "scanner": slide.scanner,
         "backend_requested": slide.backend_requested,
         "backend": slide.backend,
         "plane": slide.plane,

@@ -13,6 +13,8 @@ from wsi_pipeline.config import parse_overrides
 from wsi_pipeline.errors import ConfigError
 
 _INTERRUPTED = 130
+_SHOWN = 100
+"""Slides that are listed at the end of a run; all are in its tables."""
 
 Slides = Annotated[list[str] | None, typer.Argument(help="Slide files, URLs, folders of slides, or CSV manifests.")]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or specimen name; default blood_smear.")]
@@ -159,6 +161,17 @@ def _execute(plan: Any, **options: Any) -> None:
         raise typer.Exit(1)
 
 
+def _reasons_text(reasons: Mapping[tuple[str, str], int]) -> str:
+    """Return how many slides ended how, and of those without an answer why."""
+    parts = []
+    for state in ("ok", "empty", "failed"):
+        why = {reason: n for (status, reason), n in reasons.items() if status == state}
+        told = ", ".join(f"{reason} {n}" for reason, n in sorted(why.items(), key=lambda w: (-w[1], w[0])) if reason)
+        if why:
+            parts.append(f"{sum(why.values())} {state}" + (f" ({told})" if told else ""))
+    return ", ".join(parts)
+
+
 def _short_answer(prediction: dict[str, Any]) -> str:
     """Return class and the proportion behind it; the report has the wording."""
     low, value, high = (100 * prediction[name] for name in ("lower", "probability", "upper"))
@@ -186,7 +199,7 @@ def _say_result(result: Any) -> None:
     table = Table(title=None)
     for column in ("slide", "specimen", "status", "cells", "counted", "answer", "seconds"):
         table.add_column(column, justify="right" if column in ("cells", "counted", "seconds") else "left")
-    for summary in result.summaries:
+    for summary in result.summaries[:_SHOWN]:
         answers = [p for p in summary.get("predictions", []) if p["level"] == "slide"]
         first = answers[0] if answers else None
         answer = summary["reason"] or ""
@@ -203,9 +216,18 @@ def _say_result(result: Any) -> None:
         ]
         table.add_row(*(Text(cell) for cell in cells))
     Console().print(table)
+    if len(result.summaries) > _SHOWN:
+        typer.echo(f"and {len(result.summaries) - _SHOWN} more: {result.out / 'slides.csv'}")
     say_models("slides", (p for s in result.summaries for p in s.get("predictions", [])))
-    for summary in result.failed:
-        typer.echo(f"{summary['slide_id']}: {summary['warnings'][0]}", err=True)
+    failed = 0
+    reasons: Counter[tuple[str, str]] = Counter()
+    for summary in result.summaries:
+        reasons[summary["status"], summary["reason"] or ""] += 1
+        if summary["status"] == "failed":
+            failed += 1
+            if failed <= _SHOWN:
+                typer.echo(f"{summary['slide_id']}: {summary['warnings'][0]}", err=True)
+    typer.echo(f"{len(result.summaries)} slide(s): {_reasons_text(reasons)}")
     if result.left:
         typer.echo(f"{result.left} slide(s) are left to others; the last of them writes the tables and the report")
     else:

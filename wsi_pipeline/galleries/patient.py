@@ -136,6 +136,7 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
         "path_name": job.spec.path.name,
         "subject_id": job.subject_id,
         "label": job.label,
+        "batch": job.batch,
         "specimen": config.specimen,
         "working_mpp": MPP,
         "confidence": config.predictions.confidence,

@@ -22,7 +22,16 @@ from wsi_pipeline.runtime.clusters import ClusterRequest, OpenCluster, open_clus
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.isolated import run_isolated
 from wsi_pipeline.runtime.layout import layout_of, usable_cores, visible_gpus
-from wsi_pipeline.runtime.tasks import Outcome, TaskLostError, TaskReport, name_of, run_task, timeout_message
+from wsi_pipeline.runtime.tasks import (
+    Outcome,
+    TaskLostError,
+    TaskReport,
+    name_of,
+    pack,
+    run_packed,
+    run_task,
+    timeout_message,
+)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -34,6 +43,11 @@ _QUEUED_PER_WORKER = 4
 _RESTART_S = 60
 _WORKERS_EVERY_S = 2.0
 _ISOLATED_TRIES = 3
+_NO_SCHEDULER = (
+    "the connection to the Dask scheduler is lost; start a scheduler and workers, and give the same command again: "
+    "it resumes"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -169,6 +183,8 @@ class Executor(_Reporting):
         from distributed import CancelledError, KilledWorker, as_completed
         from distributed.comm import CommClosedError
 
+        if self._client.status != "running":
+            raise RunStoppedError(_NO_SCHEDULER)
         waiting = iter(argument_lists)
         resources = self._resources(function)
         unfinished: dict[Any, tuple[Any, tuple[Any, ...], int]] = {}
@@ -183,9 +199,10 @@ class Executor(_Reporting):
                 submit(arguments, isolated=0)
 
         def submit(arguments: tuple[Any, ...], *, isolated: int) -> None:
-            run = run_isolated if isolated else run_task
+            run = run_isolated if isolated else run_packed
             key = f"{name_of(function)}-{uuid.uuid4().hex}"
-            future = self._client.submit(run, function, arguments, timeout_s, key=key, pure=False, resources=resources)
+            what = pack(function, arguments)
+            future = self._client.submit(run, what, timeout_s, key=key, pure=False, resources=resources)
             unfinished[future.key] = future, arguments, isolated
             running.add(future)
 
@@ -216,10 +233,7 @@ class Executor(_Reporting):
             # Errors of tasks are our own or plain ones; these are of the connection, unless it stands.
             if self._client.status == "running" or isinstance(error, WsiPipelineError):
                 raise
-            raise RunStoppedError(
-                "the connection to the Dask scheduler is lost; start a scheduler and workers, and give the same "
-                "command again: it resumes"
-            ) from None
+            raise RunStoppedError(_NO_SCHEDULER) from None
         finally:
             running.clear()
             # It still waits for each of them, and so holds them: forgotten, they would all be computed.

@@ -12,10 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
-from wsi_pipeline.runtime.tasks import Outcome, TaskLostError, name_of, rss_mib, run_task, timeout_message
+from wsi_pipeline.runtime.tasks import Outcome, TaskLostError, name_of, rss_mib, run_packed, timeout_message
 
 _POLL_S = 0.2
 _START_S = 60.0
@@ -23,16 +22,13 @@ _OF_LIMIT = 0.95
 """Share of a worker's memory at which a task is ended, as Dask's nanny ends a worker."""
 
 
-def run_isolated(
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
-    timeout_s: float | None = None,
-    memory_mib: float | None = None,
-) -> Outcome:
+def run_isolated(packed: bytes, timeout_s: float | None = None, memory_mib: float | None = None) -> Outcome:
     """Run a task in a new process and wait for it.
 
     Parameters
     ----------
+    packed
+        The task, of :func:`~wsi_pipeline.runtime.tasks.pack`.
     timeout_s
         Seconds after which the task is given up.
     memory_mib
@@ -45,8 +41,6 @@ def run_isolated(
     Exception
         What the task raised.
     """
-    import cloudpickle
-
     limit = memory_mib or _limit_of_worker()
     process = subprocess.Popen(
         [sys.executable, "-m", "wsi_pipeline.runtime.isolated"],
@@ -71,7 +65,7 @@ def run_isolated(
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        answer, _ = process.communicate(cloudpickle.dumps((function, arguments, timeout_s)))
+        answer, _ = process.communicate(pickle.dumps((packed, timeout_s)))
     finally:
         done.set()
         if process.poll() is None:
@@ -80,9 +74,9 @@ def run_isolated(
     if process.returncode == 0 and answer:
         fine, value = pickle.loads(answer)  # noqa: S301  our own child's answer, over a pipe
         if fine:
-            return value  # type: ignore[no-any-return]
+            return value
         raise value
-    raise _lost(process.returncode, name_of(function), killed_for, timeout_s, limit)
+    raise _lost(process.returncode, name_of(pickle.loads(packed)[0]), killed_for, timeout_s, limit)  # noqa: S301
 
 
 def _timeout(task: str, timeout_s: float | None) -> TaskLostError:
@@ -134,12 +128,12 @@ def _serve() -> None:
     # What the task prints must not get between the bytes of the answer.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    function, arguments, timeout_s = pickle.load(sys.stdin.buffer)  # noqa: S301  our own parent's, over a pipe
+    packed, timeout_s = pickle.load(sys.stdin.buffer)  # noqa: S301  our own parent's, over a pipe
     try:
-        outcome = run_task(function, arguments, timeout_s)
+        outcome = run_packed(packed, timeout_s)
         reply: tuple[bool, Any] = True, outcome
         if outcome.report.timed_out:
-            reply = False, _timeout(name_of(function), timeout_s)
+            reply = False, _timeout(outcome.report.task, timeout_s)
     except Exception as error:  # noqa: BLE001  it is raised in the parent
         reply = False, error
     with answer:

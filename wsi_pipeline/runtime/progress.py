@@ -174,7 +174,7 @@ class BarProgress:
             self._mm2 += mm2
             if self._mm2:
                 passed = time.monotonic() - self._started
-                self._bars.update(self._all, rate=self._rate(passed))  # type: ignore[arg-type]
+                self._bars.update(self._all, rate=self._rate(passed))
             task = self._tasks[slide_id]
             self._bars.advance(task, parts)  # type: ignore[arg-type]
             speed = next(t.speed for t in self._bars.tasks if t.id == task)

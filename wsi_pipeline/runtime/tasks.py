@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import threading
 import time
@@ -42,6 +43,8 @@ class TaskReport:
         The process that did it; the address is that of the Dask worker, empty where there is none.
     seconds
         From its first step to its last on the worker, waiting for the worker's other threads included.
+    ended
+        When it ended, by the monotonic clock of its machine.
     rss_mib
         Resident memory of the process afterwards, MiB; 0 where the system does not say.
     written
@@ -55,6 +58,7 @@ class TaskReport:
     pid: int
     seconds: float
     address: str = ""
+    ended: float = 0.0
     rss_mib: float = 0.0
     written: tuple[tuple[str, int], ...] = ()
     timed_out: bool = False
@@ -66,6 +70,19 @@ class Outcome:
 
     report: TaskReport
     result: Any = field(repr=False, default=None)
+
+
+def run_packed(packed: bytes, timeout_s: float | None = None) -> Outcome:
+    """Run a task that :func:`pack` made; see :func:`run_task`."""
+    function, arguments = pickle.loads(packed)  # noqa: S301  the run's own client sent it
+    return run_task(function, arguments, timeout_s)
+
+
+def pack(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
+    """Return a task as bytes: a Dask scheduler would unpack a slide's configuration for every block it passes on."""
+    import cloudpickle
+
+    return bytes(cloudpickle.dumps((function, arguments)))
 
 
 def run_task(function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s: float | None = None) -> Outcome:
@@ -88,12 +105,14 @@ def run_task(function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s
         timed_out = False
     except _TimedOutError:
         result, written, timed_out = None, [], True
+    ended = time.monotonic()
     report = TaskReport(
         task=name_of(function),
         host=socket.gethostname(),
         pid=os.getpid(),
         address=_address(),
-        seconds=time.monotonic() - started,
+        seconds=ended - started,
+        ended=ended,
         rss_mib=rss_mib(),
         written=tuple(written),
         timed_out=timed_out,
