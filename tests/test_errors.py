@@ -9,10 +9,11 @@ import pytest
 
 from wsi_pipeline import errors
 from wsi_pipeline.errors import SlideNotFoundError, WsiPipelineError
-from wsi_pipeline.runtime.executor import WorkerLostError
+from wsi_pipeline.runtime.executor import RunStoppedError
+from wsi_pipeline.runtime.tasks import TaskLostError
 
 CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, WsiPipelineError)]
-CLASSES.append(WorkerLostError)
+CLASSES += [RunStoppedError, TaskLostError]
 
 
 @pytest.mark.parametrize("cls", CLASSES)

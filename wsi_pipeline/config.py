@@ -195,6 +195,14 @@ class RuntimeConfig(_Section):
     prefetch: int = Field(1, ge=0, le=8, description="Blocks a worker decodes ahead while the network computes.")
     slides_in_flight: int = Field(4, ge=1, le=256)
     retries: int = Field(2, ge=0, le=20, description="Times a block is tried again when its worker dies.")
+    task_timeout_s: float = Field(
+        3600.0,
+        gt=0,
+        description="A block not done by then is given up; steps on the whole slide have 10 times it.",
+    )
+    ledger: Literal["auto", "sqlite", "append"] = Field(
+        "auto", description="Form of a new run's ledger; auto is SQLite on a file system that one machine alone sees."
+    )
 
 
 class PipelineConfig(_Section):

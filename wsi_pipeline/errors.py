@@ -150,3 +150,15 @@ class OutputError(WsiPipelineError, OSError):
     """The output folder cannot be written, or belongs to another run."""
 
     reason = "bad-output"
+
+
+class LeaseHeldError(OutputError):
+    """Another process, named in the message, works on the run or slide."""
+
+    reason = "held"
+
+
+class LeaseLostError(OutputError):
+    """What this process held was taken over by another one, which took it for dead; it must write no more."""
+
+    reason = "lease-lost"

@@ -190,6 +190,9 @@ def failed_summary(job: SlideJob, error: Exception, key: str) -> dict[str, Any]:
     """Write and return the summary of a slide that failed; ``key`` identifies the attempt."""
     reason = error.reason if isinstance(error, WsiPipelineError) else "internal-error"
     message = str(error) if isinstance(error, WsiPipelineError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        reason = "out-of-memory"
+        message = f"memory ran out ({error}); use fewer runtime.workers or a smaller tiling.core_px"
     summary = {**_identity(job, "failed", reason), "key": key, "warnings": [message]}
     write_json(job.folder / "summary.json", summary)
     return summary
@@ -219,6 +222,7 @@ def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
         "path_name": job.spec.path.name,
         "subject_id": job.subject_id,
         "label": job.label,
+        "batch": job.batch,
         "specimen": job.config.specimen,
         "working_mpp": job.config.segmentation.mpp,
         "confidence": job.config.predictions.confidence,
@@ -360,6 +364,7 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
     return {
         "slide fingerprint": about["fingerprint"],
         "format": about["format"],
+        "scanner": about["scanner"],
         "size, level-0 px": f"{width} x {height}",
         "backend asked": about["backend_requested"],
         "backend used": about["backend"],

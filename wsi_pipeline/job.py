@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import wsi_pipeline
 from wsi_pipeline.cells.dysplasia import reference_sha256
@@ -14,8 +15,11 @@ from wsi_pipeline.segmentation.engines import engine_for
 from wsi_pipeline.slides import Slide, SlideSpec, slide_fingerprint
 from wsi_pipeline.weights import file_sha256, find_weights
 
-# Changing these changes no result, so a run may be resumed with other values.
-_FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
+WHOLE_SLIDE = 10
+"""A task on the whole slide may take so many times ``runtime.task_timeout_s``."""
+
+FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
+"""Sections of the configuration that change no result, so a run may be resumed with other values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +40,17 @@ class SlideJob:
         The patient, from the manifest; empty when unknown.
     label
         The label of the manifest; carried into the summary, never used.
+    batch
+        The batch of the manifest: by it the quality of slides is compared, and nothing else.
     regions_file
         Drawn regions, from the manifest.
     simulated
         Whether the manifest says that the slide is simulated; one of ours is known as such without it.
     allow_simulated
         Let slide models that were trained on simulated cohorts answer.
+    device
+        What segments and classifies, the same on all workers of a run; empty: what the worker has of
+        ``runtime.device``.
     """
 
     slide_id: str
@@ -50,9 +59,11 @@ class SlideJob:
     out: Path
     subject_id: str = ""
     label: str = ""
+    batch: str = ""
     regions_file: Path | None = None
     simulated: bool = False
     allow_simulated: bool = False
+    device: Literal["", "cpu", "cuda"] = ""
 
     @property
     def folder(self) -> Path:
@@ -62,6 +73,21 @@ class SlideJob:
     @property
     def work(self) -> Path:
         return self.out / "work" / self.slide_id
+
+    @property
+    def asked_device(self) -> Literal["auto", "cpu", "cuda"]:
+        """Return the device for :func:`wsi_pipeline.runtime.devices.resolve_device`."""
+        return self.device or self.config.runtime.device
+
+    @property
+    def task_timeout_s(self) -> float:
+        """Return the seconds after which a task on a bounded part of the slide is given up."""
+        return self.config.runtime.task_timeout_s
+
+    @property
+    def slide_timeout_s(self) -> float:
+        """Return the seconds after which a task on the whole slide is given up."""
+        return WHOLE_SLIDE * self.config.runtime.task_timeout_s
 
     def source(self) -> str:
         """Return the fingerprint of what is to be read, as far as it can be known before opening; empty if not."""
@@ -75,7 +101,7 @@ def attempt_key(job: SlideJob) -> str:
     """Return the hash of all that could be known before opening the slide."""
     regions = job.regions_file
     spec, config = job.spec, job.config.model_dump(mode="json")
-    kept = {name: value for name, value in config.items() if name not in _FREE_SECTIONS}
+    kept = {name: value for name, value in config.items() if name not in FREE_SECTIONS}
     # What a model is and says of itself counts, not where its file lies; what is allowed, only where one was asked.
     models = [find_weights(name, "slides").card for name in kept["predictions"].pop("slide_models")]
     return key_of(

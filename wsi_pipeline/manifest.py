@@ -15,7 +15,7 @@ from wsi_pipeline.config import SPECIMENS, Specimen
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.slides import SLIDE_SUFFIXES, RemotePath, SlidePath, is_url, is_zarr, slide_path
 
-COLUMNS = ("slide", "slide_id", "mpp", "specimen", "patient", "label", "regions", "simulated")
+COLUMNS = ("slide", "slide_id", "mpp", "specimen", "patient", "label", "batch", "regions", "simulated")
 """Columns of a manifest; only ``slide`` is required. Paths are relative to the manifest; a slide may be a
 URL."""
 
@@ -36,7 +36,7 @@ class SlideEntry:
         The manifest's microns per pixel.
     specimen
         The manifest's specimen.
-    patient, label
+    patient, label, batch
         The manifest's, as given.
     regions
         A GeoJSON file of drawn regions.
@@ -50,6 +50,7 @@ class SlideEntry:
     specimen: Specimen | None = None
     patient: str = ""
     label: str = ""
+    batch: str = ""
     regions: Path | None = None
     simulated: bool = False
 
@@ -94,8 +95,18 @@ def list_slides(sources: Sequence[str | SlidePath]) -> list[SlideEntry]:
             entries.append(SlideEntry(path=path))
     unique: dict[SlidePath, SlideEntry] = {}
     for entry in entries:
-        unique.setdefault(entry.path.absolute(), entry)
+        first = unique.setdefault(entry.path.absolute(), entry)
+        if entry != first and _is_told(entry) and _is_told(first):
+            raise ConfigError(
+                f"{entry.path} is listed twice with different columns; a run has one row a slide: leave one, or make a "
+                "link to the file under another name"
+            )
     return _with_ids(list(unique.values()))
+
+
+def _is_told(entry: SlideEntry) -> bool:
+    """Return whether a manifest says anything of a slide but where it is."""
+    return entry != SlideEntry(path=entry.path)
 
 
 def _is_slide_folder(path: Path) -> bool:
@@ -163,6 +174,7 @@ def _entry(manifest: Path, number: int, values: dict[str, str]) -> SlideEntry:
         specimen=specimen,
         patient=values.get("patient", ""),
         label=values.get("label", ""),
+        batch=values.get("batch", ""),
         regions=regions,
         simulated=simulated == "true",
     )

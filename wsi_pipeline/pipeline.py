@@ -41,7 +41,7 @@ def run_job(job: SlideJob, executor: Executor | SerialExecutor, progress: Progre
 
     # Open the slide, find where to look, cut it into blocks.
     progress.stage(job.slide_id, "regions", 1)
-    prepared = executor.call(prepare, job)
+    prepared = executor.call(prepare, job, timeout_s=job.task_timeout_s)
     timings["regions"] = prepared.seconds
 
     # Find the cells, put them into one order, type the white ones: everywhere, or field by field up to a target.
@@ -52,7 +52,7 @@ def run_job(job: SlideJob, executor: Executor | SerialExecutor, progress: Progre
 
     # Count, answer, export, report.
     progress.stage(job.slide_id, "answers and exports", 1)
-    return executor.call(finish, job, prepared, merged, timings)
+    return executor.call(finish, job, prepared, merged, timings, timeout_s=job.slide_timeout_s)
 
 
 def _look_everywhere(
@@ -67,20 +67,23 @@ def _look_everywhere(
     # Find the cells of every block: network, flows, ownership, measures.
     started = time.monotonic()
     progress.stage(job.slide_id, "cells", len(blocks))
-    for _ in executor.map(find_cells, ((job, key, block) for block in blocks)):
-        progress.advance(job.slide_id)
+    mm2 = prepared.about["area_mm2"] / max(1, len(blocks))
+    tasks = ((job, key, block) for block in blocks)
+    for record in executor.map(find_cells, tasks, timeout_s=job.task_timeout_s):
+        progress.advance(job.slide_id, cells=record.n_cells, mm2=mm2)
     timings["segmentation"] = time.monotonic() - started
 
     # Put them into one order, which no cut can change.
     started = time.monotonic()
-    merged = executor.call(merge, job, key, blocks)
+    merged = executor.call(merge, job, key, blocks, timeout_s=job.slide_timeout_s)
     timings["merge"] = time.monotonic() - started
 
     # Type the white cells.
     if job.config.cells.classifier is not None:
         started = time.monotonic()
         progress.stage(job.slide_id, "classes", merged.n_chunks)
-        for _ in executor.map(classify, ((job, key, chunk) for chunk in range(merged.n_chunks))):
+        chunks = ((job, key, chunk) for chunk in range(merged.n_chunks))
+        for _ in executor.map(classify, chunks, timeout_s=job.task_timeout_s):
             progress.advance(job.slide_id)
         timings["classification"] = time.monotonic() - started
     return merged

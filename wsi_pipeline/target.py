@@ -73,7 +73,7 @@ def reach_target(
     """
     key = prepared.key
     target = int(job.config.regions.target_white_cells)
-    fields = executor.call(fields_in_order, job, key)
+    fields = executor.call(fields_in_order, job, key, timeout_s=job.task_timeout_s)
     counts: list[int] = []
     blocks: set[Block] = set()
     timings |= {"segmentation": 0.0, "merge": 0.0, "classification": 0.0}
@@ -83,30 +83,33 @@ def reach_target(
         wave = dataclasses.replace(fields, fields=fields.fields[cut.start : cut.stop])
         # Find the cells of the blocks that the wave's fields meet.
         started = time.monotonic()
-        needed = executor.call(blocks_of_wave, job, key, wave)
+        needed = executor.call(blocks_of_wave, job, key, wave, timeout_s=job.task_timeout_s)
         progress.stage(job.slide_id, f"cells, fields {cut.start + 1} to {cut.stop}", len(needed))
-        for _ in executor.map(find_cells, ((job, key, block) for block in needed)):
-            progress.advance(job.slide_id)
+        mm2 = len(wave.fields) * wave.side_um**2 * 1e-6 / max(1, len(needed))
+        tasks = ((job, key, block) for block in needed)
+        for record in executor.map(find_cells, tasks, timeout_s=job.task_timeout_s):
+            progress.advance(job.slide_id, cells=record.n_cells, mm2=mm2)
         timings["segmentation"] += time.monotonic() - started
 
         # Put those that the fields own into order.
         started = time.monotonic()
-        merged = executor.call(merge_wave, job, key, number, wave, needed)
+        merged = executor.call(merge_wave, job, key, number, wave, needed, timeout_s=job.slide_timeout_s)
         timings["merge"] += time.monotonic() - started
 
         # Type the white cells, and count those that belong to the differential.
         started = time.monotonic()
         progress.stage(job.slide_id, f"classes, fields {cut.start + 1} to {cut.stop}", merged.n_chunks)
-        for _ in executor.map(classify, ((job, key, chunk, wave_stage(number)) for chunk in range(merged.n_chunks))):
+        chunks = ((job, key, chunk, wave_stage(number)) for chunk in range(merged.n_chunks))
+        for _ in executor.map(classify, chunks, timeout_s=job.task_timeout_s):
             progress.advance(job.slide_id)
-        counts += executor.call(count_wave, job, key, number, wave, merged)
+        counts += executor.call(count_wave, job, key, number, wave, merged, timeout_s=job.slide_timeout_s)
         timings["classification"] += time.monotonic() - started
         blocks.update(needed)
         n_waves = number + 1
         if shortest_prefix(counts, target) is not None:
             break
     ordered = tuple(sorted(blocks, key=lambda block: (block.row, block.col)))
-    return executor.call(cut_to_target, job, prepared, n_waves, counts, ordered)
+    return executor.call(cut_to_target, job, prepared, n_waves, counts, ordered, timeout_s=job.slide_timeout_s)
 
 
 def fields_in_order(job: SlideJob, key: str) -> FieldSet:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from wsi_pipeline.config import RuntimeConfig
-from wsi_pipeline.runtime.executor import WorkerLostError, open_executor
+from wsi_pipeline.runtime.executor import open_executor
+from wsi_pipeline.runtime.tasks import TaskLostError
 from wsi_pipeline.runtime.worker import computing
 
 READ_S, COMPUTE_S = 0.15, 0.3
@@ -57,7 +58,7 @@ def test_a_task_that_kills_its_worker_takes_no_other_slide_down() -> None:
     def slide(name: str, function: Any, count: int) -> None:
         try:
             done[name] = sorted(executor.map(function, [(n,) for n in range(count)]))
-        except WorkerLostError as error:
+        except TaskLostError as error:
             done[name] = error
 
     with open_executor("local", RuntimeConfig(device="cpu", workers=1, prefetch=1, retries=1)) as executor:
@@ -69,5 +70,5 @@ def test_a_task_that_kills_its_worker_takes_no_other_slide_down() -> None:
             thread.start()
         for thread in threads:
             thread.join(timeout=120)
-    assert isinstance(done["bad"], WorkerLostError)
+    assert isinstance(done["bad"], TaskLostError)
     assert done["good"] == list(range(12))

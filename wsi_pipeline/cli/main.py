@@ -18,8 +18,10 @@ from wsi_pipeline.cli import (
     serve,
     simulate,
     slides,
+    status,
     train_slides,
     view,
+    worker,
 )
 from wsi_pipeline.errors import WsiPipelineError
 
@@ -36,8 +38,10 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("demo")(run.demo)
 app.command("inspect")(slides.inspect)
+app.command("status")(status.status)
 app.command("doctor")(models.doctor)
 app.command("view")(view.view)
+app.command("worker")(worker.worker)
 app.add_typer(models.app, name="models")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(evaluate.app, name="evaluate")

@@ -13,11 +13,21 @@ from wsi_pipeline.config import parse_overrides
 from wsi_pipeline.errors import ConfigError
 
 _INTERRUPTED = 130
+_SHOWN = 100
+"""Slides that are listed at the end of a run; all are in its tables."""
 
 Slides = Annotated[list[str] | None, typer.Argument(help="Slide files, URLs, folders of slides, or CSV manifests.")]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or specimen name; default blood_smear.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command there resumes.")]
-Cluster = Annotated[str, typer.Option("--cluster", help="local, or the address of a Dask scheduler.")]
+Cluster = Annotated[
+    str, typer.Option("--cluster", help="local, slurm, srun (inside an allocation), or a Dask scheduler's address.")
+]
+ClusterFile = Annotated[
+    Path | None, typer.Option("--cluster-config", help="YAML file; for slurm default configs/cluster/slurm.yaml.")
+]
+Dashboard = Annotated[
+    str | None, typer.Option("--dashboard", help="HOST:PORT for Dask's dashboard; default a free port of loopback.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
 
@@ -35,6 +45,8 @@ def run(
     config: Config = None,
     out: Out = Path("wsi-pipeline-out"),
     cluster: Cluster = "local",
+    cluster_config: ClusterFile = None,
+    dashboard: Dashboard = None,
     device: Device = None,
     mpp: Annotated[
         float | None, typer.Option(help="Microns per pixel of slides that state none, or of a gallery.")
@@ -46,6 +58,12 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run slides again that failed before.")] = False,
     allow_simulated: Annotated[
         bool, typer.Option("--allow-simulated", help="Allow models that were trained on simulated data.")
+    ] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Share the slides with other processes that are given the same command.")
+    ] = False,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="With --share: end when others work on all slides that are left.")
     ] = False,
     gallery: Annotated[
         Path | None,
@@ -63,8 +81,12 @@ def run(
 ) -> None:
     """Find, measure and classify every cell; count; answer; export."""
     from wsi_pipeline.cohort import describe_plan, plan_cohort, plan_gallery
+    from wsi_pipeline.runtime.clusters import request_cluster
 
     _check_sources(slides, gallery, force_mpp, label_taxonomy is not None or keep_unknown_labels or skip_unreadable)
+    if leave and not share:
+        raise ConfigError("--leave goes with --share")
+    where = request_cluster(cluster, out, cluster_config, dashboard)
     if gallery is not None:
         plan = plan_gallery(
             gallery,
@@ -76,6 +98,7 @@ def run(
             keep_unknown_labels=keep_unknown_labels,
             skip_unreadable=skip_unreadable,
             allow_simulated=allow_simulated,
+            here=where.is_local,
         )
     else:
         plan = plan_cohort(
@@ -86,11 +109,13 @@ def run(
             mpp=mpp,
             force_mpp=force_mpp,
             allow_simulated=allow_simulated,
+            here=where.is_local,
         )
     if dry_run:
-        describe_plan(plan, typer.echo)
+        describe_plan(plan, typer.echo, where)
         return
-    _execute(plan, cluster=cluster, restart=restart, retry_failed=retry_failed)
+    how = "no" if not share else "leave" if leave else "stay"
+    _execute(plan, cluster=where, restart=restart, retry_failed=retry_failed, share=how)
 
 
 def _check_sources(slides: list[str] | None, gallery: Path | None, force_mpp: bool, of_galleries: bool) -> None:
@@ -136,6 +161,17 @@ def _execute(plan: Any, **options: Any) -> None:
         raise typer.Exit(1)
 
 
+def _reasons_text(reasons: Mapping[tuple[str, str], int]) -> str:
+    """Return how many slides ended how, and of those without an answer why."""
+    parts = []
+    for state in ("ok", "empty", "failed"):
+        why = {reason: n for (status, reason), n in reasons.items() if status == state}
+        told = ", ".join(f"{reason} {n}" for reason, n in sorted(why.items(), key=lambda w: (-w[1], w[0])) if reason)
+        if why:
+            parts.append(f"{sum(why.values())} {state}" + (f" ({told})" if told else ""))
+    return ", ".join(parts)
+
+
 def _short_answer(prediction: dict[str, Any]) -> str:
     """Return class and the proportion behind it; the report has the wording."""
     low, value, high = (100 * prediction[name] for name in ("lower", "probability", "upper"))
@@ -163,7 +199,7 @@ def _say_result(result: Any) -> None:
     table = Table(title=None)
     for column in ("slide", "specimen", "status", "cells", "counted", "answer", "seconds"):
         table.add_column(column, justify="right" if column in ("cells", "counted", "seconds") else "left")
-    for summary in result.summaries:
+    for summary in result.summaries[:_SHOWN]:
         answers = [p for p in summary.get("predictions", []) if p["level"] == "slide"]
         first = answers[0] if answers else None
         answer = summary["reason"] or ""
@@ -180,7 +216,19 @@ def _say_result(result: Any) -> None:
         ]
         table.add_row(*(Text(cell) for cell in cells))
     Console().print(table)
+    if len(result.summaries) > _SHOWN:
+        typer.echo(f"and {len(result.summaries) - _SHOWN} more: {result.out / 'slides.csv'}")
     say_models("slides", (p for s in result.summaries for p in s.get("predictions", [])))
-    for summary in result.failed:
-        typer.echo(f"{summary['slide_id']}: {summary['warnings'][0]}", err=True)
-    typer.echo(f"report: {result.out / 'report.html'}")
+    failed = 0
+    reasons: Counter[tuple[str, str]] = Counter()
+    for summary in result.summaries:
+        reasons[summary["status"], summary["reason"] or ""] += 1
+        if summary["status"] == "failed":
+            failed += 1
+            if failed <= _SHOWN:
+                typer.echo(f"{summary['slide_id']}: {summary['warnings'][0]}", err=True)
+    typer.echo(f"{len(result.summaries)} slide(s): {_reasons_text(reasons)}")
+    if result.left:
+        typer.echo(f"{result.left} slide(s) are left to others; the last of them writes the tables and the report")
+    else:
+        typer.echo(f"report: {result.out / 'report.html'}")

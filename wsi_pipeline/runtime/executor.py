@@ -7,222 +7,289 @@ that dies has its tasks given to another one, ``retries`` times.
 from __future__ import annotations
 
 import logging
-import os
+import math
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from wsi_pipeline.config import RuntimeConfig
-from wsi_pipeline.errors import ConfigError, WsiPipelineError
+from wsi_pipeline.errors import WsiPipelineError
+from wsi_pipeline.runtime.clusters import ClusterRequest, OpenCluster, open_cluster
 from wsi_pipeline.runtime.devices import resolve_device
+from wsi_pipeline.runtime.isolated import run_isolated
+from wsi_pipeline.runtime.layout import layout_of, usable_cores, visible_gpus
+from wsi_pipeline.runtime.tasks import (
+    Outcome,
+    TaskLostError,
+    TaskReport,
+    name_of,
+    pack,
+    run_packed,
+    run_task,
+    timeout_message,
+)
 
 if TYPE_CHECKING:
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _QUEUED_PER_WORKER = 4
-_WORKERS_ON_GPU = 4
-_CLOSE_S = 60
-# A block's arrays are freed and asked for again, over and over. glibc gives each back to the system and takes it anew,
-# page by page, which was half of a worker's time: kept, a block took 18 s of processor where it had taken 35.
-KEEP_MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_ARENA_MAX": "1",
-}
-"""Environment of a worker process, for glibc; others ignore it."""
-
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_RESTART_S = 60
+_WORKERS_EVERY_S = 2.0
+_ISOLATED_TRIES = 3
+_NO_SCHEDULER = (
+    "the connection to the Dask scheduler is lost; start a scheduler and workers, and give the same command again: "
+    "it resumes"
+)
 
 _log = logging.getLogger(__name__)
 
 
-class WorkerLostError(WsiPipelineError, RuntimeError):
-    """Workers died again and again on one task, most often for want of memory."""
+class RunStoppedError(WsiPipelineError, RuntimeError):
+    """What no slide is to blame for and ends the whole run; the same command resumes."""
 
-    reason = "worker-lost"
+    reason = "run-stopped"
 
 
-class Executor:
+@dataclass(kw_only=True)
+class WorkerUse:
+    """What one worker process did in a run."""
+
+    host: str
+    pid: int
+    tasks: int = 0
+    seconds: float = 0.0
+    peak_rss_mib: float = 0.0
+
+    def to_record(self) -> dict[str, Any]:
+        return {
+            "host": self.host,
+            "pid": self.pid,
+            "tasks": self.tasks,
+            "seconds": round(self.seconds, 3),
+            "peak_rss_mib": round(self.peak_rss_mib, 1),
+        }
+
+
+class _Reporting:
+    """Keeps count of who did what, and tells of every task that is done.
+
+    Attributes
+    ----------
+    on_task
+        Told of each task, in the thread that waits for it, before its result is handed on; may raise.
+    workers
+        What each process did, by host and process id.
+    """
+
+    def __init__(self) -> None:
+        self.on_task: Callable[[TaskReport], None] = _ignore
+        self.workers: dict[tuple[str, int], WorkerUse] = {}
+        self._counting = threading.Lock()
+
+    def _done(self, outcome: Outcome) -> Any:
+        report = outcome.report
+        with self._counting:
+            key = report.host, report.pid
+            use = self.workers.setdefault(key, WorkerUse(host=report.host, pid=report.pid))
+            use.tasks += 1
+            use.seconds += report.seconds
+            use.peak_rss_mib = max(use.peak_rss_mib, report.rss_mib)
+        self.on_task(report)
+        return outcome.result
+
+
+def _ignore(_: TaskReport) -> None: ...
+
+
+class Executor(_Reporting):
     """Bounded submission of tasks to a Dask client; safe to use from several threads.
 
     Parameters
     ----------
     client
         A connected client.
+    cluster
+        What it is connected to; None for workers that are all alike, on a CPU.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, cluster: OpenCluster | None = None) -> None:
+        super().__init__()
         self._client = client
+        self._cluster = cluster
+        self._known_workers, self._looked = 0, -math.inf
 
     @property
     def n_workers(self) -> int:
-        return max(1, len(self._client.scheduler_info(n_workers=-1)["workers"]))
+        """Return how many workers there are, as known a moment ago: to ask takes longer than a small task."""
+        now = time.monotonic()
+        if now - self._looked > _WORKERS_EVERY_S:
+            self._known_workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
+            self._looked = now
+        return max(1, self._known_workers)
 
-    def call(self, function: Callable[..., R], *arguments: Any) -> R:
+    @property
+    def dashboard(self) -> str:
+        """Return the address of Dask's dashboard; empty where the scheduler has none."""
+        try:
+            return str(self._client.dashboard_link)
+        except (KeyError, ValueError, AttributeError):
+            return ""
+
+    def device(self, requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+        """Return the device that segments and classifies, on whichever worker."""
+        return "cpu" if self._cluster is None or requested == "cpu" else self._cluster.device
+
+    def _resources(self, function: Callable[..., Any]) -> dict[str, float] | None:
+        return None if self._cluster is None else self._cluster.resources(getattr(function, "on_device", False))
+
+    def call(self, function: Callable[..., R], *arguments: Any, timeout_s: float | None = None) -> R:
         """Run one task and return its record."""
-        for result in self.map(function, [arguments]):
+        for result in self.map(function, [arguments], timeout_s=timeout_s):
             return result
         raise AssertionError("a task without a result")
 
-    def map(self, function: Callable[..., R], argument_lists: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+    def map(
+        self,
+        function: Callable[..., R],
+        argument_lists: Iterable[tuple[Any, ...]],
+        *,
+        timeout_s: float | None = None,
+    ) -> Iterator[R]:
         """Run a task for every tuple of arguments and yield the records as they finish.
 
         At most a few tasks a worker are queued at once, so a slide of a million blocks costs no memory. The first
         error cancels the rest and is raised. A task whose workers died may have been beside the one at fault: it is
-        tried again at the end, with no other of this call, before it is given up.
+        tried again in a process of its own, where it can only harm itself.
+
+        Parameters
+        ----------
+        timeout_s
+            Seconds after which a task is given up and its worker replaced.
+
+        Raises
+        ------
+        TaskLostError
+            A task ended its process, ran out of memory, or did not end in time; ``reason`` says which.
+        RunStoppedError
+            The scheduler is gone.
         """
-        from distributed import KilledWorker, as_completed
+        from distributed import CancelledError, KilledWorker, as_completed
+        from distributed.comm import CommClosedError
 
+        if self._client.status != "running":
+            raise RunStoppedError(_NO_SCHEDULER)
         waiting = iter(argument_lists)
-        unfinished: dict[Any, tuple[Any, tuple[Any, ...]]] = {}
-        blamed: list[tuple[Any, ...]] = []
-        last_chance = False
+        resources = self._resources(function)
+        unfinished: dict[Any, tuple[Any, tuple[Any, ...], int]] = {}
         running: Any = as_completed(loop=self._client.loop)
-        open_tasks = 0
 
-        def fill() -> int:
-            added = 0
+        def fill() -> None:
             most = _QUEUED_PER_WORKER * self.n_workers
-            while open_tasks + added < most:
+            while len(unfinished) < most:
                 arguments = next(waiting, None)
                 if arguments is None:
                     break
-                submit(arguments)
-                added += 1
-            return added
+                submit(arguments, isolated=0)
 
-        def submit(arguments: tuple[Any, ...]) -> None:
-            future = self._client.submit(function, *arguments, pure=False)
-            unfinished[future.key] = future, arguments
+        def submit(arguments: tuple[Any, ...], *, isolated: int) -> None:
+            run = run_isolated if isolated else run_packed
+            key = f"{name_of(function)}-{uuid.uuid4().hex}"
+            what = pack(function, arguments)
+            future = self._client.submit(run, what, timeout_s, key=key, pure=False, resources=resources)
+            unfinished[future.key] = future, arguments, isolated
             running.add(future)
 
         try:
-            open_tasks += fill()
-            while open_tasks:
+            fill()
+            while unfinished:
                 future = next(running)
-                open_tasks -= 1
-                _, arguments = unfinished.pop(future.key)
-                lost = False
+                _, arguments, isolated = unfinished.pop(future.key)
+                outcome = None
                 try:
-                    result = future.result()
+                    outcome = future.result()
                 except KilledWorker:
-                    if last_chance:
-                        raise WorkerLostError(
-                            "the worker died on this task again and again; if memory ran out use fewer "
-                            "runtime.workers or a smaller tiling.core_px"
+                    if isolated >= _ISOLATED_TRIES:
+                        raise TaskLostError(
+                            f"workers died again and again beside {name_of(function)}, which ran in a process of its "
+                            "own; the machine is short of memory, or something ends its workers"
                         ) from None
-                    blamed.append(arguments)
-                    lost = True
+                    submit(arguments, isolated=isolated + 1)
                 finally:
                     future.release()
-                open_tasks += fill()
-                if not open_tasks and blamed:
-                    last_chance = True
-                    submit(blamed.pop())
-                    open_tasks += 1
-                if not lost:
-                    yield result
+                if outcome is not None and outcome.report.timed_out:
+                    self._replace(outcome.report.address)
+                    raise TaskLostError(timeout_message(name_of(function), timeout_s), reason="timeout")
+                fill()
+                if outcome is not None:
+                    yield self._done(outcome)
+        except (CancelledError, CommClosedError, OSError) as error:
+            # Errors of tasks are our own or plain ones; these are of the connection, unless it stands.
+            if self._client.status == "running" or isinstance(error, WsiPipelineError):
+                raise
+            raise RunStoppedError(_NO_SCHEDULER) from None
         finally:
             running.clear()
             # It still waits for each of them, and so holds them: forgotten, they would all be computed.
             if unfinished and self._client.status == "running":
-                self._client.cancel([future for future, _ in unfinished.values()])
+                self._client.cancel([future for future, *_ in unfinished.values()])
+
+    def _replace(self, address: str) -> None:
+        """Have a worker's nanny start it anew; one without a nanny goes on with the thread that hangs."""
+        try:
+            self._client.restart_workers([address], timeout=_RESTART_S, raise_for_error=False)
+        except Exception as error:  # noqa: BLE001  the slide's own failure is what counts
+            _log.warning("worker %s hangs and could not be replaced: %s", address, error)
 
 
 def default_workers(config: RuntimeConfig) -> int:
-    """Return one worker a core, or a few that share the GPU."""
-    cores = os.cpu_count() or 1
-    return min(_WORKERS_ON_GPU, cores) if resolve_device(config.device) == "cuda" else cores
+    """Return how many processes of this machine segment: one a core, or one a GPU."""
+    gpus = len(visible_gpus()) if resolve_device(config.device) == "cuda" else 0
+    layout = layout_of(config.model_copy(update={"workers": None}), cores=usable_cores(), gpus=gpus)
+    return layout.gpu or layout.cpu
 
 
 @contextmanager
-def open_executor(cluster: str, config: RuntimeConfig) -> Iterator[Executor]:
-    """Yield an executor on ``local`` workers or on the scheduler at an address such as ``tcp://host:8786``.
+def open_executor(cluster: str | ClusterRequest, config: RuntimeConfig) -> Iterator[Executor]:
+    """Yield an executor on a cluster; see :func:`wsi_pipeline.runtime.clusters.open_cluster`.
 
     Raises
     ------
-    ConfigError
-        The address cannot be reached, or the kind of cluster is unknown.
+    ConfigError, DeviceError
+        The cluster cannot be had.
     """
-    import dask
-    from distributed import Client, LocalCluster
-
-    for name in ("distributed", "distributed.nanny", "distributed.scheduler", "distributed.http.proxy"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # its import sets INFO, which fills the user's terminal
-    settings = {
-        "distributed.scheduler.allowed-failures": config.retries,
-        # Only as many tasks as threads: those waiting behind one that kills its worker would be blamed for the death.
-        "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        # A paused worker would wait for ever for memory that no Dask key holds; running out is an error instead.
-        "distributed.worker.memory.pause": False,
-        "distributed.comm.timeouts.connect": "20s",
-        "distributed.admin.large-graph-warning-threshold": "50MB",
-        # Set before the process starts: later neither the allocator nor OpenMP reads it.
-        "distributed.nanny.pre-spawn-environ": {
-            **dict.fromkeys(_THREAD_SETTINGS, str(config.threads)),
-            **KEEP_MEMORY,
-        },
-    }
-    with dask.config.set(settings):
-        if cluster == "local":
-            workers = config.workers or default_workers(config)
-            local = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1 + config.prefetch,
-                processes=True,
-                dashboard_address=":0",
-                silence_logs=50,
-            )
-            client = Client(local, set_as_default=False)
-            try:
-                yield Executor(client)
-            finally:
-                _close(client)
-                _close(local)
-            return
-        if "://" not in cluster:
-            raise ConfigError(f"--cluster {cluster!r}: use local or a scheduler address such as tcp://host:8786")
-        try:
-            client = Client(cluster, timeout=20, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--cluster {cluster}: no Dask scheduler answers there ({error})") from None
-        try:
-            _await_workers(client, cluster)
-            yield Executor(client)
-        finally:
-            _close(client)
+    request = cluster if isinstance(cluster, ClusterRequest) else ClusterRequest(kind=cluster)
+    with open_cluster(request, config) as opened:
+        yield Executor(opened.client, opened)
 
 
-def _await_workers(client: Client, cluster: str) -> None:
-    try:
-        client.wait_for_workers(1, timeout=120)
-    except TimeoutError:
-        raise ConfigError(f"--cluster {cluster}: the scheduler has no workers; start dask workers there") from None
-
-
-def _close(part: Client | LocalCluster) -> None:
-    """Close a client or cluster; what the run found is not lost because a worker is slow to stop."""
-    try:
-        part.close(timeout=_CLOSE_S)
-    except TimeoutError:
-        _log.info("%s did not close within %s s", type(part).__name__, _CLOSE_S)
-
-
-class SerialExecutor:
+class SerialExecutor(_Reporting):
     """The same interface in this process, one task at a time: for small images and for tests of single stages."""
 
     n_workers = 1
+    dashboard = ""
 
-    def call(self, function: Callable[..., R], *arguments: Any) -> R:
-        return function(*arguments)
+    def device(self, requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+        """Return the device that segments and classifies."""
+        return "cuda" if resolve_device(requested) == "cuda" else "cpu"
 
-    def map(self, function: Callable[..., R], argument_lists: Iterable[tuple[Any, ...]]) -> Iterator[R]:
+    def call(self, function: Callable[..., R], *arguments: Any, timeout_s: float | None = None) -> R:
+        """Run one task and return its record; nothing here could end one that hangs, so the limit is not kept."""
+        return self._done(run_task(function, arguments))
+
+    def map(
+        self,
+        function: Callable[..., R],
+        argument_lists: Iterable[tuple[Any, ...]],
+        *,
+        timeout_s: float | None = None,
+    ) -> Iterator[R]:
         for arguments in argument_lists:
             yield self.call(function, *arguments)
 
@@ -234,9 +301,10 @@ class ThreadExecutor(SerialExecutor):
     """
 
     def __init__(self, n_workers: int) -> None:
+        super().__init__()
         self.n_workers = n_workers
         self._free = threading.BoundedSemaphore(n_workers)
 
-    def call(self, function: Callable[..., R], *arguments: Any) -> R:
+    def call(self, function: Callable[..., R], *arguments: Any, timeout_s: float | None = None) -> R:
         with self._free:
-            return function(*arguments)
+            return super().call(function, *arguments)

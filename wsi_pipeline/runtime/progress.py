@@ -16,11 +16,19 @@ class Progress(Protocol):
     def stage(self, slide_id: str, stage: str, total: int) -> None:
         """A stage of a slide begins, with ``total`` parts."""
 
-    def advance(self, slide_id: str, parts: int = 1) -> None:
-        """Parts of the slide's stage are done."""
+    def advance(self, slide_id: str, parts: int = 1, *, cells: int = 0, mm2: float = 0.0) -> None:
+        """Parts of the slide's stage are done, and so many cells were found on so much of it."""
 
-    def finished(self, slide_id: str, outcome: str) -> None:
-        """A slide is done; ``outcome`` is one line for people."""
+    def finished(
+        self, slide_id: str, outcome: str, *, status: str = "", reason: str = "", before: bool = False
+    ) -> None:
+        """A slide is done; ``outcome`` is one line for people, ``before`` that an earlier run did it."""
+
+    def overall(self, text: str) -> None:
+        """Where the run as a whole stands, in one line, every now and then."""
+
+    def say(self, text: str) -> None:
+        """Something about the run that people want to know, in one line."""
 
 
 class SilentProgress:
@@ -28,9 +36,44 @@ class SilentProgress:
 
     def stage(self, slide_id: str, stage: str, total: int) -> None: ...
 
-    def advance(self, slide_id: str, parts: int = 1) -> None: ...
+    def advance(self, slide_id: str, parts: int = 1, *, cells: int = 0, mm2: float = 0.0) -> None: ...
 
-    def finished(self, slide_id: str, outcome: str) -> None: ...
+    def finished(
+        self, slide_id: str, outcome: str, *, status: str = "", reason: str = "", before: bool = False
+    ) -> None: ...
+
+    def overall(self, text: str) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+class BothProgress:
+    """Tells two of everything."""
+
+    def __init__(self, first: Progress, second: Progress) -> None:
+        self._both = first, second
+
+    def stage(self, slide_id: str, stage: str, total: int) -> None:
+        for one in self._both:
+            one.stage(slide_id, stage, total)
+
+    def advance(self, slide_id: str, parts: int = 1, *, cells: int = 0, mm2: float = 0.0) -> None:
+        for one in self._both:
+            one.advance(slide_id, parts, cells=cells, mm2=mm2)
+
+    def finished(
+        self, slide_id: str, outcome: str, *, status: str = "", reason: str = "", before: bool = False
+    ) -> None:
+        for one in self._both:
+            one.finished(slide_id, outcome, status=status, reason=reason, before=before)
+
+    def overall(self, text: str) -> None:
+        for one in self._both:
+            one.overall(text)
+
+    def say(self, text: str) -> None:
+        for one in self._both:
+            one.say(text)
 
 
 class LineProgress:
@@ -41,6 +84,10 @@ class LineProgress:
         self._lock = threading.Lock()
         self._state: dict[str, list[float]] = {}
         self._name: dict[str, str] = {}
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            self._say(text)
 
     def _say(self, text: str) -> None:
         sys.stderr.write(text + "\n")
@@ -54,7 +101,7 @@ class LineProgress:
             if total > 1:
                 self._say(f"{slide_id}: {stage}, {total} parts")
 
-    def advance(self, slide_id: str, parts: int = 1) -> None:
+    def advance(self, slide_id: str, parts: int = 1, *, cells: int = 0, mm2: float = 0.0) -> None:
         with self._lock:
             state = self._state[slide_id]
             state[0] += parts
@@ -68,10 +115,19 @@ class LineProgress:
                     f"{rate:.2f} parts/s, {left:.0f} s left"
                 )
 
-    def finished(self, slide_id: str, outcome: str) -> None:
+    def finished(
+        self, slide_id: str, outcome: str, *, status: str = "", reason: str = "", before: bool = False
+    ) -> None:
         with self._lock:
             self._done += 1
+            self._state.pop(slide_id, None)
+            self._name.pop(slide_id, None)
             self._say(f"[{self._done}/{self._n}] {slide_id}: {outcome}")
+
+    def overall(self, text: str) -> None:
+        if self._n > 1:
+            with self._lock:
+                self._say(text)
 
 
 class BarProgress:
@@ -93,6 +149,8 @@ class BarProgress:
         )
         self._lock = threading.Lock()
         self._tasks: dict[str, object] = {}
+        self._started = time.monotonic()
+        self._cells, self._mm2, self._failed = 0, 0.0, 0
         self._all = self._bars.add_task("slides", total=n_slides, rate="")
 
     def __enter__(self) -> BarProgress:
@@ -110,17 +168,37 @@ class BarProgress:
                 self._bars.remove_task(self._tasks[slide_id])  # type: ignore[arg-type]
             self._tasks[slide_id] = self._bars.add_task(escape(f"{slide_id[:40]}: {stage}"), total=total, rate="")
 
-    def advance(self, slide_id: str, parts: int = 1) -> None:
+    def advance(self, slide_id: str, parts: int = 1, *, cells: int = 0, mm2: float = 0.0) -> None:
         with self._lock:
+            self._cells += cells
+            self._mm2 += mm2
+            if self._mm2:
+                passed = time.monotonic() - self._started
+                self._bars.update(self._all, rate=self._rate(passed))
             task = self._tasks[slide_id]
             self._bars.advance(task, parts)  # type: ignore[arg-type]
             speed = next(t.speed for t in self._bars.tasks if t.id == task)
             self._bars.update(task, rate=f"{speed:.2f}/s" if speed else "")  # type: ignore[arg-type]
 
-    def finished(self, slide_id: str, outcome: str) -> None:
+    def _rate(self, passed: float) -> str:
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._mm2 / passed:.3g} mm2/s, {self._cells / passed:,.0f} cells/s{failed}"
+
+    def overall(self, text: str) -> None: ...
+
+    def say(self, text: str) -> None:
         from rich.markup import escape
 
         with self._lock:
+            self._bars.console.print(escape(text), highlight=False)
+
+    def finished(
+        self, slide_id: str, outcome: str, *, status: str = "", reason: str = "", before: bool = False
+    ) -> None:
+        from rich.markup import escape
+
+        with self._lock:
+            self._failed += status == "failed"
             if slide_id in self._tasks:
                 self._bars.remove_task(self._tasks.pop(slide_id))  # type: ignore[arg-type]
             self._bars.advance(self._all)

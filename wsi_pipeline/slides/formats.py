@@ -216,18 +216,37 @@ def is_virtual(path: SlidePath) -> bool:
 
 
 class TiffMetadata(NamedTuple):
-    """What a TIFF states of itself: format name, microns per pixel in x and y, objective power."""
+    """What a TIFF states of itself: format name, microns per pixel in x and y, objective power, scanner."""
 
     vendor: str
     mpp: tuple[float, float] | None
     objective: float | None
+    properties: dict[str, str]
 
 
 def tiff_metadata(tiff: tifffile.TiffFile, scene: int = 0) -> TiffMetadata:
     """Return what an open TIFF states of itself, of its image ``scene``; errors are those in ``HEADER_ERRORS``."""
     vendor = "ome-tiff" if tiff.is_ome else "aperio" if tiff.is_svs else "hamamatsu" if tiff.is_ndpi else "tiff"
     found = re.search(r"AppMag\s*=\s*([0-9.]+)", tiff.pages.first.description) if tiff.is_svs else None
-    return TiffMetadata(vendor=vendor, mpp=_tiff_mpp(tiff, scene), objective=float(found[1]) if found else None)
+    return TiffMetadata(
+        vendor=vendor,
+        mpp=_tiff_mpp(tiff, scene),
+        objective=float(found[1]) if found else None,
+        properties=_scanner_properties(tiff),
+    )
+
+
+def _scanner_properties(tiff: tifffile.TiffFile) -> dict[str, str]:
+    """Return what OpenSlide calls the properties that name the scanner, and nothing of the free text beside them."""
+    page: Any = tiff.pages.first
+    found = {}
+    for name, tag in (("tiff.Make", 271), ("tiff.Model", 272)):
+        value = page.tags.valueof(tag)
+        if isinstance(value, str) and value.strip():
+            found[name] = value
+    if tiff.is_svs and (told := re.search(r"\|\s*ScanScope ID\s*=\s*([^|\r\n]+)", page.description)):
+        found["aperio.ScanScope ID"] = told[1].strip()
+    return found
 
 
 def _tiff_mpp(tiff: tifffile.TiffFile, scene: int | None = None) -> tuple[float, float] | None:

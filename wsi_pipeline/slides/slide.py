@@ -13,6 +13,7 @@ from wsi_pipeline.slides.backends.base import RgbArray
 from wsi_pipeline.slides.lattice import ChunkReader
 from wsi_pipeline.slides.paths import SlidePath
 from wsi_pipeline.slides.resample import render
+from wsi_pipeline.slides.scanner import scanner_name
 from wsi_pipeline.units import Box, FrameTransform
 
 MppSource = Literal["manifest", "slide", "option", "forced"]
@@ -131,6 +132,11 @@ class Slide:
             fingerprint=fingerprint,
         )
         self._reader = reader
+
+    @property
+    def scanner(self) -> str:
+        """Return maker and model of the scanner, as far as the file says."""
+        return scanner_name(self.slide_format, self.properties)
 
     def frame(self, mpp: float) -> FrameTransform:
         """Return the working frame at ``mpp`` microns per pixel, anchored at the level-0 origin."""

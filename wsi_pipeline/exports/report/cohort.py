@@ -13,6 +13,7 @@ from urllib.parse import quote
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports.report.behind import told_apart
 from wsi_pipeline.exports.report.charts import Segment, Styles, stacked
+from wsi_pipeline.exports.report.quality import SlideQuality, count_reasons, quality_of, quality_plots
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.summary import Agreement, Answer, read_summary
 from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
@@ -69,16 +70,15 @@ def write_cohort_report(out: Path) -> None:
         ``slides.csv`` is missing, or a file is damaged; the message names it.
     """
     slides = list(_csv(out / "slides.csv", ("slide_id", "status")))
-    paths = {row["slide_id"]: _folder(out, row["slide_id"]) / "summary.json" for row in slides}
-    summaries = {slide_id: read_summary(path) for slide_id, path in paths.items() if path.is_file()}
+    known = {row["slide_id"]: found for row in slides if (found := _known_of(out, row["slide_id"])) is not None}
+    told = {("slide", name, question): of for name, one in known.items() for question, of in one.told.items()}
     patients = list(_patients(out))
-    told = {("slide", name, question_of(a)): a.probability_of for name, s in summaries.items() for a in s.predictions}
     told |= {("patient", p.subject_id, question_of(a)): a.probability_of for p in patients for a in p.answers}
     answers = []
     for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True):
         answer, slide_id, subject = _answer(row, out), row.get("slide_id", ""), row.get("subject_id", "")
-        known = told.get((answer.level, slide_id if answer.level == "slide" else subject, question_of(answer)))
-        answers.append((slide_id, subject, answer.model_copy(update={"probability_of": known})))
+        of = told.get((answer.level, slide_id if answer.level == "slide" else subject, question_of(answer)))
+        answers.append((slide_id, subject, answer.model_copy(update={"probability_of": of})))
     shares: dict[str, list[tuple[str, float]]] = {}
     counted: dict[str, int] = {}
     for row in _csv(out / "differential.csv", ("slide_id", "class"), optional=True):
@@ -93,11 +93,11 @@ def write_cohort_report(out: Path) -> None:
         slide_id = row["slide_id"]
         mine = {question_of(a): a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
         segments = stacked(shares.get(slide_id, []), styles)
-        summary = summaries.get(slide_id)
-        simulated = summary is not None and summary.simulated
+        one = known.get(slide_id)
+        simulated = one is not None and one.simulated
         rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0), simulated=simulated))
-        if summary is not None:
-            warnings += [(slide_id, text) for text in summary.warnings]
+        if one is not None:
+            warnings += [(slide_id, text) for text in one.warnings]
     questions = {question_of(a): (task_words(a), by_model(a)) for _, _, a in answers if a.level == "slide"}
     legend = {s.style.code: s.style for row in rows for s in row.segments}
     render(
@@ -108,6 +108,8 @@ def write_cohort_report(out: Path) -> None:
         n_cells=sum(row.n_cells or 0 for row in rows),
         area_mm2=sum(row.area_mm2 or 0.0 for row in rows) if any(row.area_mm2 is not None for row in rows) else None,
         agreement=_agreement(out),
+        reasons=count_reasons((row.status, row.reason) for row in rows),
+        quality=quality_plots([one.quality for one in known.values()]),
         questions=questions,
         patients=[(subject, a) for _, subject, a in answers if a.level == "patient"],
         n_simulated=sum(row.simulated for row in rows),
@@ -116,6 +118,29 @@ def write_cohort_report(out: Path) -> None:
         legend=sorted(legend.values(), key=lambda style: styles.position(style.code)),
         warnings=warnings,
         run=list(_flatten(_run_json(out / "run.json"))),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What the report of a run needs of a slide's summary: of a large cohort not all of each is held at once."""
+
+    told: Mapping[tuple[str, str], str | None]
+    simulated: bool
+    warnings: tuple[str, ...]
+    quality: SlideQuality
+
+
+def _known_of(out: Path, slide_id: str) -> _Known | None:
+    path = _folder(out, slide_id) / "summary.json"
+    if not path.is_file():
+        return None
+    summary = read_summary(path)
+    return _Known(
+        told={question_of(a): a.probability_of for a in summary.predictions},
+        simulated=summary.simulated,
+        warnings=summary.warnings,
+        quality=quality_of(slide_id, summary),
     )
 
 

@@ -322,6 +322,8 @@ class SlideSummary(_Part):
         The slide's file, and its name without its folders.
     simulated
         Whether the slide is made, of no patient.
+    batch
+        The batch of the manifest; empty without one.
     working_mpp
         Resolution of the segmentation, um per pixel; the report shows fields at it.
     confidence
@@ -345,6 +347,7 @@ class SlideSummary(_Part):
     path: str = ""
     path_name: str = ""
     simulated: bool = False
+    batch: str = ""
     mpp: MppSummary | None = None
     working_mpp: float | None = Field(None, gt=0)
     confidence: float = Field(0.95, gt=0, lt=1)

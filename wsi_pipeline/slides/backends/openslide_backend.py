@@ -29,9 +29,16 @@ _SAFE_PROPERTIES = (
     "openslide.bounds-height",
     "openslide.icc-size",
     "aperio.MPP",
+    "aperio.ScanScope ID",
+    "dicom.Manufacturer",
+    "dicom.ManufacturerModelName",
     "hamamatsu.Product",
     "hamamatsu.SourceLens",
+    "leica.device-model",
     "mirax.GENERAL.SLIDE_VERSION",
+    "tiff.Make",
+    "tiff.Model",
+    "ventana.ScannerModel",
 )
 
 

@@ -103,7 +103,7 @@ class TiffBackend:
         self.vendor = metadata.vendor
         self.mpp = metadata.mpp
         self.objective = metadata.objective
-        self.properties: Mapping[str, str] = {}
+        self.properties: Mapping[str, str] = metadata.properties
         self.plane = chosen.plane
         self.bounds: Box | None = None
         self.level_sizes = tuple(level.size for level in self._levels)
