@@ -175,7 +175,7 @@ def main() -> None:
     options.add_argument("--readers", type=int, nargs="+", default=[1, 2], help="reading threads (default 1 2)")
     chosen = start(options.parse_args())
 
-    from wsi_pipeline.runtime.executor import KEEP_MEMORY
+    from wsi_pipeline.runtime.layout import KEEP_MEMORY
     from wsi_pipeline.slides import open_slide
 
     os.environ.update(KEEP_MEMORY)  # for the contenders' processes

@@ -222,8 +222,8 @@ def test_a_second_run_is_refused_and_takes_over_when_the_first_is_dead(
     out = tmp_path / "out"
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from wsi_pipeline.run_folder import LEASE; from wsi_pipeline.runtime.lease import Leases\n"
-        f"Leases().acquire(Path({str(out)!r}) / 'work' / LEASE, 'x'); print('held', flush=True); time.sleep(1000)\n"
+        "from wsi_pipeline.runtime.sharing import run_lease; from wsi_pipeline.runtime.lease import Leases\n"
+        f"Leases().acquire(run_lease(Path({str(out)!r})), 'x'); print('held', flush=True); time.sleep(1000)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wsi_pipeline.atomic import refusal, write_json, write_text
 from wsi_pipeline.cells.dysplasia import load_reference
@@ -24,12 +24,15 @@ from wsi_pipeline.galleries.plan import plan_patients
 from wsi_pipeline.job import SlideJob, attempt_key
 from wsi_pipeline.manifest import SlideEntry, list_slides
 from wsi_pipeline.pipeline import run_job
-from wsi_pipeline.run_folder import RunFolder, Summaries, open_run
+from wsi_pipeline.run_folder import RunFolder, Summaries, open_run, read_summary
+from wsi_pipeline.runtime.clusters import ClusterRequest, slurm_script
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.executor import Executor, RunStoppedError, ThreadExecutor, default_workers, open_executor
+from wsi_pipeline.runtime.lease import Lease, Leases
 from wsi_pipeline.runtime.progress import BothProgress, Progress, SilentProgress
 from wsi_pipeline.runtime.provenance import commit, hardware, versions
-from wsi_pipeline.runtime.status import STATUS_FILE, StatusWriter, Tally
+from wsi_pipeline.runtime.sharing import Shared, WatchfulProgress, finish_once
+from wsi_pipeline.runtime.status import STATUS_FILE, StatusWriter, Tally, shared_status
 from wsi_pipeline.segmentation.cellpose_files import backbone_of, find_cellpose_file, read_state
 from wsi_pipeline.segmentation.models import check_model, find_segmentation_weights
 from wsi_pipeline.slide_answers import check_models as check_slide_models
@@ -50,10 +53,13 @@ class CohortResult:
         The run's folder.
     summaries
         ``summary.json`` of every slide, in the order asked for.
+    left
+        Slides that other processes still work on, where the run is shared; the last one writes the tables.
     """
 
     out: Path
     summaries: Sequence[dict[str, Any]]
+    left: int = 0
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -84,8 +90,11 @@ def plan_cohort(
     mpp: float | None = None,
     force_mpp: bool = False,
     allow_simulated: bool = False,
+    here: bool = True,
 ) -> CohortPlan:
     """Resolve slides, ids, configurations and models; nothing is written.
+
+    Of a run whose workers are not ``here`` this machine's devices say nothing.
 
     Raises
     ------
@@ -107,7 +116,8 @@ def plan_cohort(
             configs[specimen] = load_config(specimen, overrides)
     for one in configs.values():
         _check_models(one, allow_simulated)
-        resolve_device(one.runtime.device)
+        if here:
+            resolve_device(one.runtime.device)
     for specimen in sorted({entry.specimen or base.specimen for entry in entries}):
         configs[specimen] = check_slide_models(configs[specimen])
     for entry in entries:
@@ -126,6 +136,7 @@ def plan_gallery(
     keep_unknown_labels: bool = False,
     skip_unreadable: bool = False,
     allow_simulated: bool = False,
+    here: bool = True,
 ) -> CohortPlan:
     """Resolve patients, class folders, configuration and models of a gallery; nothing is written.
 
@@ -147,6 +158,8 @@ def plan_gallery(
         Leave out images that cannot be used, and list them.
     allow_simulated
         Allow models that were trained on simulated data.
+    here
+        Whether the workers are on this machine, so that its devices are theirs.
 
     Raises
     ------
@@ -165,10 +178,26 @@ def plan_gallery(
         skip_unreadable=skip_unreadable,
     )
     _check_models(base, allow_simulated)
-    resolve_device(base.runtime.device)
+    if here:
+        resolve_device(base.runtime.device)
     checked = check_slide_models(base)
     jobs = tuple(replace(job, config=checked, allow_simulated=allow_simulated) for job in jobs)
     return CohortPlan(jobs=jobs, config=checked, out=folder, allow_simulated=allow_simulated)
+
+
+def kind_of(cluster: str | ClusterRequest) -> str:
+    """Return the kind of a cluster, as :attr:`ClusterRequest.kind`."""
+    return cluster.kind if isinstance(cluster, ClusterRequest) else cluster
+
+
+def _is_here(cluster: str | ClusterRequest) -> bool:
+    return kind_of(cluster) == "local"
+
+
+def _with_devices(plan: CohortPlan, executor: Executor | ThreadExecutor) -> CohortPlan:
+    """Fix the device of each job: with a choice of its own on each worker, one slide would be of two."""
+    jobs = [replace(job, device=executor.device(job.config.runtime.device)) for job in plan.jobs]
+    return replace(plan, jobs=tuple(jobs))
 
 
 def _job(
@@ -228,7 +257,7 @@ def run_cohort(
     overrides: Mapping[str, Any] | None = None,
     mpp: float | None = None,
     force_mpp: bool = False,
-    cluster: str = "local",
+    cluster: str | ClusterRequest = "local",
     restart: bool = False,
     retry_failed: bool = False,
     allow_simulated: bool = False,
@@ -247,7 +276,8 @@ def run_cohort(
     mpp, force_mpp
         Microns per pixel for slides without, or for all.
     cluster
-        ``local`` or a scheduler's address.
+        ``local``, ``srun``, a scheduler's address, or what :class:`~wsi_pipeline.runtime.clusters.ClusterRequest`
+        says.
     restart
         Throw away what earlier runs left for these slides.
     retry_failed
@@ -268,6 +298,7 @@ def run_cohort(
         mpp=mpp,
         force_mpp=force_mpp,
         allow_simulated=allow_simulated,
+        here=_is_here(cluster),
     )
     return execute(plan, cluster=cluster, restart=restart, retry_failed=retry_failed, progress=progress)
 
@@ -280,7 +311,7 @@ def run_slide(
     overrides: Mapping[str, Any] | None = None,
     mpp: float | None = None,
     force_mpp: bool = False,
-    cluster: str = "local",
+    cluster: str | ClusterRequest = "local",
 ) -> dict[str, Any]:
     """Run the pipeline on one slide.
 
@@ -321,60 +352,107 @@ def run_slide(
 def execute(
     plan: CohortPlan,
     *,
-    cluster: str = "local",
+    cluster: str | ClusterRequest = "local",
     restart: bool = False,
     retry_failed: bool = False,
+    share: Literal["no", "stay", "leave"] = "no",
     progress: Progress | None = None,
 ) -> CohortResult:
-    """Run a plan; see :func:`run_cohort`."""
+    """Run a plan; see :func:`run_cohort`.
+
+    With ``share`` other processes may run the same plan at the same time: each takes slides that no other one has, and
+    the last one writes the run's tables. ``stay`` waits for what others have, to take it over should they die;
+    ``leave`` does not, and returns the summaries that are there.
+    """
+    if share != "no" and (restart or retry_failed):
+        raise ConfigError(
+            "--restart and --retry-failed do not go with --share: each process would throw away what others did; give "
+            "the command once without --share"
+        )
     progress = progress or SilentProgress()
     started, clock = datetime.now(UTC), time.monotonic()
-    device = resolve_device(plan.config.runtime.device)
     tally = Tally(len(plan.jobs))
     everyone = BothProgress(progress, tally)
-    with open_run(plan.out, plan.jobs, plan.config.runtime, restart=restart) as folder:
-        facts: dict[str, Any] = {"cluster": cluster, "dashboard": "", "workers": 0}
-        with StatusWriter(plan.out / STATUS_FILE, tally, progress, lambda: facts, gpu=device == "cuda"):
-            with _executor_of(plan, cluster, device) as executor:
+    shared = share != "no"
+    with open_run(plan.out, plan.jobs, plan.config.runtime, restart=restart, shared=shared) as folder:
+        facts: dict[str, Any] = {"cluster": kind_of(cluster), "dashboard": "", "workers": 0}
+        gpu = _is_here(cluster) and resolve_device(plan.config.runtime.device) == "cuda"
+        status = shared_status(plan.out, folder.lease.folder.name) if shared else plan.out / STATUS_FILE
+        with StatusWriter(status, tally, progress, lambda: facts, gpu=gpu):
+            with _executor_of(plan, cluster) as executor:
+                device = executor.device(plan.config.runtime.device)
+                plan = _with_devices(plan, executor)
                 executor.on_task = folder.record
                 facts |= {"dashboard": executor.dashboard, "workers": executor.n_workers}
                 if executor.dashboard:
                     progress.say(f"dashboard: {executor.dashboard}")
-                _run_all(_Runner(executor, everyone, folder, retry_failed), plan)
+                runner = _Runner(executor, everyone, folder, retry_failed)
+                if shared:
+                    # No more at once than there are workers: the others could work on what waits here.
+                    at_once = min(plan.config.runtime.slides_in_flight, executor.n_workers)
+                    complete = _share_all(runner, plan, at_once, wait=share == "stay")
+                else:
+                    complete = _run_all(runner, plan)
                 facts["workers"] = executor.n_workers
             summaries = Summaries(plan.jobs)
-            write_tables(plan.out, plan.jobs, summaries)
-            write_comparison(plan.out, summaries)
-            write_json(
-                plan.out / "run.json",
-                {
-                    "started": started.isoformat(timespec="seconds"),
-                    "seconds": round(time.monotonic() - clock, 3),
-                    "configurations": {job.config.specimen: job.config.model_dump(mode="json") for job in plan.jobs},
-                    "versions": versions(),
-                    "commit": commit(),
-                    "hardware": hardware(device),
-                    "device": {"requested": plan.config.runtime.device, "resolved": device},
-                    "cluster": cluster,
-                    "ledger": folder.ledger.form,
-                    "workers": facts["workers"],
-                    "worker_processes": [
-                        {**use.to_record(), "device": device, "threads": plan.config.runtime.threads}
-                        for use in sorted(executor.workers.values(), key=lambda use: (use.host, use.pid))
-                    ],
-                    "threads": plan.config.runtime.threads,
-                    "weights": weights_used(summaries),
-                    "segmentation": network_use(summaries),
-                    "timings": total_timings(summaries),
-                    "simulated": any(s.get("simulated", False) for s in summaries),
-                    "slides": tally.ended(),
-                },
-            )
-            write_cohort_report(plan.out)
+
+            def write() -> None:
+                write_tables(plan.out, plan.jobs, summaries)
+                write_comparison(plan.out, summaries)
+                write_json(
+                    plan.out / "run.json",
+                    {
+                        "started": started.isoformat(timespec="seconds"),
+                        "seconds": round(time.monotonic() - clock, 3),
+                        "configurations": {
+                            job.config.specimen: job.config.model_dump(mode="json") for job in plan.jobs
+                        },
+                        "versions": versions(),
+                        "commit": commit(),
+                        "hardware": hardware(device),
+                        "device": {"requested": plan.config.runtime.device, "resolved": device},
+                        "cluster": kind_of(cluster),
+                        "shared": shared,
+                        "ledger": folder.ledger.form,
+                        "workers": facts["workers"],
+                        "worker_processes": [
+                            {**use.to_record(), "device": device, "threads": plan.config.runtime.threads}
+                            for use in sorted(executor.workers.values(), key=lambda use: (use.host, use.pid))
+                        ],
+                        "threads": plan.config.runtime.threads,
+                        "weights": weights_used(summaries),
+                        "segmentation": network_use(summaries),
+                        "timings": total_timings(summaries),
+                        "simulated": any(s.get("simulated", False) for s in summaries),
+                        "slides": tally.ended(),
+                    },
+                )
+                write_cohort_report(plan.out)
+
+            if not complete:
+                ended = [job for job in plan.jobs if read_summary(job) is not None]
+                return CohortResult(out=plan.out, summaries=Summaries(ended), left=len(plan.jobs) - len(ended))
+            if shared:
+                files = [job.folder / "summary.json" for job in plan.jobs]
+                finish_once(plan.out, Leases(), inputs=files, product=plan.out / "slides.csv", finish=write)
+            else:
+                write()
     return CohortResult(out=plan.out, summaries=summaries)
 
 
-def _run_all(runner: _Runner, plan: CohortPlan) -> None:
+def _share_all(runner: _Runner, plan: CohortPlan, at_once: int, *, wait: bool) -> bool:
+    """Run the slides that no other process has; return whether all are done."""
+    shared = Shared[SlideJob](
+        out=plan.out, name_of=lambda job: job.slide_id, is_done=runner.is_done, work=runner, leases=Leases()
+    )
+    try:
+        return shared.run(plan.jobs, threads=at_once, wait=wait)
+    except BaseException:
+        runner.stopping = True
+        raise
+
+
+def _run_all(runner: _Runner, plan: CohortPlan) -> bool:
     """Run all slides, some at a time; what ends the run ends it at once."""
     threads = ThreadPoolExecutor(plan.config.runtime.slides_in_flight, thread_name_prefix="slide")
     try:
@@ -386,6 +464,7 @@ def _run_all(runner: _Runner, plan: CohortPlan) -> None:
     finally:
         # After an interruption the closing cluster ends what still runs.
         threads.shutdown(wait=False, cancel_futures=True)
+    return True
 
 
 _THREADS_INSTEAD = 2
@@ -393,11 +472,12 @@ _THREADS_INSTEAD = 2
 
 
 @contextmanager
-def _executor_of(plan: CohortPlan, cluster: str, device: str) -> Iterator[Executor | ThreadExecutor]:
+def _executor_of(plan: CohortPlan, cluster: str | ClusterRequest) -> Iterator[Executor | ThreadExecutor]:
     runtime = plan.config.runtime
-    workers = runtime.workers or default_workers(runtime)
+    workers = runtime.workers or (default_workers(runtime) if _is_here(cluster) else 0)
     patients = all(isinstance(job, GalleryJob) for job in plan.jobs)
-    if patients and cluster == "local" and device == "cpu" and workers <= _THREADS_INSTEAD:
+    few = _is_here(cluster) and workers <= _THREADS_INSTEAD
+    if patients and few and resolve_device(runtime.device) == "cpu":
         yield ThreadExecutor(workers)
     else:
         with open_executor(cluster, runtime) as executor:
@@ -416,19 +496,27 @@ class _Runner:
         self._retry_failed = retry_failed
         self.stopping = False
 
-    def __call__(self, job: SlideJob) -> None:
-        if self.stopping:
-            return
-        started = time.monotonic()
+    def is_done(self, job: SlideJob) -> bool:
+        """Return whether a slide needs no work, and tell of one that does not."""
         before = self._folder.settled(job, retry_failed=self._retry_failed)
         if before is not None:
             self._tell(job, before, f"{before['status']} (done before)", before=True)
+        return before is not None
+
+    def __call__(self, job: SlideJob, lease: Lease | None = None) -> None:
+        """Run a slide, under a lease of its own where others share the run."""
+        if self.stopping:
+            return
+        started = time.monotonic()
+        if lease is None and self.is_done(job):
             return
         self._folder.begin(job)
         try:
-            summary = self._run(job)
+            summary = self._run(job, self._progress if lease is None else WatchfulProgress(self._progress, lease))
+            if lease is not None:
+                lease.check()
         except Exception as error:  # a slide's failure is a row, never the end of the run
-            if self.stopping:
+            if self.stopping or (lease is not None and lease.is_lost):
                 raise
             if (stop := _stops_all(error, job)) is not None:
                 raise stop from error
@@ -445,13 +533,13 @@ class _Runner:
         status, reason = summary["status"], summary["reason"] or ""
         self._progress.finished(job.slide_id, outcome, status=status, reason=reason, before=before)
 
-    def _run(self, job: SlideJob) -> dict[str, Any]:
+    def _run(self, job: SlideJob, progress: Progress) -> dict[str, Any]:
         if isinstance(job, GalleryJob):
-            self._progress.stage(job.slide_id, "images", 1)
+            progress.stage(job.slide_id, "images", 1)
             return self._executor.call(run_patient, job, isinstance(self._executor, ThreadExecutor))
         if isinstance(self._executor, ThreadExecutor):
             raise TypeError("slides need workers of their own")
-        return run_job(job, self._executor, self._progress)
+        return run_job(job, self._executor, progress)
 
 
 def _stops_all(error: Exception, job: SlideJob) -> WsiPipelineError | None:
@@ -470,10 +558,13 @@ def _outcome(summary: dict[str, Any]) -> str:
     return f"{summary['status']}{reason}, {summary['n_cells']:,} cells in {summary['seconds']:.0f} s"
 
 
-def describe_plan(plan: CohortPlan, say: Callable[[str], None]) -> None:
-    """Say what a run would do."""
+def describe_plan(plan: CohortPlan, say: Callable[[str], None], cluster: str | ClusterRequest = "local") -> None:
+    """Say what a run would do; of Slurm, which job it would submit."""
     runtime = plan.config.runtime
-    say(f"{len(plan.jobs)} slide(s) to {plan.out}, {runtime.workers or default_workers(runtime)} local worker(s)")
+    where = f"workers by {kind_of(cluster)}"
+    if _is_here(cluster):
+        where = f"{runtime.workers or default_workers(runtime)} local worker(s)"
+    say(f"{len(plan.jobs)} slide(s) to {plan.out}, {where}")
     for name in plan.config.predictions.slide_models:
         say(f"  asked for an answer: {name}")
     for job in plan.jobs:
@@ -489,3 +580,5 @@ def describe_plan(plan: CohortPlan, say: Callable[[str], None]) -> None:
             f"  {job.slide_id}: {config.specimen}, {config.segmentation.model} at {config.segmentation.mpp} um/px, "
             f"classifier {config.cells.classifier or 'none'}, {job.spec.path}"
         )
+    if isinstance(cluster, ClusterRequest) and cluster.kind == "slurm":
+        say(slurm_script(cluster, runtime))

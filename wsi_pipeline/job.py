@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import wsi_pipeline
 from wsi_pipeline.cells.dysplasia import reference_sha256
@@ -47,6 +48,9 @@ class SlideJob:
         Whether the manifest says that the slide is simulated; one of ours is known as such without it.
     allow_simulated
         Let slide models that were trained on simulated cohorts answer.
+    device
+        What segments and classifies, the same on all workers of a run; empty: what the worker has of
+        ``runtime.device``.
     """
 
     slide_id: str
@@ -59,6 +63,7 @@ class SlideJob:
     regions_file: Path | None = None
     simulated: bool = False
     allow_simulated: bool = False
+    device: Literal["", "cpu", "cuda"] = ""
 
     @property
     def folder(self) -> Path:
@@ -68,6 +73,11 @@ class SlideJob:
     @property
     def work(self) -> Path:
         return self.out / "work" / self.slide_id
+
+    @property
+    def asked_device(self) -> Literal["auto", "cpu", "cuda"]:
+        """Return the device for :func:`wsi_pipeline.runtime.devices.resolve_device`."""
+        return self.device or self.config.runtime.device
 
     @property
     def task_timeout_s(self) -> float:

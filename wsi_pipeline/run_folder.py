@@ -24,10 +24,8 @@ from wsi_pipeline.runtime.batch import PATTERN
 from wsi_pipeline.runtime.lease import Lease, Leases
 from wsi_pipeline.runtime.process import this_process
 from wsi_pipeline.runtime.run_ledger import RunLedger, open_run_ledger, remove_run_ledger, sweep
+from wsi_pipeline.runtime.sharing import alone, joined
 from wsi_pipeline.runtime.tasks import TaskReport
-
-LEASE = ".lease"
-"""Folder below ``OUT/work`` of the lease that one run holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +90,9 @@ class RunFolder:
 
 
 @contextmanager
-def open_run(out: Path, jobs: Sequence[SlideJob], runtime: RuntimeConfig, *, restart: bool) -> Iterator[RunFolder]:
+def open_run(
+    out: Path, jobs: Sequence[SlideJob], runtime: RuntimeConfig, *, restart: bool, shared: bool = False
+) -> Iterator[RunFolder]:
     """Make a run's folder or take up the one that is there; no other run may use it meanwhile.
 
     Parameters
@@ -101,6 +101,8 @@ def open_run(out: Path, jobs: Sequence[SlideJob], runtime: RuntimeConfig, *, res
         The slides of the run.
     restart
         Throw away what earlier runs left of these slides.
+    shared
+        Others that share the run may use it meanwhile; each slide is worked on under a lease of its own.
 
     Raises
     ------
@@ -120,7 +122,7 @@ def open_run(out: Path, jobs: Sequence[SlideJob], runtime: RuntimeConfig, *, res
     except OSError as error:
         raise OutputError(f"--out {out} cannot be written: {error.strerror or error}; choose another folder") from None
     process = this_process()
-    with Leases().acquire(work / LEASE, str(out)) as lease:
+    with (joined if shared else alone)(out, Leases()) as lease:
         if restart:
             _throw_away(work, jobs)
         ledger = open_run_ledger(work, runtime.ledger, writer=f"{process.host}-{process.pid}-{lease.number}")

@@ -46,6 +46,7 @@ from wsi_pipeline.runtime.worker import (
     computing,
     evidence_of,
     exclusive,
+    on_device,
     segmentation_model,
     slide_of,
     use_threads,
@@ -134,13 +135,14 @@ MASKED = "masked"
 """Stage of the ledger that lists what could not be decoded, by block (``slides.on_corrupt: mask``)."""
 
 
+@on_device
 @exclusive
 def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
     """Open the slide, find where to look (unless that is known), fix its normalisation, and cut it into blocks."""
     started = time.monotonic()
     config = job.config
     use_threads(config.runtime.threads)
-    device = resolve_device(config.runtime.device)
+    device = resolve_device(job.asked_device)
     slide = slide_of(job.spec)
     model = segmentation_model(config, device)
     classifier = classifier_model(config.cells.classifier, device) if config.cells.classifier else None
@@ -311,6 +313,7 @@ def plan_of(job: SlideJob, key: str) -> Plan:
     )
 
 
+@on_device
 def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
     """Segment and measure one block."""
     started = time.monotonic()
@@ -323,7 +326,7 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
     slide = slide_of(job.spec)
     plan = plan_of(job, key)
     mpp = config.segmentation.mpp
-    model = segmentation_model(config, resolve_device(config.runtime.device), plan.precision)
+    model = segmentation_model(config, resolve_device(job.asked_device), plan.precision)
     batch = batch_of(model, plan.batch_size)
     lattice = _lattice(slide, mpp, model.tile_px, model.overlap_px)
     with plan.reading:
@@ -418,6 +421,7 @@ def chunk_name(chunk: int) -> str:
     return f"{chunk:06d}"
 
 
+@on_device
 def classify(job: SlideJob, key: str, chunk: int, of: str = "") -> float:
     """Type one chunk of white cells, in table order; return the seconds.
 
@@ -432,7 +436,7 @@ def classify(job: SlideJob, key: str, chunk: int, of: str = "") -> float:
     use_threads(config.runtime.threads)
     slide = slide_of(job.spec)
     plan = plan_of(job, key)
-    name, device = str(config.cells.classifier), resolve_device(config.runtime.device)
+    name, device = str(config.cells.classifier), resolve_device(job.asked_device)
     classifier, evidence = classifier_model(name, device), evidence_of(name, device)
     side = classifier.window_px
     centres = slide.frame(classifier.mpp).from_px0(read_targets(ledger.part(f"{of}merged", "targets"), chunk))

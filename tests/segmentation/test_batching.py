@@ -63,7 +63,7 @@ def test_what_is_asked_for_wins_and_a_cpu_takes_eight(tmp_path: Path) -> None:
 
 def test_on_a_gpu_the_first_choice_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model("compact-smear", specimen="blood_smear", device="cpu")
-    monkeypatch.setattr(run_batch, "default_workers", lambda _: 2)
+    monkeypatch.setenv("WSI_PIPELINE_PROCESSES_ON_GPU", "2")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 29, 1 << 34))
     first = network_batch(tmp_path, model, load_config(), "cuda")
     assert 1 < first < MAX_BATCH

@@ -21,6 +21,7 @@ from wsi_pipeline.cli import (
     status,
     train_slides,
     view,
+    worker,
 )
 from wsi_pipeline.errors import WsiPipelineError
 
@@ -40,6 +41,7 @@ app.command("inspect")(slides.inspect)
 app.command("status")(status.status)
 app.command("doctor")(models.doctor)
 app.command("view")(view.view)
+app.command("worker")(worker.worker)
 app.add_typer(models.app, name="models")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(evaluate.app, name="evaluate")

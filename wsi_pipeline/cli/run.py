@@ -19,7 +19,15 @@ _SHOWN = 100
 Slides = Annotated[list[str] | None, typer.Argument(help="Slide files, URLs, folders of slides, or CSV manifests.")]
 Config = Annotated[str | None, typer.Option("--config", help="YAML file or specimen name; default blood_smear.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command there resumes.")]
-Cluster = Annotated[str, typer.Option("--cluster", help="local, or the address of a Dask scheduler.")]
+Cluster = Annotated[
+    str, typer.Option("--cluster", help="local, slurm, srun (inside an allocation), or a Dask scheduler's address.")
+]
+ClusterFile = Annotated[
+    Path | None, typer.Option("--cluster-config", help="YAML file; for slurm default configs/cluster/slurm.yaml.")
+]
+Dashboard = Annotated[
+    str | None, typer.Option("--dashboard", help="HOST:PORT for Dask's dashboard; default a free port of loopback.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
 
@@ -37,6 +45,8 @@ def run(
     config: Config = None,
     out: Out = Path("wsi-pipeline-out"),
     cluster: Cluster = "local",
+    cluster_config: ClusterFile = None,
+    dashboard: Dashboard = None,
     device: Device = None,
     mpp: Annotated[
         float | None, typer.Option(help="Microns per pixel of slides that state none, or of a gallery.")
@@ -48,6 +58,12 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run slides again that failed before.")] = False,
     allow_simulated: Annotated[
         bool, typer.Option("--allow-simulated", help="Allow models that were trained on simulated data.")
+    ] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Share the slides with other processes that are given the same command.")
+    ] = False,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="With --share: end when others work on all slides that are left.")
     ] = False,
     gallery: Annotated[
         Path | None,
@@ -65,8 +81,12 @@ def run(
 ) -> None:
     """Find, measure and classify every cell; count; answer; export."""
     from wsi_pipeline.cohort import describe_plan, plan_cohort, plan_gallery
+    from wsi_pipeline.runtime.clusters import request_cluster
 
     _check_sources(slides, gallery, force_mpp, label_taxonomy is not None or keep_unknown_labels or skip_unreadable)
+    if leave and not share:
+        raise ConfigError("--leave goes with --share")
+    where = request_cluster(cluster, out, cluster_config, dashboard)
     if gallery is not None:
         plan = plan_gallery(
             gallery,
@@ -78,6 +98,7 @@ def run(
             keep_unknown_labels=keep_unknown_labels,
             skip_unreadable=skip_unreadable,
             allow_simulated=allow_simulated,
+            here=where.is_local,
         )
     else:
         plan = plan_cohort(
@@ -88,11 +109,13 @@ def run(
             mpp=mpp,
             force_mpp=force_mpp,
             allow_simulated=allow_simulated,
+            here=where.is_local,
         )
     if dry_run:
-        describe_plan(plan, typer.echo)
+        describe_plan(plan, typer.echo, where)
         return
-    _execute(plan, cluster=cluster, restart=restart, retry_failed=retry_failed)
+    how = "no" if not share else "leave" if leave else "stay"
+    _execute(plan, cluster=where, restart=restart, retry_failed=retry_failed, share=how)
 
 
 def _check_sources(slides: list[str] | None, gallery: Path | None, force_mpp: bool, of_galleries: bool) -> None:
@@ -205,4 +228,7 @@ def _say_result(result: Any) -> None:
             if failed <= _SHOWN:
                 typer.echo(f"{summary['slide_id']}: {summary['warnings'][0]}", err=True)
     typer.echo(f"{len(result.summaries)} slide(s): {_reasons_text(reasons)}")
-    typer.echo(f"report: {result.out / 'report.html'}")
+    if result.left:
+        typer.echo(f"{result.left} slide(s) are left to others; the last of them writes the tables and the report")
+    else:
+        typer.echo(f"report: {result.out / 'report.html'}")

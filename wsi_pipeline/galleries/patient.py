@@ -29,7 +29,7 @@ from wsi_pipeline.job import attempt_key
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.provenance import commit, versions
-from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, evidence_of, use_threads
+from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, evidence_of, on_device, use_threads
 from wsi_pipeline.slide_answers import answer_slide, provenance_of
 from wsi_pipeline.slides.picture import read_image
 
@@ -46,6 +46,7 @@ def expected_files(job: GalleryJob) -> list[Path]:
     return [job.folder / name for name in wanted]
 
 
+@on_device
 def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
     """Run one patient, as a task on a worker; write its artefacts and return its summary.
 
@@ -82,7 +83,7 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
     surveyed = time.monotonic()
 
     # Type and measure the cell in the middle of each.
-    device = resolve_device(config.runtime.device)
+    device = resolve_device(job.asked_device)
     classifier = classifier_model(str(config.cells.classifier), device)
     evidence = evidence_of(str(config.cells.classifier), device)
     measurer = ImageMeasurer(crop_features(device))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import OutputError
-from wsi_pipeline.runtime.executor import default_workers
+from wsi_pipeline.runtime.layout import processes_on_gpu
 from wsi_pipeline.runtime.ledger import key_of
 from wsi_pipeline.segmentation.batching import CPU_BATCH, batch_for_memory
 from wsi_pipeline.segmentation.models import FlowModel
@@ -45,8 +45,9 @@ def network_batch(work: Path, model: FlowModel, config: PipelineConfig, device: 
         import torch
 
         free, _ = torch.cuda.mem_get_info()
-        workers = config.runtime.workers or default_workers(config.runtime)
-        return batch_for_memory(free, model_bytes=model.model_bytes, tile_bytes=model.tile_bytes, workers=workers)
+        return batch_for_memory(
+            free, model_bytes=model.model_bytes, tile_bytes=model.tile_bytes, workers=processes_on_gpu()
+        )
 
     key = key_of(model=model.sha256, precision=model.precision, tile_px=model.tile_px)
     return settle(work / PATTERN.replace("*", key), choose)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from wsi_pipeline.config import RuntimeConfig
-from wsi_pipeline.errors import ConfigError, WsiPipelineError
+from wsi_pipeline.errors import WsiPipelineError
+from wsi_pipeline.runtime.clusters import ClusterRequest, OpenCluster, open_cluster
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.isolated import run_isolated
+from wsi_pipeline.runtime.layout import layout_of, usable_cores, visible_gpus
 from wsi_pipeline.runtime.tasks import (
     Outcome,
     TaskLostError,
@@ -33,31 +34,19 @@ from wsi_pipeline.runtime.tasks import (
 )
 
 if TYPE_CHECKING:
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 _QUEUED_PER_WORKER = 4
-_WORKERS_ON_GPU = 4
-_CLOSE_S = 60
 _RESTART_S = 60
 _WORKERS_EVERY_S = 2.0
 _ISOLATED_TRIES = 3
-# A block's arrays are freed and asked for again, over and over. glibc gives each back to the system and takes it anew,
-# page by page, which was half of a worker's time: kept, a block took 18 s of processor where it had taken 35.
-KEEP_MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_ARENA_MAX": "1",
-}
-"""Environment of a worker process, for glibc; others ignore it."""
-
 _NO_SCHEDULER = (
     "the connection to the Dask scheduler is lost; start a scheduler and workers, and give the same command again: "
     "it resumes"
 )
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 _log = logging.getLogger(__name__)
 
@@ -126,11 +115,14 @@ class Executor(_Reporting):
     ----------
     client
         A connected client.
+    cluster
+        What it is connected to; None for workers that are all alike, on a CPU.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, cluster: OpenCluster | None = None) -> None:
         super().__init__()
         self._client = client
+        self._cluster = cluster
         self._known_workers, self._looked = 0, -math.inf
 
     @property
@@ -147,6 +139,13 @@ class Executor(_Reporting):
         """Return the address of Dask's dashboard; empty where the scheduler has none."""
         services = self._client.scheduler_info().get("services", {})
         return str(self._client.dashboard_link) if "dashboard" in services else ""
+
+    def device(self, requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+        """Return the device that segments and classifies, on whichever worker."""
+        return "cpu" if self._cluster is None or requested == "cpu" else self._cluster.device
+
+    def _resources(self, function: Callable[..., Any]) -> dict[str, float] | None:
+        return None if self._cluster is None else self._cluster.resources(getattr(function, "on_device", False))
 
     def call(self, function: Callable[..., R], *arguments: Any, timeout_s: float | None = None) -> R:
         """Run one task and return its record."""
@@ -185,6 +184,7 @@ class Executor(_Reporting):
         if self._client.status != "running":
             raise RunStoppedError(_NO_SCHEDULER)
         waiting = iter(argument_lists)
+        resources = self._resources(function)
         unfinished: dict[Any, tuple[Any, tuple[Any, ...], int]] = {}
         running: Any = as_completed(loop=self._client.loop)
 
@@ -199,7 +199,8 @@ class Executor(_Reporting):
         def submit(arguments: tuple[Any, ...], *, isolated: int) -> None:
             run = run_isolated if isolated else run_packed
             key = f"{name_of(function)}-{uuid.uuid4().hex}"
-            future = self._client.submit(run, pack(function, arguments), timeout_s, key=key, pure=False)
+            what = pack(function, arguments)
+            future = self._client.submit(run, what, timeout_s, key=key, pure=False, resources=resources)
             unfinished[future.key] = future, arguments, isolated
             running.add(future)
 
@@ -246,84 +247,24 @@ class Executor(_Reporting):
 
 
 def default_workers(config: RuntimeConfig) -> int:
-    """Return one worker a core, or a few that share the GPU."""
-    cores = os.cpu_count() or 1
-    return min(_WORKERS_ON_GPU, cores) if resolve_device(config.device) == "cuda" else cores
+    """Return how many processes of this machine segment: one a core, or one a GPU."""
+    gpus = len(visible_gpus()) if resolve_device(config.device) == "cuda" else 0
+    layout = layout_of(config.model_copy(update={"workers": None}), cores=usable_cores(), gpus=gpus)
+    return layout.gpu or layout.cpu
 
 
 @contextmanager
-def open_executor(cluster: str, config: RuntimeConfig) -> Iterator[Executor]:
-    """Yield an executor on ``local`` workers or on the scheduler at an address such as ``tcp://host:8786``.
+def open_executor(cluster: str | ClusterRequest, config: RuntimeConfig) -> Iterator[Executor]:
+    """Yield an executor on a cluster; see :func:`wsi_pipeline.runtime.clusters.open_cluster`.
 
     Raises
     ------
-    ConfigError
-        The address cannot be reached, or the kind of cluster is unknown.
+    ConfigError, DeviceError
+        The cluster cannot be had.
     """
-    import dask
-    from distributed import Client, LocalCluster
-
-    for name in ("distributed", "distributed.nanny", "distributed.scheduler", "distributed.http.proxy"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # its import sets INFO, which fills the user's terminal
-    settings = {
-        "distributed.scheduler.allowed-failures": config.retries,
-        # Only as many tasks as threads: those waiting behind one that kills its worker would be blamed for the death.
-        "distributed.scheduler.worker-saturation": 1.0,
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        # A paused worker would wait for ever for memory that no Dask key holds; running out is an error instead.
-        "distributed.worker.memory.pause": False,
-        "distributed.comm.timeouts.connect": "20s",
-        "distributed.admin.large-graph-warning-threshold": "50MB",
-        # Set before the process starts: later neither the allocator nor OpenMP reads it.
-        "distributed.nanny.pre-spawn-environ": {
-            **dict.fromkeys(_THREAD_SETTINGS, str(config.threads)),
-            **KEEP_MEMORY,
-        },
-    }
-    with dask.config.set(settings):
-        if cluster == "local":
-            workers = config.workers or default_workers(config)
-            local = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1 + config.prefetch,
-                processes=True,
-                dashboard_address=":0",
-                silence_logs=50,
-            )
-            client = Client(local, set_as_default=False)
-            try:
-                yield Executor(client)
-            finally:
-                _close(client)
-                _close(local)
-            return
-        if "://" not in cluster:
-            raise ConfigError(f"--cluster {cluster!r}: use local or a scheduler address such as tcp://host:8786")
-        try:
-            client = Client(cluster, timeout=20, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"--cluster {cluster}: no Dask scheduler answers there ({error})") from None
-        try:
-            _await_workers(client, cluster)
-            yield Executor(client)
-        finally:
-            _close(client)
-
-
-def _await_workers(client: Client, cluster: str) -> None:
-    try:
-        client.wait_for_workers(1, timeout=120)
-    except TimeoutError:
-        raise ConfigError(f"--cluster {cluster}: the scheduler has no workers; start dask workers there") from None
-
-
-def _close(part: Client | LocalCluster) -> None:
-    """Close a client or cluster; what the run found is not lost because a worker is slow to stop."""
-    try:
-        part.close(timeout=_CLOSE_S)
-    except TimeoutError:
-        _log.info("%s did not close within %s s", type(part).__name__, _CLOSE_S)
+    request = cluster if isinstance(cluster, ClusterRequest) else ClusterRequest(kind=cluster)
+    with open_cluster(request, config) as opened:
+        yield Executor(opened.client, opened)
 
 
 class SerialExecutor(_Reporting):
@@ -331,6 +272,10 @@ class SerialExecutor(_Reporting):
 
     n_workers = 1
     dashboard = ""
+
+    def device(self, requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+        """Return the device that segments and classifies."""
+        return "cuda" if resolve_device(requested) == "cuda" else "cpu"
 
     def call(self, function: Callable[..., R], *arguments: Any, timeout_s: float | None = None) -> R:
         """Run one task and return its record; nothing here could end one that hangs, so the limit is not kept."""

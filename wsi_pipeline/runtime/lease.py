@@ -29,6 +29,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from wsi_pipeline.errors import LeaseHeldError, LeaseLostError, OutputError
 from wsi_pipeline.runtime.process import ProcessName, this_process
@@ -39,6 +40,8 @@ STALE_S = 90.0
 
 _NUMBERED = re.compile(r"([0-9]{1,15})\.json")
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+State = Literal["free", "alive", "dead", "unknown"]
 
 _log = logging.getLogger(__name__)
 
@@ -150,14 +153,26 @@ class Leases:
         OutputError
             The folder cannot be written.
         """
-        holding = read_holding(folder)
-        if holding is not None and not holding.released and not self._is_dead(folder, holding):
+        state, holding = self._state(folder)
+        if state in ("alive", "unknown"):
             return None
         self._seen.pop(folder, None)
         lease = Lease._take(folder, 1 if holding is None else holding.number + 1, self)
-        if lease is not None and holding is not None and not holding.released:
-            _log.warning("%s: taken over from %s, which is dead", folder, holding.holder or "an unknown process")
+        if lease is not None and state == "dead":
+            _log.warning(
+                "%s: taken over from %s, which is dead", folder, (holding and holding.holder) or "nobody known"
+            )
         return lease
+
+    def state(self, folder: Path) -> State:
+        """Return what is known of a lease by now: that it is free, that its holder lives, or that it is dead."""
+        return self._state(folder)[0]
+
+    def settle(self, folder: Path) -> State:
+        """Return the same, when it is known: a holder elsewhere is watched for at most ``stale_s``."""
+        while (state := self.state(folder)) == "unknown":
+            self.sleep(min(1.0, self.beat_s / 2))
+        return state
 
     def acquire(self, folder: Path, what: str) -> Lease:
         """Take the lease, or refuse as soon as its holder shows that it lives.
@@ -183,27 +198,29 @@ class Leases:
             lease = self.try_acquire(folder)
             if lease is not None:
                 return lease
-            holding = read_holding(folder)
-            if holding is None or holding.released:
-                continue
-            seen = self._seen.get(folder)
-            if (holding.holder is not None and holding.holder.runs()) or (seen is not None and seen.changed):
+            state, holding = self._state(folder)
+            if state == "alive":
                 raise LeaseHeldError(
-                    f"{what} is being worked on by {holding.holder or 'an unknown process'}; wait until it has ended, "
-                    "or stop it there"
+                    f"{what} is being worked on by {(holding and holding.holder) or 'an unknown process'}; wait until "
+                    "it has ended, or stop it there"
                 )
-            self.sleep(min(1.0, self.beat_s / 2))
+            if state == "unknown":
+                self.sleep(min(1.0, self.beat_s / 2))
 
-    def _is_dead(self, folder: Path, holding: Holding) -> bool:
+    def _state(self, folder: Path) -> tuple[State, Holding | None]:
+        holding = read_holding(folder)
+        if holding is None or holding.released:
+            return "free", holding
         runs = holding.holder.runs() if holding.holder is not None else None
         if runs is False:
-            return True
+            return "dead", holding
         now = self.clock()
         seen = self._seen.get(folder)
         if seen is None or seen.holding != holding:
-            self._seen[folder] = _Seen(holding, now, changed=seen is not None)
-            return False
-        return now - seen.since >= self.stale_s
+            seen = self._seen[folder] = _Seen(holding, now, changed=seen is not None)
+        if now - seen.since >= self.stale_s:
+            return "dead", holding
+        return ("alive" if runs or seen.changed else "unknown"), holding
 
 
 class Lease:

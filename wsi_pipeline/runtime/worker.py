@@ -71,6 +71,12 @@ def exclusive(task: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Re
     return run
 
 
+def on_device(task: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Mark a task that segments or classifies: with GPUs in a cluster, it runs on workers that have one."""
+    task.on_device = True  # type: ignore[attr-defined]
+    return task
+
+
 def slide_of(spec: SlideSpec) -> Slide:
     """Return the open slide, opening it in this process when needed.
 
