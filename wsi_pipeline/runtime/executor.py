@@ -137,10 +137,8 @@ class Executor(_Reporting):
     @property
     def dashboard(self) -> str:
         """Return the address of Dask's dashboard; empty where the scheduler has none."""
-        try:
-            return str(self._client.dashboard_link)
-        except (KeyError, ValueError, AttributeError):
-            return ""
+        services = self._client.scheduler_info().get("services", {})
+        return str(self._client.dashboard_link) if "dashboard" in services else ""
 
     def device(self, requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
         """Return the device that segments and classifies, on whichever worker."""
