@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.segmentation.kinds import MEGAKARYOCYTE_KINDS
 from wsi_pipeline.segmentation.networks import WIDTHS, CompactFlowNet
 from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
@@ -89,6 +90,16 @@ RECIPES = {
         megakaryocyte_offset=2.6,
         steps=1600,
     ),
+    "compact-megakaryocyte": Recipe(
+        kinds=MEGAKARYOCYTE_KINDS,
+        mpp=0.5,
+        scale_range=(0.7, 1.5),
+        side=192,
+        batch=6,
+        eosin=0.15,
+        kind_weight=1.0,
+        steps=1200,
+    ),
 }
 
 
@@ -153,7 +164,11 @@ def sampling_weights(samples: Sequence[Sample]) -> np.ndarray:
     return weights / weights.sum()
 
 
-_AIMED_AT = {SMEAR_KINDS: "white_nucleus", SECTION_KINDS: "megakaryocyte"}
+_AIMED_AT = {
+    SMEAR_KINDS: "white_nucleus",
+    SECTION_KINDS: "megakaryocyte",
+    MEGAKARYOCYTE_KINDS: "megakaryocyte_nucleus",
+}
 
 
 def _centre_on_cell(sample: Sample, kinds: tuple[str, ...], rng: np.random.Generator) -> tuple[float, float] | None:
