@@ -1,4 +1,4 @@
-"""Composites: drawn megakaryocytes among real nuclei, in cytoplasm, fat, bone and folds, with what is mistaken for them.
+"""Composites: drawn megakaryocytes among real nuclei, in cytoplasm, fat, bone and folds, with what looks like them.
 
 Everything is laid down as optical density at ``ASSET_MPP`` and brought to half the resolution at the end. Where a
 megakaryocyte lies nothing of the ground is left. Which half of the cut-outs is used (:data:`Half`) decides whether a
@@ -186,12 +186,9 @@ def _draw_shape(rng: np.random.Generator) -> MegakaryocyteShape:
     bare = rng.random() < 0.15
     lobes = int(rng.integers(1, 11))
     lobulation = float(rng.uniform(0, 1)) if lobes > 1 else 0.0
-    if bare:
-        diameter = float(rng.uniform(12, 24))
-    else:
-        diameter = float(np.clip(np.exp(rng.normal(math.log(25), 0.33)), 13.5, 60))
+    diameter = rng.uniform(12, 24) if bare else np.clip(np.exp(rng.normal(math.log(25), 0.33)), 13.5, 60)
     return MegakaryocyteShape(
-        diameter_um=diameter,
+        diameter_um=float(diameter),
         nc_ratio=float(rng.uniform(0.15, 0.6)),
         lobes=lobes,
         lobulation=lobulation,
