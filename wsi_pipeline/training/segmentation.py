@@ -27,6 +27,7 @@ from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, sav
 from wsi_pipeline.training.precision import training_autocast
 from wsi_pipeline.training.segmentation_augment import Crop, random_crop
 from wsi_pipeline.training.segmentation_data import IGNORE, SECTION_KINDS, SET_SHARES, SMEAR_KINDS, Sample
+from wsi_pipeline.weights import find_weights
 
 TILE_PX, OVERLAP_PX = 256, 32
 """Tiles that runs give the networks."""
@@ -94,13 +95,28 @@ RECIPES = {
         kinds=MEGAKARYOCYTE_KINDS,
         mpp=0.5,
         scale_range=(0.7, 1.5),
-        side=192,
-        batch=6,
+        side=160,
+        batch=5,
         eosin=0.15,
         kind_weight=1.0,
-        steps=1200,
+        steps=600,
+        learning_rate=1.5e-3,
     ),
 }
+
+
+STARTS_FROM = {"compact-megakaryocyte": "compact-section"}
+"""Shipped networks whose training starts from the weights of another, all but the last layer."""
+
+
+def initial_weights(name: str) -> dict[str, Tensor] | None:
+    """Return the weights that the training of a shipped network starts from; None where it starts at random."""
+    if name not in STARTS_FROM:
+        return None
+    from safetensors.torch import load_file
+
+    weights = load_file(find_weights(STARTS_FROM[name], "segmentation").path)
+    return {key: value for key, value in weights.items() if not key.startswith("head.")}
 
 
 def network_details(recipe: Recipe) -> dict[str, Any]:
