@@ -131,6 +131,7 @@ def results_key(
     device: str,
     red_classifier_sha256: str | None = None,
     evidence_sha256: str | None = None,
+    megakaryocytes_sha256: str | None = None,
 ) -> str:
     """Return the hash of everything that the slide's results depend on."""
     config = job.config
@@ -151,4 +152,6 @@ def results_key(
         device=device,
         engine=engine_for(device),
         threads=config.runtime.threads,
+        # Named only where there is one: parts of other specimens stand.
+        **({"megakaryocytes": megakaryocytes_sha256} if megakaryocytes_sha256 else {}),
     )
