@@ -86,9 +86,8 @@ def test_the_median_of_random_nearest_distances() -> None:
     points = poisson(place, 250, 4)
     # F(d) = 1 - exp(-density pi d^2).
     density = len(points) / place.area_um2
-    assert nearest_neighbours(points, place).quantiles[2] == pytest.approx(
-        np.sqrt(np.log(2) / np.pi / density), rel=CLOSE
-    )
+    exact = np.sqrt(np.log(2) / np.pi / density)
+    assert nearest_neighbours(points, place).quantiles[2] == pytest.approx(exact, rel=CLOSE)
 
 
 def test_eroded_areas_of_a_rectangle() -> None:

@@ -1,8 +1,8 @@
 """Distance from bone, against what random points in the same marrow would have.
 
-Normal megakaryocytes lie in the middle of marrow spaces; beside trabeculae they are a sign of disease (WHO, revised 4th edition, 2017; Thiele
-et al., Blood 117:5710, 2011). The expectation is the share of the marrow's area that lies within the limit,
-and the mean distance over that area, both by the middles of a lattice of pixels.
+Normal megakaryocytes lie in the middle of marrow spaces; beside trabeculae they are a sign of disease (WHO, revised 4th
+edition, 2017; Thiele et al., Blood 117:5710, 2011). The expectation is the share of the marrow's area that lies within
+the limit, and the mean distance over that area, both by the middles of a lattice of pixels.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ A point near the edge may have its nearest neighbour outside, where nothing was 
 - Hanisch (Math. Operationsforsch. Statist. Ser. Statist. 15:409, 1984): only points whose neighbour at distance d lies
   nearer than the edge are used, each weighted by 1 over the area of the window eroded by d, the part in which such a
   point would have been used. Mean, deviation and quantiles are those of the weighted distances.
-- Clark and Evans (Ecology 35:445, 1954): mean distance over that of random points, 1 / (2 sqrt(density)) without an edge.
-  Here the divisor is the mean of as many points thrown at random into the same window, measured the same way, which
-  corrects for the edge of any shape; Donnelly's formula holds for rectangles. Below 1 is clustered, above 1 regular.
+- Clark and Evans (Ecology 35:445, 1954): mean distance over that of random points, 1 / (2 sqrt(density)) without an
+  edge. Here the divisor is the mean of as many points thrown at random into the same window, measured the same way,
+  which corrects for the edge of any shape; Donnelly's formula holds for rectangles. Below 1 is clustered, above
+  regular.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class SetCovariance:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Pairs up to :data:`LONGEST_UM`: distance and weight ``A^2 / (n (n - 1) gamma)`` of each, ordered pairs together."""
+    """Pairs up to :data:`LONGEST_UM`: distance, and ``A^2 / (n (n - 1) gamma)`` of both orders together."""
 
     distance_um: FloatArray
     weight: FloatArray
