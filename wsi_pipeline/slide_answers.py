@@ -135,8 +135,8 @@ def _check_phenotypes(model: SlideEnsemble, config: PipelineConfig) -> None:
     said = "predictions.phenotypes is null" if own is None else f"predictions.phenotypes is {own.name}"
     wanted = f"phenotypes of {needed['name']} ({needed['sha256'][:12]})" if needed["sha256"] else "no phenotypes"
     raise ModelError(
-        f"model {model.card['name']} was trained on trephines with {wanted}; {said}. Run with what it was trained with, "
-        "or train the model again"
+        f"model {model.card['name']} was trained on trephines with {wanted}; {said}. Run with what it was trained "
+        "with, or train the model again"
     )
 
 

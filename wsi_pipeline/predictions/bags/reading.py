@@ -26,7 +26,7 @@ def read_runs(
     level: Level = "patient",
     embedding: bool = True,
     patients: Mapping[str, str] | None = None,
-    specimens: Collection[str] = SMEARS,
+    specimens: Collection[str] | None = None,
 ) -> tuple[list[CellBag], tuple[SkippedSlide, ...]]:
     """Return the bags of one run or many, in order of their subjects, and the slides that have none.
 
@@ -44,16 +44,19 @@ def read_runs(
         Patient by ``slide_id``, of slides whose run was not told it
         (:func:`~wsi_pipeline.predictions.bags.manifest.patients_of`).
     specimens
-        Those that are wanted. Where trephines are, smears beside them are refused.
+        Those that are wanted: None takes smears, or trephines where there is no smear. Where trephines are wanted,
+        smears beside them are refused.
 
     Raises
     ------
     DataError
         As :func:`~wsi_pipeline.predictions.bags.list_runs` and :func:`bags_of`; or no slide has cells.
     """
-    slides, skipped = list_runs(runs, specimens=specimens)
+    slides, skipped = list_runs(runs, specimens=SMEARS if specimens is None else specimens)
+    if specimens is None and not slides and any(s.status == "section" for s in skipped):
+        slides, skipped = list_runs(runs, specimens=SECTIONS)
     smears = [s.slide_id for s in skipped if s.status == "smear"]
-    if smears and set(specimens) <= set(SECTIONS):
+    if smears and specimens is not None and set(specimens) <= set(SECTIONS):
         raise DataError(
             f"trephines are asked about, and {some(smears)} of these runs are smears; give runs of trephines alone"
         )

@@ -40,6 +40,8 @@ class FinishedSlide:
         Whether the slide is said to be simulated.
     trephine
         Entry of ``summary.json`` of a trephine.
+    label
+        As the manifest of the run has it; empty without one.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class FinishedSlide:
     red_cells: Mapping[str, Any] | None
     simulated: bool
     trephine: Mapping[str, Any] | None = None
+    label: str = ""
 
     @property
     def cells(self) -> Path:
@@ -168,6 +171,7 @@ def finished_slide(folder: Path) -> FinishedSlide:
             red_cells=summary.get("red_cells"),
             simulated=bool(summary.get("simulated", False)),
             trephine=trephine,
+            label=str(summary.get("label") or ""),
         )
     except FileNotFoundError:
         raise DataError(f"{folder} is half-written: it has no summary.json; {_AGAIN}") from None
