@@ -14,6 +14,7 @@ from wsi_pipeline.exports.report.summary import read_summary
 from wsi_pipeline.galleries.survey import MAX_PIXELS
 from wsi_pipeline.predictions.attention import FILE
 from wsi_pipeline.predictions.bags import FinishedSlide, counts_of, list_runs
+from wsi_pipeline.predictions.bags.routine import panel_of
 from wsi_pipeline.predictions.bags.runs import SMEARS
 from wsi_pipeline.predictions.model_answers import check_names
 from wsi_pipeline.predictions.prediction import PREDICTION_COLUMNS, PredictionLevel
@@ -79,10 +80,14 @@ def predict_slides(
     notes = [f"Left out: {some(map(str, skipped))}."] if skipped else []
     notes += _check_fit(loaded, slides)
     questions = _questions(slides, loaded)
-    told: Sequence[Mapping[str, float] | None] = [None] * len(questions)
-    if counts is not None:
-        told, remarks = counts_of(counts, questions)
+    told: list[Mapping[str, float] | None] = [None] * len(questions)
+    panels = [panel_of(question.slides[0].specimen) for question in questions]
+    for panel in () if counts is None else sorted(set(panels)):
+        places = [i for i, own in enumerate(panels) if own == panel]
+        found, remarks = counts_of(counts, [questions[i] for i in places], panel=panel)
         notes += remarks
+        for i, values in zip(places, found, strict=True):
+            told[i] = values
     _open_folder(out, runs)
     use_threads(1)
     subjects = []
