@@ -80,14 +80,10 @@ def predict_slides(
     notes = [f"Left out: {some(map(str, skipped))}."] if skipped else []
     notes += _check_fit(loaded, slides)
     questions = _questions(slides, loaded)
-    told: list[Mapping[str, float] | None] = [None] * len(questions)
-    panels = [panel_of(question.slides[0].specimen) for question in questions]
-    for panel in () if counts is None else sorted(set(panels)):
-        places = [i for i, own in enumerate(panels) if own == panel]
-        found, remarks = counts_of(counts, [questions[i] for i in places], panel=panel)
+    told: Sequence[Mapping[str, float] | None] = [None] * len(questions)
+    if counts is not None:
+        told, remarks = _counts(counts, questions)
         notes += remarks
-        for i, values in zip(places, found, strict=True):
-            told[i] = values
     _open_folder(out, runs)
     use_threads(1)
     subjects = []
@@ -173,6 +169,20 @@ def _questions(slides: Sequence[FinishedSlide], models: Sequence[SlideEnsemble])
             for (patient, _), own in sorted(pooled.items())
         ),
     ]
+
+
+def _counts(table: Path, questions: Sequence[_Question]) -> tuple[list[Mapping[str, float] | None], list[str]]:
+    """Return the routine counts of each subject, of the analytes that stand beside its specimen, and remarks."""
+    told: list[Mapping[str, float] | None] = [None] * len(questions)
+    said: list[str] = []
+    panels = [panel_of(question.slides[0].specimen) for question in questions]
+    for panel in sorted(set(panels)):
+        places = [i for i, own in enumerate(panels) if own == panel]
+        found, remarks = counts_of(table, [questions[i] for i in places], panel=panel)
+        said += remarks
+        for i, values in zip(places, found, strict=True):
+            told[i] = values
+    return told, said
 
 
 def _answered(
