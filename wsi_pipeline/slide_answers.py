@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from wsi_pipeline.atomic import write_json
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.exports.qupath_answers import add_answers
@@ -16,11 +18,16 @@ from wsi_pipeline.predictions.attention import FILE, attention_table, read_atten
 from wsi_pipeline.predictions.bags import CellBag, FinishedSlide, bags_of, finished_slide
 from wsi_pipeline.predictions.model_answers import Asked, ask, check_names, without_cells
 from wsi_pipeline.predictions.prediction import Prediction, PredictionLevel
+from wsi_pipeline.predictions.slide_features import Vocabulary, slide_features
 from wsi_pipeline.predictions.slide_models import SlideEnsemble
+from wsi_pipeline.predictions.slide_models.storage import map_file
+from wsi_pipeline.predictions.trephines.cohort_map import load_cohort_map
 from wsi_pipeline.runtime.worker import slide_model
+from wsi_pipeline.trephine_answer import phenotypes_of
 from wsi_pipeline.weights import find_weights
 
 QUPATH = "qupath.geojson.gz"
+COHORT_MAP = "cohort_map.json"
 SLIDE_MODEL, SHA256 = "slide model ", " SHA-256"
 """What an entry of the provenance begins and ends with that holds a model's SHA-256."""
 
@@ -106,6 +113,9 @@ def check_models(config: PipelineConfig) -> PipelineConfig:
         name, specimens = model.card["name"], model.card["specimens"]
         if config.specimen not in specimens:
             raise ModelError(f"model {name} was made for {', '.join(specimens)}, not for {config.specimen}")
+        if config.specimen == "trephine":
+            _check_phenotypes(model, config)
+            continue
         if config.cells.classifier is None:
             raise ConfigError(f"model {name} reads classified cells, and cells.classifier is null; name a classifier")
         own, needed = find_weights(config.cells.classifier, "cells"), model.card["classifier"]
@@ -121,6 +131,19 @@ def check_models(config: PipelineConfig) -> PipelineConfig:
     if "embedding" in config.cells.model_fields_set:
         raise ConfigError(f"model {readers[0]} reads embeddings of cells, and cells.embedding is false; leave that out")
     return config.model_copy(update={"cells": config.cells.model_copy(update={"embedding": True})})
+
+
+def _check_phenotypes(model: SlideEnsemble, config: PipelineConfig) -> None:
+    """Refuse a model of trephines that reads the phenotypes of another model than the run tells."""
+    own, needed = phenotypes_of(config), model.card["classifier"]
+    if (own.sha256 if own else "") == needed["sha256"]:
+        return
+    said = "predictions.phenotypes is null" if own is None else f"predictions.phenotypes is {own.name}"
+    wanted = f"phenotypes of {needed['name']} ({needed['sha256'][:12]})" if needed["sha256"] else "no phenotypes"
+    raise ModelError(
+        f"model {model.card['name']} was trained on trephines with {wanted}; {said}. Run with what it was trained "
+        "with, or train the model again"
+    )
 
 
 def provenance_of(config: PipelineConfig) -> dict[str, str]:
@@ -147,6 +170,32 @@ def answer_slide(job: SlideJob, status: str) -> list[Prediction]:
     qupath = job.folder / QUPATH
     write_asked(job.folder, bag, asked, qupath=qupath if job.config.exports.qupath and qupath.is_file() else None)
     return list(asked.predictions)
+
+
+def map_slide(job: SlideJob) -> dict[str, Any] | None:
+    """Place a trephine on the cohort map of the first model that has one; write ``cohort_map.json``.
+
+    Returns
+    -------
+    dict or None
+        What ``summary.json`` says under ``trephine.map``; None without a map, of simulated cohorts that are not
+        allowed, and where too few megakaryocytes were found to tell the sample's features.
+    """
+    slide = finished_slide(job.folder)
+    out = job.folder / COHORT_MAP
+    out.unlink(missing_ok=True)
+    if slide.trephine is None or slide.trephine["abstained"]:
+        return None
+    (bag,) = bags_of([slide], level="slide", embedding=False)
+    for name, model in zip(job.config.predictions.slide_models, models_of(job.config), strict=True):
+        found = load_cohort_map(map_file(find_weights(name, "slides").path))
+        if found is None or (found.document.simulated and not job.allow_simulated):
+            continue
+        own = slide_features(bag, vocabulary=Vocabulary.of([bag]))
+        sample = found.place(own.names, own.values)
+        write_json(out, found.drawing(sample))
+        return {"model": model.card["name"], "file": COHORT_MAP, "simulated": found.document.simulated, **sample}
+    return None
 
 
 def answer_patient(jobs: Sequence[SlideJob]) -> list[Prediction]:

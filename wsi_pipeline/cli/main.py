@@ -19,7 +19,7 @@ from wsi_pipeline.cli import (
     simulate,
     slides,
     status,
-    train_slides,
+    train_trephines,
     view,
     worker,
 )
@@ -45,7 +45,7 @@ app.command("worker")(worker.worker)
 app.add_typer(models.app, name="models")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(train_slides.app, name="train")
+app.add_typer(train_trephines.app, name="train")
 app.add_typer(predict.app, name="predict")
 app.add_typer(export.app, name="export")
 app.add_typer(imports.app, name="import")
