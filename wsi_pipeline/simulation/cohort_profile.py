@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.simulation.hypogranular import HYPOGRANULAR, NEUTROPHILS
-from wsi_pipeline.simulation.profile import LayerProfile, Profile, Strict, load_profile_as
+from wsi_pipeline.simulation.profile import LayerProfile, Profile, load_profile_as
+from wsi_pipeline.simulation.strict import Strict
 
 COHORTS_FOLDER = Path(__file__).resolve().parent / "cohorts"
 

@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.simulation.core_profile import CoreProfile
+from wsi_pipeline.simulation.strict import Strict
 
 PROFILES_FOLDER = Path(__file__).resolve().parent / "profiles"
 
 _M = TypeVar("_M", bound=BaseModel)
 _Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    """A part of a profile: no keys but its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class LayerProfile(Strict):
@@ -47,13 +43,23 @@ class LayerProfile(Strict):
 
 
 class Profile(Strict):
-    """A virtual slide's contents; layers are placed in their order, later ones around earlier ones."""
+    """A virtual slide's contents; layers are placed in their order, later ones around earlier ones.
+
+    A ``core`` is a trephine: its bone, fat and megakaryocytes come before the layers.
+    """
 
     name: str
     description: str
     specimen: Specimen
     background: Literal["glass", "tissue"]
     layers: dict[Literal["fat", "white", "megakaryocyte", "clump", "red", "nucleus", "platelet"], LayerProfile]
+    core: CoreProfile | None = None
+
+    @model_validator(mode="after")
+    def _core_is_of_a_section(self) -> Profile:
+        if self.core is not None and (self.background != "tissue" or set(self.layers) != {"nucleus"}):
+            raise ValueError("a core needs background tissue and the layer nucleus alone; it places the rest itself")
+        return self
 
 
 def profile_names() -> tuple[str, ...]:
