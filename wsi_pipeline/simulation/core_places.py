@@ -22,7 +22,7 @@ PARATRABECULAR_UM = 100.0
 LEAST_CLUSTER = 3
 
 _TRIES = 60
-_ROUGHNESS = 1.06
+_ROUGHNESS = 1.08
 """A cell claims a disc a little larger than that of its area, since it is not round."""
 _FAT_TRIES = 4000
 _FAT_STEPS = 24

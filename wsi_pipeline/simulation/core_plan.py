@@ -7,12 +7,15 @@ where the plan leaves marrow (:mod:`wsi_pipeline.simulation.layout`).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import shapely
+from skimage import measure
 
 from wsi_pipeline.simulation.bone import RASTER_UM, Distances, bone_depth, core_depth
 from wsi_pipeline.simulation.core_places import cluster_numbers, place_fat, place_megakaryocytes
@@ -24,6 +27,8 @@ from wsi_pipeline.units import FloatArray
 
 _PURPOSE_MEGAKARYOCYTES, _PURPOSE_FAT, _PURPOSE_OSTEOCYTES = 421, 422, 423
 _OSTEOCYTES_PER_MM2 = 230.0
+_OSTEOCYTE_DEPTH_UM = 9.0
+_SIMPLIFY_UM = 0.5
 _NUCLEUS_UM = 3.0
 """Nuclei of the marrow keep their centres this far from bone and glass."""
 
@@ -83,14 +88,20 @@ class CorePlan:
         """Return where nuclei may lie, 0 to 1, on the grid of ``x_um`` (columns) and ``y_um`` (rows); outside is 0."""
         return on_grid(self._marrow, x_um, y_um).astype(np.float64)
 
-    def truth(self) -> dict[str, object]:
-        """Return the content of a slide's ``.truth.json``."""
+    def truth(self, mpp: float) -> dict[str, object]:
+        """Return the content of a slide's ``.truth.json``; ``marrow`` and ``bone`` are WKT in pixels of level 0."""
+        cells = self.megakaryocytes
         areas = {name: round(value, 6) for name, value in self.areas_mm2.items()}
         return {
             "areas_mm2": areas,
             "cellularity": None if self.cellularity is None else round(self.cellularity, 6),
-            "megakaryocytes": len(self.megakaryocytes),
-            "in_clusters": sum(one.cluster >= 0 for one in self.megakaryocytes),
+            "megakaryocytes": len(cells),
+            "kinds": dict(sorted(Counter(one.kind for one in cells).items())),
+            "in_clusters": sum(one.cluster >= 0 for one in cells),
+            "mean_lobes": float(np.mean([one.shape.lobes for one in cells])) if cells else None,
+            "mean_lobulation": float(np.mean([one.shape.lobulation for one in cells])) if cells else None,
+            "marrow": _wkt(np.minimum(self.depth, -self.bone), mpp),
+            "bone": _wkt(np.minimum(self.depth, self.bone), mpp),
         }
 
 
@@ -113,7 +124,7 @@ def plan_core(core: CoreProfile, width_um: float, height_um: float, seed: int) -
         bone=bone,
         megakaryocytes=cells,
         fat=np.column_stack([fat, rng.random(len(fat)) * 2 * math.pi]),
-        osteocytes=_osteocytes(bone, seed),
+        osteocytes=_osteocytes(depth, bone, seed),
         areas_mm2=areas,
         _marrow=((depth > _NUCLEUS_UM) & (bone < -_NUCLEUS_UM)).astype(np.float32),
     )
@@ -137,6 +148,16 @@ def _part(places: npt.NDArray[np.float32], length: int) -> tuple[int, int]:
     return first, last
 
 
+def _wkt(inside: Distances, mpp: float) -> str:
+    """Return where a raster is positive as a WKT multipolygon in pixels."""
+    shape = shapely.MultiPolygon()
+    for ring in measure.find_contours(np.pad(inside, 1, constant_values=-1.0), 0.0):
+        if len(ring) > 3:
+            polygon = shapely.Polygon((ring[:, ::-1] - 0.5) * (RASTER_UM / mpp)).simplify(_SIMPLIFY_UM / mpp)
+            shape = shape.symmetric_difference(polygon.buffer(0))
+    return str(shapely.to_wkt(shape, rounding_precision=1))
+
+
 def _megakaryocytes(
     core: CoreProfile, depth: Distances, bone: Distances, marrow_mm2: float, seed: int
 ) -> tuple[PlannedMegakaryocyte, ...]:
@@ -155,8 +176,13 @@ def _megakaryocytes(
     angles, flips = rng.random(n) * 2 * math.pi, rng.random(n) < 0.5
     return tuple(
         PlannedMegakaryocyte(
-            kind=names[chosen[i]], shape=shapes[i], x_um=float(places[i, 0]), y_um=float(places[i, 1]),
-            cluster=int(clusters[i]), angle=float(angles[i]), flip=bool(flips[i]),
+            kind=names[chosen[i]],
+            shape=shapes[i],
+            x_um=float(places[i, 0]),
+            y_um=float(places[i, 1]),
+            cluster=int(clusters[i]),
+            angle=float(angles[i]),
+            flip=bool(flips[i]),
         )  # fmt: skip
         for i in range(n)
         if np.isfinite(places[i, 0])
@@ -175,15 +201,16 @@ def _shape(core: CoreProfile, name: str, rng: np.random.Generator) -> Megakaryoc
     )  # fmt: skip
 
 
-def _osteocytes(bone: Distances, seed: int) -> Floats:
+def _osteocytes(depth: Distances, bone: Distances, seed: int) -> Floats:
     rng = keyed_generator(seed, _PURPOSE_OSTEOCYTES, 0, 0)
     height, width = bone.shape
     n = int(rng.poisson(_OSTEOCYTES_PER_MM2 * height * width * RASTER_UM**2 * 1e-6))
     at = rng.random((n, 3)) * (width * RASTER_UM, height * RASTER_UM, 0.9)
     column, row = (at[:, :2] / RASTER_UM).astype(int).T
     # Lacunae lie along the lamellae, which run along the surface: the angle follows the gradient of the depth.
-    inside = bone[np.minimum(row, height - 1), np.minimum(column, width - 1)] > 9
-    at, row, column = at[inside], np.minimum(row[inside], height - 2), np.minimum(column[inside], width - 2)
+    row, column = np.minimum(row, height - 2), np.minimum(column, width - 2)
+    inside = np.minimum(bone[row, column], depth[row, column]) > _OSTEOCYTE_DEPTH_UM
+    at, row, column = at[inside], row[inside], column[inside]
     below, beside = bone[row + 1, column] - bone[row, column], bone[row, column + 1] - bone[row, column]
     at[:, 2] += np.arctan2(below, beside) + math.pi / 2 - 0.45
     return at

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -75,16 +75,19 @@ def load_profile(source: str | Path) -> Profile:
     ConfigError
         No such profile, not YAML, or a key or value that is not allowed.
     """
-    return load_profile_as(Profile, "profile", PROFILES_FOLDER, source)
+    path, tree = read_profile("profile", PROFILES_FOLDER, source)
+    return checked_profile(Profile, "profile", path, tree)
 
 
-def load_profile_as(model: type[_M], what: str, folder: Path, source: str | Path) -> _M:
-    """Load one of the YAML files of a folder by name, or one from elsewhere; ``what`` is its word in errors.
+def read_profile(what: str, folder: Path, source: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Return one of the YAML files of a folder by name, or one from elsewhere, and what it holds, unchecked.
+
+    ``what`` is its word in errors.
 
     Raises
     ------
     ConfigError
-        No such file, not YAML, or a key or value that is not allowed.
+        No such file, or not a YAML mapping.
     """
     names = _names(folder)
     path = folder / f"{source}.yaml" if str(source) in names else Path(source)
@@ -96,6 +99,11 @@ def load_profile_as(model: type[_M], what: str, folder: Path, source: str | Path
         raise ConfigError(f"{what} {path} cannot be read: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{what} {path} holds {type(tree).__name__}, not a mapping")
+    return path, tree
+
+
+def checked_profile(model: type[_M], what: str, path: Path, tree: dict[str, Any]) -> _M:
+    """Return what :func:`read_profile` read as a model, or raise :class:`ConfigError` with the keys that are wrong."""
     try:
         return model.model_validate({"name": path.stem, **tree})
     except ValidationError as error:

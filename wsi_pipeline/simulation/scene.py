@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.simulation.core_cells import CoreCells
@@ -173,4 +174,11 @@ def _truth_row(thing: Placed, sprite: Sprite, size: tuple[int, int], mpp: float)
     wkt = f"POLYGON (({points}))"
     place = (f"{x:.2f}", f"{y:.2f}", str(truncated).lower())
     variant = sprite.variant or ("clump" if thing.layer == "clump" else "")
-    return (sprite.class_name, sprite.kind, *place, wkt, sprite.source, variant)
+    return (sprite.class_name, sprite.kind, *place, wkt, sprite.source, variant, _nucleus_wkt(thing, mpp))
+
+
+def _nucleus_wkt(thing: Placed, mpp: float) -> str:
+    nucleus = shapely.Polygon()
+    for ring in thing.nucleus_px(mpp):
+        nucleus = nucleus.symmetric_difference(shapely.Polygon(ring).buffer(0))
+    return "" if nucleus.is_empty else str(shapely.to_wkt(nucleus, rounding_precision=2))

@@ -21,8 +21,9 @@ from wsi_pipeline.simulation.profile import Profile, load_profile
 from wsi_pipeline.simulation.render import check_variation
 from wsi_pipeline.simulation.scene import Scene, draw_tiles, scene_core
 
-TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "source", "variant")
-"""Columns of the truth table; ``outline`` is a WKT polygon in level-0 pixels."""
+TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "source", "variant", "nucleus")
+"""Columns of the truth table; ``outline`` is a WKT polygon in level-0 pixels, ``nucleus`` that of the nucleus of a drawn
+megakaryocyte, of several parts perhaps, and empty for other cells."""
 
 VIRTUAL = "virtual slide (simulated from real cells)"
 """How the description of a virtual slide's TIFF begins."""
@@ -125,7 +126,7 @@ def make_virtual_slide(
     truth = out.with_name(f"{out.stem}.truth.csv")
     core = scene_core(scene)
     if core is not None:
-        write_json(out.with_name(f"{out.stem}.truth.json"), core.truth())
+        write_json(out.with_name(f"{out.stem}.truth.json"), core.truth(mpp))
     with (
         atomic_path(truth) as truth_part,
         atomic_path(out) as slide_part,
