@@ -35,7 +35,7 @@ def slide(
     profile: Annotated[
         str,
         typer.Option(
-            help="normal, reactive, aml, apl, mds, section, trephine, trephine-tangential, trephine-no-marrow, or a YAML file."
+            help="normal, reactive, aml, apl, mds, section, trephine, trephine-tangential, trephine-no-marrow, or a file."
         ),
     ] = "normal",
     size: Annotated[str, typer.Option(help="Side in pixels, or WIDTHxHEIGHT.")] = "4096",
@@ -73,9 +73,7 @@ def cohort(
     profile: Annotated[str, typer.Option(help="blood, trephine, or a YAML file of groups.")] = "blood",
     area: Annotated[
         float | None,
-        typer.Option(
-            help="Area of a smear's slide (default 0.25, some 200 white cells) or a trephine's tissue (2), mm2."
-        ),
+        typer.Option(help="mm2 of a smear's slide (default 0.25, some 200 white cells) or of a trephine's tissue (2)."),
     ] = None,
     equal_profiles: Annotated[
         bool, typer.Option("--equal-profiles", help="Draw all from the first group: labels then mean nothing.")

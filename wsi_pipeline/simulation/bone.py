@@ -1,7 +1,7 @@
 """Where a core's tissue and its bone lie, as signed distances on a raster: smooth edges at any resolution.
 
 Trabeculae are edges of the Voronoi diagram of scattered nodes, each with a thickness of its own, bent by a smooth
-displacement. That gives plates that meet in threes and marrow spaces between them; it is a drawing, not a model of bone.
+displacement. That gives plates that meet in threes and marrow spaces between them: a drawing, not a model of bone.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from wsi_pipeline.simulation.cohort_profile import (
     patient_profile,
 )
 from wsi_pipeline.simulation.hypogranular import HYPOGRANULAR, NEUTROPHILS
-from wsi_pipeline.simulation.render import check_variation
 from wsi_pipeline.simulation.profile import Profile
+from wsi_pipeline.simulation.render import check_variation
 from wsi_pipeline.simulation.slide import make_virtual_slide
 from wsi_pipeline.simulation.trephine_cohort import (
     MPP as TREPHINE_MPP,

@@ -1,4 +1,4 @@
-"""The cells of a core's plan as the layout takes them: square by square, megakaryocytes drawn when they are asked for."""
+"""The cells of a core's plan as the layout takes them: square by square, megakaryocytes drawn when asked for."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 A cluster begins anywhere in the marrow and grows cell by cell: each next one lies at a gap, from edge to edge, from one
 that is there. That is a cluster process with inhibition (Illian et al., Statistical Analysis and Modelling of Spatial
-Point Patterns, Wiley 2008, ch. 6) whose gap is what pathologists mean by dense (the cells adjoin) and loose (other cells
-lie between).
+Point Patterns, Wiley 2008, ch. 6) whose gap is what pathologists mean by dense (the cells adjoin) and loose (other
+cells lie between).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PARATRABECULAR_UM = 100.0
 LEAST_CLUSTER = 3
 
 _TRIES = 60
-_ROUGHNESS = 1.08
+_ROUGHNESS = 1.03
 """A cell claims a disc a little larger than that of its area, since it is not round."""
 _FAT_TRIES = 4000
 _FAT_STEPS = 24

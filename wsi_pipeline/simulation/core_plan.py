@@ -20,9 +20,9 @@ from skimage import measure
 from wsi_pipeline.simulation.bone import RASTER_UM, Distances, bone_depth, core_depth
 from wsi_pipeline.simulation.core_places import cluster_numbers, place_fat, place_megakaryocytes
 from wsi_pipeline.simulation.core_profile import CoreProfile
+from wsi_pipeline.simulation.fat_shape import FAT_SHARE
 from wsi_pipeline.simulation.megakaryocytes import MegakaryocyteShape
 from wsi_pipeline.simulation.noise import keyed_generator
-from wsi_pipeline.simulation.fat_shape import FAT_SHARE
 from wsi_pipeline.units import FloatArray
 
 _PURPOSE_MEGAKARYOCYTES, _PURPOSE_FAT, _PURPOSE_OSTEOCYTES = 421, 422, 423

@@ -92,7 +92,7 @@ class Layout:
     film
         The film of the smear; None is one layer everywhere.
     core
-        The planned cells of a trephine core, layers before those of the profile, which lie in its marrow; None has none.
+        The planned cells of a trephine core, layers before those of the profile, which lie in its marrow.
     """
 
     def __init__(

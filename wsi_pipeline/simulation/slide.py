@@ -22,8 +22,8 @@ from wsi_pipeline.simulation.render import check_variation
 from wsi_pipeline.simulation.scene import Scene, draw_tiles, scene_core
 
 TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "source", "variant", "nucleus")
-"""Columns of the truth table; ``outline`` is a WKT polygon in level-0 pixels, ``nucleus`` that of the nucleus of a drawn
-megakaryocyte, of several parts perhaps, and empty for other cells."""
+"""Columns of the truth table; ``outline`` is a WKT polygon in level-0 pixels, ``nucleus`` that of a drawn
+megakaryocyte's nucleus, of several parts perhaps, and empty for other cells."""
 
 VIRTUAL = "virtual slide (simulated from real cells)"
 """How the description of a virtual slide's TIFF begins."""
