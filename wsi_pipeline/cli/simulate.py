@@ -35,7 +35,8 @@ def slide(
     profile: Annotated[
         str,
         typer.Option(
-            help="normal, reactive, aml, apl, mds, section, trephine, trephine-tangential, trephine-no-marrow, or a file."
+            help="normal, reactive, aml, apl, mds, section, trephine, trephine-tangential, trephine-no-marrow, or a "
+            "YAML file."
         ),
     ] = "normal",
     size: Annotated[str, typer.Option(help="Side in pixels, or WIDTHxHEIGHT.")] = "4096",

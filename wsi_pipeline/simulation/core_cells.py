@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -80,4 +81,5 @@ class CoreCells:
 
     def _draw(self, number: int) -> Sprite:
         rng = keyed_generator(self._seed, _PURPOSE_DRAW, number, 0)
-        return self._stain(draw_megakaryocyte(self.plan.megakaryocytes[number].shape, rng))
+        planned = self.plan.megakaryocytes[number]
+        return replace(self._stain(draw_megakaryocyte(planned.shape, rng)), variant=planned.kind)

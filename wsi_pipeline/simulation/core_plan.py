@@ -183,7 +183,7 @@ def _megakaryocytes(
             cluster=int(clusters[i]),
             angle=float(angles[i]),
             flip=bool(flips[i]),
-        )  # fmt: skip
+        )
         for i in range(n)
         if np.isfinite(places[i, 0])
     )
