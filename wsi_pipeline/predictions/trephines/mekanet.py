@@ -1,9 +1,9 @@
 """The 19 features of MekaNet, by its names and formulas, beside ours.
 
-After ``mekanet/data/feature_extraction.py`` of LeGenAI/mekanet-release (MIT licence), written anew. They are of bounding
-boxes, without edge correction and without marrow, and the radius of its DBSCAN grows with the slide, so they compare
-between fields of one size only. Lengths are um here, where MekaNet has pixels; ``Local_Density`` is 1/um. Its zeros for
-fewer than two or three cells are kept: that is what its models read.
+After ``mekanet/data/feature_extraction.py`` of LeGenAI/mekanet-release (MIT licence), written anew. They are of
+bounding boxes, without edge correction and without marrow, and the radius of its DBSCAN grows with the slide, so they
+compare between fields of one size only. Lengths are um here, where MekaNet has pixels; ``Local_Density`` is 1/um. Its
+zeros for fewer than two or three cells are kept: that is what its models read.
 """
 
 from __future__ import annotations

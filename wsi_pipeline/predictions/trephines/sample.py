@@ -15,7 +15,7 @@ The entry, JSON values only; None (null) is what cannot be told::
                       bare: {count, n, percent, lower, upper} (Wilson)
     phenotypes        reason (``no-model``, ``no-real-training-data``, ``too-few-megakaryocytes``, None) and wording;
                       model: None or {name, sha256, trained_on, simulated, n_cells, n_samples};
-                      n: measured cells; rows: {code, name, count, percent, lower, upper} (Wilson), as the model has them;
+                      n: measured cells; rows: {code, name, count, percent, lower, upper} (Wilson), in its order;
                       reference: {label, n_samples, n_cells, percent: {code: {mean, q10, q90}}}, label "all" first
     arrangement       as :meth:`~wsi_pipeline.predictions.trephines.arrangement.Arrangement.to_dict`: nearest_um,
                       clark_evans, pair_correlation, clusters, bone
