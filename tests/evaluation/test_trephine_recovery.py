@@ -100,8 +100,9 @@ def test_a_run_that_reports_what_was_planted_recovers_it(cohort: Path, tmp_path:
         told = of(found, measure)
         assert told.n + told.abstained == len(planted)
         assert told.within == told.n
-        assert told.recovered
-        assert told.ratio.value == pytest.approx(1)
+        # Small slides may hold no cluster at all; then there is no ratio.
+        assert told.ratio.value == pytest.approx(1) if told.planted else told.ratio.value is None
+        assert told.recovered is (True if told.planted else None)
     everyone = found.kinds[-1]
     assert everyone.kind == EVERYONE
     assert everyone.found == everyone.n == sum((~own.truncated).sum() for own in planted.values())
@@ -115,7 +116,8 @@ def test_a_run_that_is_off_is_told_by_how_much(cohort: Path, tmp_path: Path) -> 
     for measure in ("area_um2", "nucleus_area_um2", *LOBULATION):
         assert of(found, measure).ratio.value == pytest.approx(1.25)
         assert of(found, measure).recovered is False
-        assert of(found, measure).within == 0
+        nothing = [r for r in found.rows if r.measure == measure and r.planted == 0]
+        assert of(found, measure).within == len(nothing) < len(entries)
     assert of(found, "per_mm2").recovered
     assert found.kinds[-1].n - found.kinds[-1].found == len(entries)
     assert "1.250" in trephine_recovery_table(found)

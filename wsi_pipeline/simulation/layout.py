@@ -220,7 +220,7 @@ class Layout:
         """Return the greatest density of a square, its mean thickness, and the densities relative to the greatest."""
         if self._core is not None:
             nodes = np.linspace(0.0, SQUARE_UM, _CORE_NODES)
-            marrow = self._core.marrow_at(origin[0] + nodes, origin[1] + nodes)
+            marrow = np.asarray(self._core.marrow_at(origin[0] + nodes, origin[1] + nodes), dtype=np.float64)
             return float(marrow.any()), 0.0, marrow
         if self._film is None:
             return 1.0, 0.0, _EVERYWHERE
