@@ -23,6 +23,7 @@ from wsi_pipeline.manifest import read_manifest
 from wsi_pipeline.simulation import make_cohort
 from wsi_pipeline.simulation.cohort import MANIFEST_COLUMNS, Cohort
 from wsi_pipeline.simulation.cohort_profile import (
+    CohortProfile,
     Group,
     RedCells,
     Spread,
@@ -36,6 +37,12 @@ from wsi_pipeline.simulation.sprites import load_sprites, multiply_into, snap
 from wsi_pipeline.taxonomies import load_taxonomy
 
 AREA = 0.02
+
+
+def blood() -> CohortProfile:
+    found = load_cohort_profile("blood")
+    assert isinstance(found, CohortProfile)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +87,7 @@ def test_shares_of_a_patient_add_up_to_one(mix: dict[str, float], concentration:
         red=RedCells(per_mm2=100), platelets_per_mm2=1,
     )  # fmt: skip
     led = plain.model_copy(
-        update={"leading": load_cohort_profile("blood").groups["aml"].leading}  # blasts, 20 to 95 %
+        update={"leading": blood().groups["aml"].leading}  # blasts, 20 to 95 %
     )
     for group in (plain, led):
         patient = draw_patient("g", group, np.random.default_rng(seed))
@@ -90,7 +97,7 @@ def test_shares_of_a_patient_add_up_to_one(mix: dict[str, float], concentration:
 
 
 def test_groups_keep_what_defines_them() -> None:
-    cohort = load_cohort_profile("blood")
+    cohort = blood()
     countable = set(load_taxonomy("pbc-blast").countable("blood_smear"))
     drawn = {
         name: [draw_patient(name, group, np.random.default_rng([1, i])) for i in range(200)]
@@ -114,7 +121,7 @@ def test_groups_keep_what_defines_them() -> None:
 
 
 def test_a_profile_names_the_dysplastic_neutrophils() -> None:
-    cohort = load_cohort_profile("blood")
+    cohort = blood()
     patient = draw_patient("mds", cohort.groups["mds"], np.random.default_rng(0))
     mix = patient_profile(cohort, patient).layers["white"].mix
     for name in ("segmented_neutrophil", "band_neutrophil"):
@@ -203,7 +210,7 @@ def test_a_run_sees_that_the_granules_are_gone() -> None:
 
 def test_only_profiles_that_name_them_get_them() -> None:
     assert sprites_of(load_profile("normal")) == load_sprites()
-    cohort = load_cohort_profile("blood")
+    cohort = blood()
     patient = draw_patient("mds", cohort.groups["mds"], np.random.default_rng(0))
     with_them = sprites_of(patient_profile(cohort, patient))
     assert with_them[: len(load_sprites())] == load_sprites()

@@ -77,7 +77,9 @@ def test_mix_and_density_follow_the_profile() -> None:
 
 
 def test_every_profile_loads() -> None:
-    assert set(profile_names()) == {"normal", "aml", "apl", "mds", "reactive", "section"}
+    assert set(profile_names()) == {
+        "normal", "aml", "apl", "mds", "reactive", "section", "trephine", "trephine-no-marrow", "trephine-tangential",
+    }  # fmt: skip
     for name in profile_names():
         assert load_profile(name).name == name
 

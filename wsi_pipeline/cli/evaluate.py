@@ -183,14 +183,17 @@ def recovery(
     cohort: Annotated[Path, typer.Option(help="Folder that `simulate cohort` wrote, with its truth.csv.")],
     out: Out = Path("evaluation"),
 ) -> None:
-    """Evaluate whether planted blast, promyelocyte and dysplastic fractions are given back within their intervals."""
-    from wsi_pipeline.evaluation.recovery import evaluate_recovery
-    from wsi_pipeline.evaluation.recovery_tables import recovery_csv, recovery_metrics, recovery_table
+    """Evaluate whether a run gives back what a simulated cohort was made of.
 
-    found = evaluate_recovery(run, cohort)
-    typer.echo(recovery_table(found))
-    write_text(out / "recovery.csv", recovery_csv(found))
-    write_json(out / "metrics.json", {"run": str(run), "cohort": str(cohort), **recovery_metrics(found)})
+    Smears: planted blast, promyelocyte and dysplastic fractions, within the reported intervals. Trephines: density,
+    size, lobulation and arrangement of megakaryocytes, and cellularity, within 10 %.
+    """
+    from wsi_pipeline.evaluation.recovery_report import recovery_report
+
+    found = recovery_report(run, cohort)
+    typer.echo(found.table)
+    write_text(out / "recovery.csv", found.csv)
+    write_json(out / "metrics.json", {"run": str(run), "cohort": str(cohort), **found.metrics})
     typer.echo(f"metrics: {out / 'metrics.json'}")
 
 

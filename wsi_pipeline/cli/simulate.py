@@ -32,7 +32,13 @@ Blur = Annotated[float, typer.Option("--blur-variation", help="How much slides a
 @app.command(_SLIDE)
 def slide(
     out: Annotated[Path, typer.Argument(help="The TIFF to write; its truth table goes beside it.")],
-    profile: Annotated[str, typer.Option(help="normal, reactive, aml, apl, mds, section, or a YAML file.")] = "normal",
+    profile: Annotated[
+        str,
+        typer.Option(
+            help="normal, reactive, aml, apl, mds, section, trephine, trephine-tangential, trephine-no-marrow, or a "
+            "YAML file."
+        ),
+    ] = "normal",
     size: Annotated[str, typer.Option(help="Side in pixels, or WIDTHxHEIGHT.")] = "4096",
     mpp: Annotated[float, typer.Option(help="Microns per pixel.")] = 0.25,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same slide.")] = 0,
@@ -65,8 +71,11 @@ def cohort(
     out: Annotated[Path, typer.Option("--out", help="Folder for slides, manifest.csv and truth.csv.")],
     patients: Annotated[int, typer.Option(help="Patients, a slide each, of the groups in turn.")] = 60,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same cohort.")] = 0,
-    profile: Annotated[str, typer.Option(help="blood, or a YAML file of groups.")] = "blood",
-    area: Annotated[float, typer.Option(help="Area of a slide, mm2; 0.25 holds some 200 white cells.")] = 0.25,
+    profile: Annotated[str, typer.Option(help="blood, trephine, or a YAML file of groups.")] = "blood",
+    area: Annotated[
+        float | None,
+        typer.Option(help="mm2 of a smear's slide (default 0.25, some 200 white cells) or of a trephine's tissue (2)."),
+    ] = None,
     equal_profiles: Annotated[
         bool, typer.Option("--equal-profiles", help="Draw all from the first group: labels then mean nothing.")
     ] = False,
@@ -85,4 +94,6 @@ def cohort(
         )  # fmt: skip
     typer.echo(f"manifest: {made.manifest}")
     typer.echo(f"truth: {made.truth}")
+    if made.counts is not None:
+        typer.echo(f"labels with simulated blood counts: {made.counts}")
     typer.echo("patients: " + ", ".join(f"{n} {label}" for label, n in made.patients.items()))

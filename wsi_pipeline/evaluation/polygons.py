@@ -45,6 +45,10 @@ class Outlines:
     def __len__(self) -> int:
         return len(self.encoded)
 
+    def take(self, rows: IntArray) -> Outlines:
+        """Return some of the outlines."""
+        return Outlines(encoded=self.encoded[rows], bounds=self.bounds[rows], area=self.area[rows])
+
     @classmethod
     def measure(cls, encoded: npt.NDArray[np.object_]) -> Outlines:
         """Return outlines with their bounds and areas.

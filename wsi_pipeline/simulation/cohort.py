@@ -27,14 +27,26 @@ from wsi_pipeline.simulation.cohort_profile import (
     patient_profile,
 )
 from wsi_pipeline.simulation.hypogranular import HYPOGRANULAR, NEUTROPHILS
+from wsi_pipeline.simulation.profile import Profile
 from wsi_pipeline.simulation.render import check_variation
 from wsi_pipeline.simulation.slide import make_virtual_slide
+from wsi_pipeline.simulation.trephine_cohort import (
+    MPP as TREPHINE_MPP,
+)
+from wsi_pipeline.simulation.trephine_cohort import (
+    TrephineCohort,
+    TrephinePatient,
+    counts_rows,
+    slide_size_px,
+    truth_rows,
+)
 
 MANIFEST_COLUMNS = ("slide", "slide_id", "patient", "label", "specimen", "mpp", "simulated")
 PLANTED = ("blast", "promyelocyte", "dysplastic")
 """Planted fractions: of the countable white cells, the last of the neutrophils."""
 MPP = 0.25
 LEAST_MM2, MOST_MM2 = 0.01, 25.0
+SMEAR_MM2, TREPHINE_MM2 = 0.25, 2.0
 
 _SETTINGS = "cohort.json"
 
@@ -50,14 +62,14 @@ class CohortSettings:
     seed
         Non-negative; a patient depends on it and on the patient's number alone.
     area_mm2
-        Of a slide, which is a square.
+        Of a slide, which is a square; of the tissue of a trephine.
     equal_profiles
         Draw every patient from the first group, whatever the label says: labels then mean nothing.
     stain_variation, blur_variation
         As of :func:`~wsi_pipeline.simulation.slide.make_virtual_slide`.
     """
 
-    profile: CohortProfile
+    profile: CohortProfile | TrephineCohort
     seed: int
     area_mm2: float
     equal_profiles: bool = False
@@ -71,12 +83,16 @@ class CohortSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """A cohort that was made: ``manifest.csv``, ``truth.csv``, the folder of the slides, and patients by label."""
+    """A cohort that was made: ``manifest.csv``, ``truth.csv``, the folder of the slides, and patients by label.
+
+    ``counts`` is the table of labels and simulated blood counts, ``patients.csv``; None for smears.
+    """
 
     manifest: Path
     truth: Path
     slides: Path
     patients: dict[str, int]
+    counts: Path | None = None
 
 
 def make_cohort(
@@ -85,7 +101,7 @@ def make_cohort(
     patients: int,
     seed: int,
     profile: str | Path = "blood",
-    area_mm2: float = 0.25,
+    area_mm2: float | None = None,
     equal_profiles: bool = False,
     stain_variation: float = 1.0,
     blur_variation: float = 1.0,
@@ -100,11 +116,14 @@ def make_cohort(
     ----------
     out
         Gets ``slides/``, ``manifest.csv`` (for ``wsi-pipeline run`` and ``train slides``), ``truth.csv`` (a row a
-        patient: what was drawn and what was placed) and ``cohort.json`` (the settings).
+        patient: what was drawn and what was placed) and ``cohort.json`` (the settings); of trephines also
+        ``patients.csv``, labels with simulated platelets and haemoglobin.
     patients
         How many, at least one a group.
     profile
         Name of a shipped cohort or a YAML file.
+    area_mm2
+        Of a smear's slide, or of a trephine's tissue; default 0.25 and 2.
     workers
         Processes, a slide at a time each; the slides are the same.
     report
@@ -117,8 +136,10 @@ def make_cohort(
     DataError
         A process was killed, or a slide's truth is damaged.
     """
+    groups = load_cohort_profile(profile)
+    usual = TREPHINE_MM2 if isinstance(groups, TrephineCohort) else SMEAR_MM2
     settings = CohortSettings(
-        profile=load_cohort_profile(profile), seed=seed, area_mm2=area_mm2, equal_profiles=equal_profiles,
+        profile=groups, seed=seed, area_mm2=usual if area_mm2 is None else area_mm2, equal_profiles=equal_profiles,
         stain_variation=stain_variation, blur_variation=blur_variation,
     )  # fmt: skip
     _check(settings, patients, workers)
@@ -131,13 +152,22 @@ def make_cohort(
         report(f"[{done}/{len(wanted)}] {patient_name(number)}")
     drawn = [_draw(settings, i)[0] for i in range(patients)]
     _write_manifest(out / "manifest.csv", settings, drawn)
-    _write_truth(out / "truth.csv", slides, settings, drawn)
-    return Cohort(
+    made = Cohort(
         manifest=out / "manifest.csv",
         truth=out / "truth.csv",
         slides=slides,
         patients=dict(Counter(patient.label for patient in drawn)),
+        counts=out / "patients.csv" if isinstance(settings.profile, TrephineCohort) else None,
     )
+    names = [patient_name(number) for number in range(patients)]
+    if isinstance(settings.profile, TrephineCohort):
+        cores = [patient for patient in drawn if isinstance(patient, TrephinePatient)]
+        write_text(made.truth, _csv(*truth_rows(slides, names, cores, settings.profile)))
+        write_text(out / "patients.csv", _csv(*counts_rows(names, cores)))
+    else:
+        smears = [patient for patient in drawn if isinstance(patient, PatientDraw)]
+        _write_truth(made.truth, slides, settings.profile, smears)
+    return made
 
 
 def patient_name(number: int) -> str:
@@ -181,15 +211,19 @@ def _is_made(slides: Path, number: int) -> bool:
     return (slides / f"{name}.tiff").is_file() and (slides / f"{name}.truth.csv").is_file()
 
 
-def _draw(settings: CohortSettings, number: int) -> tuple[PatientDraw, int]:
+def _draw(settings: CohortSettings, number: int) -> tuple[PatientDraw | TrephinePatient, int]:
     """Return a patient and the seed of the slide."""
     rng = np.random.default_rng([settings.seed, number])
-    groups = list(settings.profile.groups)
+    profile = settings.profile
+    groups = list(profile.groups)
     named = groups[number % len(groups)]
-    group = settings.profile.groups[groups[0] if settings.equal_profiles else named]
-    patient = draw_patient(groups[0] if settings.equal_profiles else named, group, rng)
-    label = settings.profile.groups[named].label
-    return patient.model_copy(update={"label": label}), int(rng.integers(1 << 31))
+    drawn_of = groups[0] if settings.equal_profiles else named
+    patient: PatientDraw | TrephinePatient
+    if isinstance(profile, TrephineCohort):
+        patient = profile.draw_patient(drawn_of, rng)
+    else:
+        patient = draw_patient(drawn_of, profile.groups[drawn_of], rng)
+    return patient.model_copy(update={"label": profile.groups[named].label}), int(rng.integers(1 << 31))
 
 
 def _make(settings: CohortSettings, slides: Path, numbers: list[int], workers: int) -> Iterator[int]:
@@ -215,28 +249,45 @@ def _make(settings: CohortSettings, slides: Path, numbers: list[int], workers: i
 
 def _make_slide(settings: CohortSettings, slides: Path, number: int) -> None:
     patient, seed = _draw(settings, number)
+    profile, size_px = _slide(settings, patient)
     make_virtual_slide(
         slides / f"{patient_name(number)}.tiff",
-        profile=patient_profile(settings.profile, patient),
-        size_px=round(math.sqrt(settings.area_mm2) * 1000 / MPP),
+        profile=profile,
+        size_px=size_px,
         seed=seed,
-        mpp=MPP,
+        mpp=_mpp(settings),
         stain_variation=settings.stain_variation,
         blur_variation=settings.blur_variation,
     )
 
 
-def _write_manifest(path: Path, settings: CohortSettings, drawn: Sequence[PatientDraw]) -> None:
+def _slide(settings: CohortSettings, patient: PatientDraw | TrephinePatient) -> tuple[Profile, tuple[int, int]]:
+    """Return what lies on a patient's slide, and its size."""
+    profile = settings.profile
+    if isinstance(profile, TrephineCohort) and isinstance(patient, TrephinePatient):
+        return profile.slide_profile(patient), slide_size_px(settings.area_mm2)
+    assert isinstance(profile, CohortProfile)
+    assert isinstance(patient, PatientDraw)
+    side = round(math.sqrt(settings.area_mm2) * 1000 / MPP)
+    return patient_profile(profile, patient), (side, side)
+
+
+def _mpp(settings: CohortSettings) -> float:
+    return TREPHINE_MPP if isinstance(settings.profile, TrephineCohort) else MPP
+
+
+def _write_manifest(path: Path, settings: CohortSettings, drawn: Sequence[PatientDraw | TrephinePatient]) -> None:
     rows = []
+    mpp = f"{_mpp(settings):g}"
     for number, patient in enumerate(drawn):
         name = patient_name(number)
-        rows.append((f"slides/{name}.tiff", name, name, patient.label, settings.profile.specimen, f"{MPP:g}", "true"))
+        rows.append((f"slides/{name}.tiff", name, name, patient.label, settings.profile.specimen, mpp, "true"))
     write_text(path, _csv(MANIFEST_COLUMNS, rows))
 
 
-def _write_truth(path: Path, slides: Path, settings: CohortSettings, drawn: Sequence[PatientDraw]) -> None:
+def _write_truth(path: Path, slides: Path, profile: CohortProfile, drawn: Sequence[PatientDraw]) -> None:
     """Write drawn fractions and what was placed; a class outside the denominator is counted, not in ``n_white``."""
-    groups = settings.profile.groups.values()
+    groups = profile.groups.values()
     inside = list(dict.fromkeys(name for group in groups for name in _countable(group)))
     outside = sorted({name.partition(":")[0] for group in groups for name in group.outside} - set(inside))
     header = [

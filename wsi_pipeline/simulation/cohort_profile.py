@@ -8,14 +8,15 @@ group's mix. Concentration is the sum of the parameters of either: the larger, t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from wsi_pipeline.config import Specimen
 from wsi_pipeline.simulation.hypogranular import HYPOGRANULAR, NEUTROPHILS
-from wsi_pipeline.simulation.profile import LayerProfile, Profile, Strict, load_profile_as
+from wsi_pipeline.simulation.profile import LayerProfile, Profile, checked_profile, read_profile
+from wsi_pipeline.simulation.strict import Strict
+from wsi_pipeline.simulation.trephine_cohort import TrephineCohort
 
 COHORTS_FOLDER = Path(__file__).resolve().parent / "cohorts"
 
@@ -93,11 +94,11 @@ class Group(Strict):
 
 
 class CohortProfile(Strict):
-    """The groups of a cohort; patients are of each in turn."""
+    """The groups of a cohort of smears; patients are of each in turn."""
 
     name: str
     description: str
-    specimen: Specimen
+    specimen: Literal["blood_smear", "marrow_smear"]
     white_per_mm2: float = Field(gt=0, le=20000)
     sources: dict[str, str] = Field(default_factory=dict)
     groups: dict[str, Group] = Field(min_length=1)
@@ -112,15 +113,18 @@ class PatientDraw(Strict):
     dysplastic: float
 
 
-def load_cohort_profile(source: str | Path) -> CohortProfile:
-    """Load a shipped cohort by name, or one from a YAML file.
+def load_cohort_profile(source: str | Path) -> CohortProfile | TrephineCohort:
+    """Load a shipped cohort by name, or one from a YAML file; its ``specimen`` says which keys it has.
 
     Raises
     ------
     ConfigError
         No such cohort, not YAML, or a key or value that is not allowed.
     """
-    return load_profile_as(CohortProfile, "cohort", COHORTS_FOLDER, source)
+    path, tree = read_profile("cohort", COHORTS_FOLDER, source)
+    if tree.get("specimen") == "trephine":
+        return checked_profile(TrephineCohort, "cohort", path, tree)
+    return checked_profile(CohortProfile, "cohort", path, tree)
 
 
 def draw_patient(name: str, group: Group, rng: np.random.Generator) -> PatientDraw:

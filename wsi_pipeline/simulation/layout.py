@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.simulation.core_cells import MEGAKARYOCYTE, PLANNED, CoreCells
 from wsi_pipeline.simulation.film import Film
 from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise_at
 from wsi_pipeline.simulation.profile import LayerProfile, Profile
@@ -38,7 +39,7 @@ _NOTHING: _Things = np.empty((0, 8))
 _PURPOSE_PLACE, _PURPOSE_DENSITY = 100, 200
 # Streams of random numbers by layer, so that a layer more does not move the cells of the others.
 _STREAMS = {"white": 0, "red": 1, "platelet": 2, "fat": 0, "megakaryocyte": 1, "nucleus": 2, "clump": 7}
-_NODES = 9
+_NODES, _CORE_NODES = 9, 33
 _EVERYWHERE = np.ones((_NODES, _NODES))
 """Density of a square relative to its densest place, on a grid of nodes from edge to edge."""
 _CLUMP_GAP = 0.8
@@ -90,25 +91,38 @@ class Layout:
         Any non-negative integer.
     film
         The film of the smear; None is one layer everywhere.
+    core
+        The planned cells of a trephine core, layers before those of the profile, which lie in its marrow.
     """
 
-    def __init__(self, profile: Profile, sprites: tuple[Sprite, ...], seed: int, film: Film | None = None) -> None:
-        self._film = film
-        self._layers = tuple(profile.layers.items())
+    def __init__(
+        self,
+        profile: Profile,
+        sprites: tuple[Sprite, ...],
+        seed: int,
+        film: Film | None = None,
+        core: CoreCells | None = None,
+    ) -> None:
+        self._film, self._core = film, core
+        planned = () if core is None else PLANNED
+        self._n_planned = len(planned)
+        self._names = (*planned, *profile.layers)
+        self._layers = tuple(profile.layers.values())
         self._sprites = sprites
         self._seed = seed
         self._squares: dict[tuple[int, int, int], _Things] = {}
         self._sizes = np.array([_size(sprite) for sprite in sprites])
         self._white = np.array([sprite.kind == "white" for sprite in sprites])
-        self._choices = [_choices(layer, sprites) for _, layer in self._layers]
-        self._largest = [
+        self._choices = [_choices(layer, sprites) for layer in self._layers]
+        self._largest = [core.largest_um(name) for name in planned] if core is not None else []
+        self._largest += [
             max([*(layer.radius_um or ()), *(_size(sprites[n]) for n in numbers)])
-            for (_, layer), (numbers, _) in zip(self._layers, self._choices, strict=True)
+            for layer, (numbers, _) in zip(self._layers, self._choices, strict=True)
         ]
 
     def square(self, column: int, row: int) -> Iterator[Placed]:
         """Yield what has its centre in a square, layer by layer, in a fixed order."""
-        for index in range(len(self._layers)):
+        for index in range(len(self._names)):
             for thing in self._fill(index, column, row):
                 yield self._placed(index, thing)
 
@@ -116,7 +130,7 @@ class Layout:
         """Yield, layer by layer and square by square, what may reach into a rectangle."""
         columns = range(math.floor(x0_um / SQUARE_UM) - 1, math.floor(x1_um / SQUARE_UM) + 2)
         rows = range(math.floor(y0_um / SQUARE_UM) - 1, math.floor(y1_um / SQUARE_UM) + 2)
-        for index in range(len(self._layers)):
+        for index in range(len(self._names)):
             things = np.concatenate([self._fill(index, column, row) for row in rows for column in columns])
             far = _REACH * self._largest[index] + _REACH_UM
             near = (things[:, _X] > x0_um - far) & (things[:, _X] < x1_um + far)
@@ -126,12 +140,15 @@ class Layout:
 
     def _placed(self, index: int, thing: npt.NDArray[np.float64]) -> Placed:
         x, y, radius, _, number, angle, flip, gain = thing.tolist()
+        sprite = self._sprites[int(number)] if number >= 0 and index >= self._n_planned else None
+        if self._core is not None and index < self._n_planned and self._names[index] == MEGAKARYOCYTE:
+            sprite = self._core.sprite(int(number))
         return Placed(
-            layer=self._layers[index][0],
+            layer=self._names[index],
             x_um=x,
             y_um=y,
             radius_um=radius,
-            sprite=self._sprites[int(number)] if number >= 0 else None,
+            sprite=sprite,
             angle=angle,
             flip=bool(flip),
             gain=gain,
@@ -143,6 +160,8 @@ class Layout:
             del self._squares[key]
 
     def _fill(self, index: int, column: int, row: int) -> _Things:
+        if self._core is not None and index < self._n_planned:
+            return self._core.square(self._names[index], column, row, SQUARE_UM)
         key = (index, column, row)
         if key not in self._squares:
             self._squares[key] = self._throw(index, column, row)
@@ -166,7 +185,7 @@ class Layout:
         return np.concatenate([earlier, near(same)]), len(earlier)
 
     def _throw(self, index: int, column: int, row: int) -> _Things:
-        name, layer = self._layers[index]
+        name, layer = self._names[index], self._layers[index - self._n_planned]
         stream = _STREAMS[name]
         origin = np.array([column, row], dtype=np.float64) * SQUARE_UM
         middle = origin + SQUARE_UM / 2
@@ -182,7 +201,7 @@ class Layout:
         clumps = np.arange(wanted) if layer.clump is None else _clumps(rng, wanted, layer.clump)
         wanted = len(clumps)
         near, earlier = self._neighbours(index, column, row)
-        things = self._draw(index, layer, rng, wanted, thickness if name == "red" else 0.0)
+        things = self._draw(index - self._n_planned, layer, rng, wanted, thickness if name == "red" else 0.0)
         if layer.clump is not None:
             things[:, _GAP] = _CLUMP_GAP
         taken = np.concatenate([near, things])
@@ -199,6 +218,10 @@ class Layout:
 
     def _film_in(self, layer: str, origin: npt.NDArray[np.float64]) -> tuple[float, float, npt.NDArray[np.float64]]:
         """Return the greatest density of a square, its mean thickness, and the densities relative to the greatest."""
+        if self._core is not None:
+            nodes = np.linspace(0.0, SQUARE_UM, _CORE_NODES)
+            marrow = np.asarray(self._core.marrow_at(origin[0] + nodes, origin[1] + nodes), dtype=np.float64)
+            return float(marrow.any()), 0.0, marrow
         if self._film is None:
             return 1.0, 0.0, _EVERYWHERE
         nodes = np.linspace(0.0, SQUARE_UM, _NODES)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.simulation.core_profile import CoreProfile
+from wsi_pipeline.simulation.strict import Strict
 
 PROFILES_FOLDER = Path(__file__).resolve().parent / "profiles"
 
 _M = TypeVar("_M", bound=BaseModel)
 _Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Strict(BaseModel):
-    """A part of a profile: no keys but its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class LayerProfile(Strict):
@@ -47,13 +43,23 @@ class LayerProfile(Strict):
 
 
 class Profile(Strict):
-    """A virtual slide's contents; layers are placed in their order, later ones around earlier ones."""
+    """A virtual slide's contents; layers are placed in their order, later ones around earlier ones.
+
+    A ``core`` is a trephine: its bone, fat and megakaryocytes come before the layers.
+    """
 
     name: str
     description: str
     specimen: Specimen
     background: Literal["glass", "tissue"]
     layers: dict[Literal["fat", "white", "megakaryocyte", "clump", "red", "nucleus", "platelet"], LayerProfile]
+    core: CoreProfile | None = None
+
+    @model_validator(mode="after")
+    def _core_is_of_a_section(self) -> Profile:
+        if self.core is not None and (self.background != "tissue" or set(self.layers) != {"nucleus"}):
+            raise ValueError("a core needs background tissue and the layer nucleus alone; it places the rest itself")
+        return self
 
 
 def profile_names() -> tuple[str, ...]:
@@ -69,16 +75,19 @@ def load_profile(source: str | Path) -> Profile:
     ConfigError
         No such profile, not YAML, or a key or value that is not allowed.
     """
-    return load_profile_as(Profile, "profile", PROFILES_FOLDER, source)
+    path, tree = read_profile("profile", PROFILES_FOLDER, source)
+    return checked_profile(Profile, "profile", path, tree)
 
 
-def load_profile_as(model: type[_M], what: str, folder: Path, source: str | Path) -> _M:
-    """Load one of the YAML files of a folder by name, or one from elsewhere; ``what`` is its word in errors.
+def read_profile(what: str, folder: Path, source: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Return one of the YAML files of a folder by name, or one from elsewhere, and what it holds, unchecked.
+
+    ``what`` is its word in errors.
 
     Raises
     ------
     ConfigError
-        No such file, not YAML, or a key or value that is not allowed.
+        No such file, or not a YAML mapping.
     """
     names = _names(folder)
     path = folder / f"{source}.yaml" if str(source) in names else Path(source)
@@ -90,6 +99,11 @@ def load_profile_as(model: type[_M], what: str, folder: Path, source: str | Path
         raise ConfigError(f"{what} {path} cannot be read: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{what} {path} holds {type(tree).__name__}, not a mapping")
+    return path, tree
+
+
+def checked_profile(model: type[_M], what: str, path: Path, tree: dict[str, Any]) -> _M:
+    """Return what :func:`read_profile` read as a model, or raise :class:`ConfigError` with the keys that are wrong."""
     try:
         return model.model_validate({"name": path.stem, **tree})
     except ValidationError as error:

@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.errors import ConfigError
+from wsi_pipeline.simulation.core_plan import CorePlan
+from wsi_pipeline.simulation.core_render import bone_light, shape_ground
+from wsi_pipeline.simulation.fat_shape import fat_edge
 from wsi_pipeline.simulation.layout import Layout, Placed
 from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise
 from wsi_pipeline.simulation.sprites import Sprite, multiply_into
@@ -135,20 +138,28 @@ def render_things(
     background: str,
     stain: Stain,
     focus: Focus | None = None,
+    core: CorePlan | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Return the pixels of a box that ``things``, all that reach into it, lie in; see :func:`render`."""
     blur = None if focus is None or (not things and background == "glass") else _blur_px(focus, box, seed, mpp)
     if blur is None:
-        canvas = _draw(things, box, seed=seed, mpp=mpp, background=background, stain=stain)
+        canvas = _draw(things, box, seed=seed, mpp=mpp, background=background, stain=stain, core=core)
     else:
         grown = Box(x0=box.x0 - _PAD_PX, y0=box.y0 - _PAD_PX, x1=box.x1 + _PAD_PX, y1=box.y1 + _PAD_PX)
-        canvas = _draw(things, grown, seed=seed, mpp=mpp, background=background, stain=stain)
+        canvas = _draw(things, grown, seed=seed, mpp=mpp, background=background, stain=stain, core=core)
         canvas = _defocus(canvas, blur)[_PAD_PX:-_PAD_PX, _PAD_PX:-_PAD_PX]
     return np.asarray(_expose(canvas, _grain(seed, box)), dtype=np.uint8)
 
 
 def _draw(
-    things: Sequence[Placed], box: Box, *, seed: int, mpp: float, background: str, stain: Stain
+    things: Sequence[Placed],
+    box: Box,
+    *,
+    seed: int,
+    mpp: float,
+    background: str,
+    stain: Stain,
+    core: CorePlan | None = None,
 ) -> npt.NDArray[np.float32]:
     """Return glass or tissue with its cells, ``(h, w, 3)`` float32, before lens and camera."""
     x_um = (np.arange(box.x0, box.x1) + 0.5) * mpp
@@ -164,7 +175,11 @@ def _draw(
                 x, y = thing.position_px(mpp)
                 amount = (0.30 if thing.sprite.kind == "nucleus" else 0.55) * thing.gain
                 _add_cytoplasm(ground, x - box.x0, y - box.y0, thing.radius_um / mpp, amount)
+        if core is not None:
+            shape_ground(ground, core, x_um, y_um)
         canvas *= np.power(10.0, -ground[..., None] * _STROMA_OD.astype(np.float32))
+    if core is not None and (light_of_bone := bone_light(core, seed, x_um, y_um)) is not None:
+        canvas *= light_of_bone
     for thing in things:
         if thing.sprite is not None:
             x, y = thing.position_px(mpp)
@@ -259,9 +274,7 @@ def _carve_fat(
         return
     part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     dx, dy = x_um[columns][None, :] - cx, y_um[rows][:, None] - cy
-    theta = np.arctan2(dy, dx) - angle
-    edge = radius * (0.94 + 0.06 * np.cos(2 * theta) + 0.025 * np.cos(3 * theta + 7.0 * angle))
-    depth = np.hypot(dx, dy) - edge
+    depth = np.hypot(dx, dy) - fat_edge(radius, angle, np.arctan2(dy, dx) - angle)
     inside = 1.0 / (1.0 + np.exp(np.clip(depth / 0.35, -40, 40)))
     membrane = np.exp(-((depth / 0.7) ** 2)) * (0.45 + 0.25 * smooth_noise(seed, 30, x_um[columns], y_um[rows], 9.0))
     ground[part] = (ground[part] * (1.0 - inside) + membrane).astype(np.float32)

@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import shapely
 
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.simulation.core_cells import CoreCells
+from wsi_pipeline.simulation.core_plan import CorePlan, plan_core
 from wsi_pipeline.simulation.film import Film
 from wsi_pipeline.simulation.hypogranular import sprites_of
 from wsi_pipeline.simulation.layout import SQUARE_UM, Layout, Placed
@@ -41,6 +44,12 @@ class Scene:
     film: bool
     stain_variation: float
     blur_variation: float
+
+
+def scene_core(scene: Scene) -> CorePlan | None:
+    """Return the plan of a scene's core; None where the profile is of none."""
+    core = scene.profile.core
+    return None if core is None else plan_core(core, scene.width * scene.mpp, scene.height * scene.mpp, scene.seed)
 
 
 class Tile(NamedTuple):
@@ -107,7 +116,12 @@ class _Band:
             film = Film(width_um=scene.width * scene.mpp, height_um=scene.height * scene.mpp, seed=scene.seed)
         self._stain = draw_stain(scene.seed, scene.profile.background, scene.stain_variation)
         self._focus = draw_focus(scene.seed, scene.blur_variation)
-        self._layout = Layout(scene.profile, restain(sprites_of(scene.profile), self._stain), scene.seed, film)
+        self._core = scene_core(scene)
+        cells = None
+        if self._core is not None:
+            cells = CoreCells(self._core, scene.seed, lambda sprite: restain([sprite], self._stain)[0])
+        sprites = restain(sprites_of(scene.profile), self._stain)
+        self._layout = Layout(scene.profile, sprites, scene.seed, film, cells)
 
     def tiles(self, row: int) -> Iterator[Tile]:
         scene, tile = self._scene, self._scene.tile_px
@@ -119,7 +133,7 @@ class _Band:
             things = list(self._layout.within(box.x0 * mpp, box.y0 * mpp, box.x1 * mpp, box.y1 * mpp))
             pixels = render_things(
                 things, box, seed=scene.seed, mpp=mpp, background=scene.profile.background,
-                stain=self._stain, focus=self._focus,
+                stain=self._stain, focus=self._focus, core=self._core,
             )  # fmt: skip
             yield Tile(pixels, self._truth(things, box))
         self._layout.forget_above(math.floor((y + tile) * scene.mpp / SQUARE_UM) - _KEPT_ROWS)
@@ -160,4 +174,11 @@ def _truth_row(thing: Placed, sprite: Sprite, size: tuple[int, int], mpp: float)
     wkt = f"POLYGON (({points}))"
     place = (f"{x:.2f}", f"{y:.2f}", str(truncated).lower())
     variant = sprite.variant or ("clump" if thing.layer == "clump" else "")
-    return (sprite.class_name, sprite.kind, *place, wkt, sprite.source, variant)
+    return (sprite.class_name, sprite.kind, *place, wkt, sprite.source, variant, _nucleus_wkt(thing, mpp))
+
+
+def _nucleus_wkt(thing: Placed, mpp: float) -> str:
+    nucleus = shapely.Polygon()
+    for ring in thing.nucleus_px(mpp):
+        nucleus = nucleus.symmetric_difference(shapely.Polygon(ring).buffer(0))
+    return "" if nucleus.is_empty else str(shapely.to_wkt(nucleus, rounding_precision=2))

@@ -14,15 +14,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.atomic import atomic_path
+from wsi_pipeline.atomic import atomic_path, write_json
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.profile import Profile, load_profile
 from wsi_pipeline.simulation.render import check_variation
-from wsi_pipeline.simulation.scene import Scene, draw_tiles
+from wsi_pipeline.simulation.scene import Scene, draw_tiles, scene_core
 
-TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "source", "variant")
-"""Columns of the truth table; ``outline`` is a WKT polygon in level-0 pixels."""
+TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "source", "variant", "nucleus")
+"""Columns of the truth table; ``outline`` is a WKT polygon in level-0 pixels, ``nucleus`` that of a drawn
+megakaryocyte's nucleus, of several parts perhaps, and empty for other cells."""
 
 VIRTUAL = "virtual slide (simulated from real cells)"
 """How the description of a virtual slide's TIFF begins."""
@@ -72,13 +73,15 @@ def make_virtual_slide(
 ) -> VirtualSlide:
     """Make a virtual slide of real cells, with its truth.
 
-    Pixels and cells depend on these parameters alone, but not on ``workers``; without a film a larger slide of the
-    same seed holds the smaller one's cells. Memory grows with the width of the slide, not with its area.
+    Pixels and cells depend on these parameters alone, but not on ``workers``; without a film or a core a larger slide
+    of the same seed holds the smaller one's cells. Memory grows with the width of the slide, not with its area; the
+    plan of a core takes some 4 bytes a square micrometre.
 
     Parameters
     ----------
     out
-        The TIFF to write; the truth goes to ``<stem>.truth.csv`` beside it.
+        The TIFF to write; the truth goes to ``<stem>.truth.csv`` beside it, and that of a core's areas to
+        ``<stem>.truth.json``.
     profile
         A profile, the name of a shipped one, or a YAML file.
     size_px
@@ -121,6 +124,9 @@ def make_virtual_slide(
     )  # fmt: skip
     writer = _SlideWriter(scene, jpeg_quality=jpeg_quality, workers=workers)
     truth = out.with_name(f"{out.stem}.truth.csv")
+    core = scene_core(scene)
+    if core is not None:
+        write_json(out.with_name(f"{out.stem}.truth.json"), core.truth(mpp))
     with (
         atomic_path(truth) as truth_part,
         atomic_path(out) as slide_part,
