@@ -93,7 +93,9 @@ def inspect_slide(
     target = None if thumbnail is None else _target(thumbnail, spec.path)
     with spec.open() as slide:
         started = time.perf_counter()
-        regions = find_regions(slide, specimen=config.specimen, config=config.regions, regions_file=regions_file)
+        regions = find_regions(
+            slide, specimen=config.specimen, config=config.regions, regions_file=regions_file, stain=config.stain
+        )
         if config.regions.chooses_fields:
             regions = narrow(regions, choose_fields(slide, regions.included, config.regions), slide, config.regions)
         found_s = time.perf_counter() - started

@@ -12,7 +12,7 @@ import shapely
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
-from wsi_pipeline.config import RegionsConfig
+from wsi_pipeline.config import RegionsConfig, Stain
 from wsi_pipeline.regions.cellularity import Areas, estimate, space_areas
 from wsi_pipeline.regions.evidence import HALO_UM, Evidence, find_evidence
 from wsi_pipeline.regions.masks import find_masks, glass_colour
@@ -20,6 +20,8 @@ from wsi_pipeline.regions.morphology import Mask, closed, grow, large, opened
 from wsi_pipeline.regions.overview import Overview, read_overview
 from wsi_pipeline.regions.polygons import mask_to_polygons
 from wsi_pipeline.regions.regions import Exclusion, Regions, area_mm2, as_multipolygon, only_areas
+from wsi_pipeline.regions.reticulin import classify_reticulin
+from wsi_pipeline.regions.stain import find_stain, require_stain
 from wsi_pipeline.regions.tissue_classes import Tissue, classify, subcortical
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.units import Box, FrameTransform
@@ -52,18 +54,34 @@ class _Piece:
     left_out: dict[str, list[BaseGeometry]]
 
 
-def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions) -> Regions:
+def check_stain(slide: Slide, config: RegionsConfig, found: Regions, wanted: Stain) -> Regions:
+    """Return regions with the colours of their tissue among the facts, unless these are of another stain.
+
+    Raises
+    ------
+    WrongStainError
+        Colours are beyond doubt not those of ``wanted``.
+    """
+    overview = read_overview(slide, config.overview_mpp)
+    seen = find_stain(overview.pixels, glass_colour(overview.pixels), _raster(found.included, overview))
+    require_stain(seen, wanted, str(slide.path))
+    return replace(found, facts={**found.facts, "stain": seen.to_dict()})
+
+
+def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, stain: Stain = "routine") -> Regions:
     """Tell bone and artefacts from marrow inside found regions, and measure cellularity there.
 
     Parameters
     ----------
     slide
-        An open H&E section.
+        An open section.
     config
         ``trephine_mpp`` is the resolution, ``subcortical_um`` the rim that is not counted,
         ``cellularity_min_mm2`` the least marrow that is judged.
     found
         Regions of tissue, drawn, or of the whole image.
+    stain
+        Of ``reticulin`` there is no cellularity: nuclei hardly show.
 
     Returns
     -------
@@ -89,12 +107,14 @@ def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions) -
     pieces: list[_Piece] = []
     skipped = 0
     for mask in _groups(stained, overview):
-        piece = _piece(slide, config, glass, mask, overview)
+        piece = _piece(slide, config, glass, mask, overview, stain)
         if piece is None:
             skipped += 1
         else:
             pieces.append(piece)
     facts = {**found.facts, **_facts(pieces, config)}
+    if stain == "reticulin":
+        facts["cellularity"] = _none("reticulin-stain")
     done = replace(found, facts=facts)
     if skipped:
         note = f"{skipped} pieces are too large to be searched for bone at {_COARSEST_MPP:g} um/px"
@@ -164,7 +184,7 @@ def _groups(stained: Mask, overview: Overview) -> Iterator[Mask]:
 
 
 def _piece(
-    slide: Slide, config: RegionsConfig, glass: tuple[int, int, int], mask: Mask, overview: Overview
+    slide: Slide, config: RegionsConfig, glass: tuple[int, int, int], mask: Mask, overview: Overview, stain: Stain
 ) -> _Piece | None:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     (x0, y0), (x1, y1) = overview.frame.to_px0([(columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)])
@@ -177,7 +197,7 @@ def _piece(
     box = frame.box_from_px0(x0, y0, x1, y1)
     evidence = _read_evidence(slide, box, mpp, glass)
     tissue = _magnified(mask, overview, box, frame)
-    classes = classify(evidence, tissue, mpp=mpp)
+    classes = (classify_reticulin if stain == "reticulin" else classify)(evidence, tissue, mpp=mpp)
     rim = subcortical(classes, mpp=mpp, depth_um=config.subcortical_um)
     pixel_mm2 = mpp * mpp * 1e-6
     counts = np.bincount(classes.ravel(), minlength=len(Tissue))
