@@ -30,6 +30,7 @@ from wsi_pipeline.predictions import corrected_differential, criteria_prediction
 from wsi_pipeline.predictions.attributes import attribute_counts, attribute_rates, attributes_csv
 from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
 from wsi_pipeline.regions import area_mm2, write_regions
+from wsi_pipeline.regions.stain import stain_warning
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import evidence_of, exclusive, slide_of, use_threads
 from wsi_pipeline.slide_answers import answer_slide, provenance_of
@@ -405,6 +406,7 @@ def _warnings(
     about = prepared.about
     # Why nothing was found is a limit of the run; what else was decided belongs to the provenance.
     found = [about["regions_note"]] if about["regions_note"] and not prepared.blocks else []
+    found += stain_warning(about["regions_facts"], job.config.stain)
     if about["regions_warning"]:
         found.append(about["regions_warning"])
     if about["mpp"]["source"] == "forced":

@@ -26,7 +26,7 @@ from wsi_pipeline.regions.overview import read_overview
 from wsi_pipeline.regions.polygons import mask_to_polygons
 from wsi_pipeline.regions.regions import Exclusion, Regions, area_mm2, as_multipolygon
 from wsi_pipeline.regions.smear import find_smear_regions
-from wsi_pipeline.regions.trephine import check_stain, find_trephine_regions
+from wsi_pipeline.regions.trephine import find_trephine_regions
 from wsi_pipeline.slides import Slide
 
 
@@ -65,11 +65,7 @@ def find_regions(
         The overview cannot be read.
     """
     found = _find(slide, specimen, config, regions_file)
-    if specimen != "trephine":
-        return found
-    if config.check_stain:
-        found = check_stain(slide, config, found, stain)
-    return find_trephine_regions(slide, config, found, stain)
+    return find_trephine_regions(slide, config, found, stain) if specimen == "trephine" else found
 
 
 def _find(slide: Slide, specimen: str, config: RegionsConfig, regions_file: Path | None) -> Regions:

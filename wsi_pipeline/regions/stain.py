@@ -8,6 +8,7 @@ and eosin both absorb green most, metallic silver all three alike. Limits were s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,7 +30,6 @@ _BLUE_RED_SHARE = 0.42
 _NAMES = {
     "he": "pink and purple, as of H&E",
     "silver": "grey to black, as of a silver stain for reticulin",
-    "other": "neither those of H&E nor of silver",
 }
 
 
@@ -107,9 +107,7 @@ def find_stain(
 
 
 def require_stain(found: StainColours, wanted: Stain, name: str) -> None:
-    """Refuse a trephine that shows another stain than the configuration is for.
-
-    Of reticulin only H&E is refused, since silver slides differ: gold-toned or not, counterstained or not.
+    """Refuse a trephine that is beyond doubt of the other stain: silver where H&E is wanted, or H&E for reticulin.
 
     Parameters
     ----------
@@ -121,18 +119,22 @@ def require_stain(found: StainColours, wanted: Stain, name: str) -> None:
     Raises
     ------
     WrongStainError
-        The colours are beyond doubt another stain's.
+        It is; the message says what was found and which configuration to use.
     """
-    if found.kind in ({"he", "unknown"} if wanted == "routine" else {"silver", "other", "unknown"}):
+    refused = "silver" if wanted == "routine" else "he"
+    if found.kind != refused:
         return
     shares = "/".join(f"{100 * share:.0f}" for share in found.shares or ())
-    advice = {
-        "silver": "run it with --config reticulin",
-        "he": "run it with --config trephine",
-        "other": "no configuration is for such a stain",
-    }[found.kind]
+    made_for, use = ("H&E", "reticulin") if wanted == "routine" else ("reticulin", "trephine")
     raise WrongStainError(
-        f"{name}: its colours are {_NAMES[found.kind]} (red/green/blue absorb {shares} % of the light that is lost); "
-        f"the configuration is for {'reticulin' if wanted == 'reticulin' else 'H&E'}; {advice}, or, if the colours "
-        "mislead, use --set regions.check_stain=false"
+        f"{name}: its colours are {_NAMES[refused]} (of the light it absorbs, red/green/blue are {shares} %), and this "
+        f"configuration is for {made_for}; run it with --config {use}, or, where the colours mislead, with "
+        "--set regions.check_stain=false"
     )
+
+
+def stain_warning(facts: Mapping[str, Any], wanted: Stain) -> list[str]:
+    """Return a sentence when a trephine's colours are neither of H&E nor of silver; ``facts`` are its regions'."""
+    if wanted == "reticulin" or facts.get("stain", {}).get("kind") != "other":
+        return []
+    return ["The colours are neither those of H&E nor of a silver stain: what was found may mean something else."]

@@ -54,20 +54,6 @@ class _Piece:
     left_out: dict[str, list[BaseGeometry]]
 
 
-def check_stain(slide: Slide, config: RegionsConfig, found: Regions, wanted: Stain) -> Regions:
-    """Return regions with the colours of their tissue among the facts, unless these are of another stain.
-
-    Raises
-    ------
-    WrongStainError
-        Colours are beyond doubt not those of ``wanted``.
-    """
-    overview = read_overview(slide, config.overview_mpp)
-    seen = find_stain(overview.pixels, glass_colour(overview.pixels), _raster(found.included, overview))
-    require_stain(seen, wanted, str(slide.path))
-    return replace(found, facts={**found.facts, "stain": seen.to_dict()})
-
-
 def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, stain: Stain = "routine") -> Regions:
     """Tell bone and artefacts from marrow inside found regions, and measure cellularity there.
 
@@ -87,7 +73,12 @@ def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, s
     -------
     Regions
         Of mode ``tissue``, less bone, haemorrhage, crush and folds, each an exclusion; other modes keep their
-        geometry. All carry ``facts``: ``classes_mm2`` and ``cellularity``.
+        geometry. All carry ``facts``: ``stain``, ``classes_mm2`` and ``cellularity``.
+
+    Raises
+    ------
+    WrongStainError
+        Colours are beyond doubt of another stain, and ``check_stain`` is on.
 
     Notes
     -----
@@ -102,8 +93,12 @@ def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, s
         return replace(found, facts={**found.facts, "cellularity": _none("no-tissue")})
     overview = read_overview(slide, config.overview_mpp)
     glass = glass_colour(overview.pixels)
+    inside = _raster(found.included, overview)
+    seen = find_stain(overview.pixels, glass, inside)
+    if config.check_stain:
+        require_stain(seen, stain, str(slide.path))
     stained = find_masks(overview.pixels, mpp=overview.mpp, stain=False).stained
-    stained &= _raster(found.included, overview)
+    stained &= inside
     pieces: list[_Piece] = []
     skipped = 0
     for mask in _groups(stained, overview):
@@ -112,7 +107,7 @@ def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, s
             skipped += 1
         else:
             pieces.append(piece)
-    facts = {**found.facts, **_facts(pieces, config)}
+    facts = {**found.facts, "stain": seen.to_dict(), **_facts(pieces, config)}
     if stain == "reticulin":
         facts["cellularity"] = _none("reticulin-stain")
     done = replace(found, facts=facts)
