@@ -20,6 +20,8 @@ from wsi_pipeline.cells.dysplasia import load_reference
 from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import ConfigError, ModelError, OutputError, WsiPipelineError
 from wsi_pipeline.exports.report import write_cohort_report
+from wsi_pipeline.fibrosis import check_fibrosis_model
+from wsi_pipeline.fibrosis import expected_files as expected_of_fibrosis
 from wsi_pipeline.finish import expected_files, failed_summary
 from wsi_pipeline.galleries import GalleryJob, run_patient, write_comparison
 from wsi_pipeline.galleries import expected_files as expected_of_patient
@@ -198,6 +200,9 @@ def _job(
 
 def _check_models(config: PipelineConfig, allow_simulated: bool) -> None:
     """Refuse, before anything starts, models that are missing, do not fit, or need ``--allow-simulated``."""
+    if config.stain == "reticulin":
+        check_fibrosis_model(config, allow_simulated)
+        return
     name = config.segmentation.model
     check_model(name, config.specimen)
     cards = []
@@ -459,7 +464,10 @@ def _is_settled(job: SlideJob, summary: dict[str, Any], attempt: str, retry_fail
         if isinstance(job, GalleryJob) and job.skip_unreadable and summary.get("reason") in SKIPPABLE:
             return False  # what failed it may now be left out
         return summary.get("key") == attempt and not retry_failed
-    wanted = expected_of_patient(job) if isinstance(job, GalleryJob) else expected_files(job)
+    if isinstance(job, GalleryJob):
+        wanted = expected_of_patient(job)
+    else:
+        wanted = expected_of_fibrosis(job) if job.config.stain == "reticulin" else expected_files(job)
     return summary.get("attempt") == attempt and all(path.exists() for path in wanted)
 
 
@@ -505,6 +513,12 @@ def describe_plan(plan: CohortPlan, say: Callable[[str], None]) -> None:
             say(
                 f"  {job.slide_id}: {config.specimen}, {len(job.images)} images at {job.mpp:g} um/px, classifier "
                 f"{config.cells.classifier}, {job.patient_folder}{problem}"
+            )
+            continue
+        if config.stain == "reticulin":
+            say(
+                f"  {job.slide_id}: {config.specimen}, reticulin at {config.segmentation.mpp} um/px, "
+                f"fibrosis model {config.fibrosis.model or 'none'}, {job.spec.path}"
             )
             continue
         say(

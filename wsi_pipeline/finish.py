@@ -141,7 +141,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     halved = halved_blocks(job, prepared.key, prepared.blocks)
     status, reason = _status(job, prepared, merged)
     summary: dict[str, Any] = {
-        **_identity(job, status, reason),
+        **identity_of(job, status, reason),
         "simulated": job.simulated or prepared.about.get("simulated", False),
         "key": prepared.key,
         "attempt": attempt_key(job),
@@ -191,7 +191,7 @@ def failed_summary(job: SlideJob, error: Exception, key: str) -> dict[str, Any]:
     """Write and return the summary of a slide that failed; ``key`` identifies the attempt."""
     reason = error.reason if isinstance(error, WsiPipelineError) else "internal-error"
     message = str(error) if isinstance(error, WsiPipelineError) else f"{type(error).__name__}: {error}"
-    summary = {**_identity(job, "failed", reason), "key": key, "warnings": [message]}
+    summary = {**identity_of(job, "failed", reason), "key": key, "warnings": [message]}
     write_json(job.folder / "summary.json", summary)
     return summary
 
@@ -220,7 +220,8 @@ def _tells_dysplasia(config: PipelineConfig) -> bool:
     return bool(set(card["classes"]) & set(codes_of(load_taxonomy(card["taxonomy"]), NEUTROPHILS)))
 
 
-def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
+def identity_of(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
+    """Return what every summary begins with."""
     return {
         "slide_id": job.slide_id,
         "path": str(job.spec.path),

@@ -73,7 +73,7 @@ def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, s
     -------
     Regions
         Of mode ``tissue``, less bone, haemorrhage, crush and folds, each an exclusion; other modes keep their
-        geometry. All carry ``facts``: ``stain``, ``classes_mm2`` and ``cellularity``.
+        geometry, but on reticulin. All carry ``facts``: ``stain``, ``classes_mm2`` and ``cellularity``.
 
     Raises
     ------
@@ -114,7 +114,8 @@ def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, s
     if skipped:
         note = f"{skipped} pieces are too large to be searched for bone at {_COARSEST_MPP:g} um/px"
         done = replace(done, note="; ".join(filter(None, (found.note, note))))
-    return _without(done, pieces, slide) if found.mode == "tissue" else done
+    # On reticulin, bone is no marrow to rank fibres in, whoever chose the area.
+    return _without(done, pieces, slide) if found.mode == "tissue" or stain == "reticulin" else done
 
 
 def _none(reason: str) -> dict[str, Any]:
