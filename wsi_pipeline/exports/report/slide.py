@@ -13,6 +13,7 @@ from wsi_pipeline.exports.region_map import OverviewFrame, Region, read_region_f
 from wsi_pipeline.exports.report.behind import CellPicture, behind_answers, cells_asked, told_apart
 from wsi_pipeline.exports.report.charts import Styles, diameter_chart, differential_chart
 from wsi_pipeline.exports.report.evidence import MAP_PX, explain_slide
+from wsi_pipeline.exports.report.fibrosis import bar_colour, view_fibrosis
 from wsi_pipeline.exports.report.pictures import Picture, overview, picture_of
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.select import (
@@ -138,6 +139,10 @@ def write_slide_report(
     if evidence is not None and background is not None and cells.is_file():
         explained, problems = explain_slide(cells, slide, background, evidence, styles)
         pages.problems += problems
+    fibres = None
+    if summary.fibrosis is not None and (slide_dir / "fibrosis.parquet").is_file():
+        fibres, problems = view_fibrosis(slide_dir / "fibrosis.parquet", slide, styles)
+        pages.problems += problems
     render(
         "slide.html.j2",
         slide_dir / "report.html",
@@ -155,6 +160,8 @@ def write_slide_report(
         behind=behind,
         differences=told_apart(summary.predictions),
         evidence=explained,
+        fibres=fibres,
+        bar_colour=bar_colour,
         map_px=MAP_PX,
         cellularity=None if summary.cellularity is None else cellularity(summary.cellularity),
         seams=None if summary.seams is None else seams(summary.seams),

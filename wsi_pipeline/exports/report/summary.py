@@ -311,6 +311,28 @@ class CellularityFact(_Part):
     reason: str | None = None
 
 
+class FibrosisFigure(_Part):
+    """A figure of all tiles of marrow of a reticulin slide, or the reason why there is none."""
+
+    value: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    sd: float | None = None
+    iqr: float | None = None
+    n_tiles: int = 0
+    marrow_mm2: float = 0.0
+    reason: str | None = None
+
+
+class Fibrosis(_Part):
+    """What a reticulin slide gives instead of cells; ``index`` is None where no model ranked its tiles."""
+
+    index: FibrosisFigure | None = None
+    fibre_share: FibrosisFigure
+    tile_um: float
+    simulated: bool = False
+
+
 class SlideSummary(_Part):
     """The whole of ``summary.json``.
 
@@ -358,6 +380,7 @@ class SlideSummary(_Part):
     gallery: GalleryFacts | None = None
     dysplasia: Dysplasia | None = None
     attributes: tuple[AttributeRate, ...] | None = None
+    fibrosis: Fibrosis | None = None
     denominator: Denominator = Denominator()
     indices: tuple[Index, ...] = ()
     predictions: tuple[Answer, ...] = ()
