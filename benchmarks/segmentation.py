@@ -176,7 +176,7 @@ def _rasterised(table: Path, size: int) -> npt.NDArray[np.int32]:
     import pyarrow.parquet as pq
     import shapely
 
-    from wsi_pipeline.exports.rasterise import rasterise
+    from wsi_pipeline.regions.rasterise import rasterise
     from wsi_pipeline.units import Box
 
     polygons = shapely.from_wkb(pq.read_table(table, columns=["geometry"]).column("geometry").to_numpy())

@@ -40,6 +40,7 @@ from wsi_pipeline.segmentation.models import check_model, find_segmentation_weig
 from wsi_pipeline.slide_answers import check_models as check_slide_models
 from wsi_pipeline.slides import SlideSpec
 from wsi_pipeline.tables import network_use, total_timings, weights_used, write_tables
+from wsi_pipeline.trephine_answer import phenotypes_of
 from wsi_pipeline.weights import find_weights, load_weights, shipped_weights
 
 _log = logging.getLogger(__name__)
@@ -219,6 +220,7 @@ def _check_models(config: PipelineConfig, allow_simulated: bool) -> None:
         cards.append(find_weights(config.cells.red_classifier, "red_cells").card)
     if config.cells.dysplasia_reference is not None:
         load_reference(config.cells.dysplasia_reference)
+    phenotypes_of(config)
     for card in cards:
         if config.specimen not in card["specimens"]:
             made_for = ", ".join(card["specimens"])

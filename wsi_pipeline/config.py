@@ -179,6 +179,10 @@ class PredictionsConfig(_Section):
     target_cells: int = Field(200, ge=1, description="Below this many the answer is marked as based on few cells.")
     min_red_cells: int = Field(1000, ge=1, description="Below this many red cells their shapes are not interpreted.")
     min_neutrophils: int = Field(100, ge=1, description="Below this many neutrophils there is no dysplastic fraction.")
+    min_megakaryocytes: int = Field(
+        20, ge=2, description="Below this many megakaryocytes nothing is said of their phenotypes and arrangement."
+    )
+    phenotypes: str | None = Field(None, description="File of `train phenotypes`; None tells no phenotypes.")
     confidence: float = Field(0.95, gt=0.5, lt=1)
     slide_models: tuple[str, ...] = Field(
         (), description="Models that answer for slides and patients beside the criteria: files, or shipped names."
@@ -236,6 +240,11 @@ class PipelineConfig(_Section):
             raise ValueError(
                 f"cells.classifier is {self.cells.classifier!r}, a smear classifier; "
                 "on specimen trephine it must be null"
+            )
+        if self.specimen != "trephine" and self.predictions.phenotypes is not None:
+            raise ValueError(
+                f"predictions.phenotypes is {self.predictions.phenotypes!r}; phenotypes are of the megakaryocytes of "
+                f"trephines, so on specimen {self.specimen} it must be null"
             )
         if self.specimen != "blood_smear" and self.cells.red_classifier is not None:
             raise ValueError(

@@ -43,6 +43,8 @@ from wsi_pipeline.stages import (
     wave_stage,
 )
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
+from wsi_pipeline.trephine_answer import FILES as TREPHINE_FILES
+from wsi_pipeline.trephine_answer import trephine_answer
 from wsi_pipeline.weights import find_weights
 
 _log = logging.getLogger(__name__)
@@ -107,6 +109,12 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     )
     pairs = _attribute_pairs(config)
     rates = attribute_rates(attribute_counts(cells, pairs), config.predictions.confidence) if pairs else None
+    trephine = trephine_answer(
+        job,
+        regions,
+        mpp=(slide.mpp.x, slide.mpp.y),
+        cellularity=prepared.about["regions_facts"].get("cellularity"),
+    )
     mpp = config.segmentation.mpp
     seams = seam_statistic(
         cells,
@@ -155,6 +163,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "red_cells": None if shapes is None or red is None else {**shapes.to_dict(), "size": red_sizes(red)},
         "dysplasia": None if dysplastic is None else dysplastic.to_dict(),
         "attributes": None if rates is None else [rate.to_dict() for rate in rates],
+        "trephine": trephine,
         "predictions": [prediction.to_dict() for prediction in predictions],
         "quality": _quality(table, merged, prepared, halved, seams, regions.area_mm2, lost_mm2),
         "regions": prepared.about["regions_facts"],
@@ -207,6 +216,7 @@ def expected_files(job: SlideJob) -> list[Path]:
         "red_cells.csv": job.config.cells.red_classifier is not None,
         "attributes.csv": bool(_attribute_pairs(job.config)),
         "dysplasia.csv": _tells_dysplasia(job.config),
+        **dict.fromkeys(TREPHINE_FILES, job.config.specimen == "trephine"),
         "summary.json": True,
         "report.html": exports.report,
     }

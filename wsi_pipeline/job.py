@@ -78,6 +78,7 @@ def attempt_key(job: SlideJob) -> str:
     kept = {name: value for name, value in config.items() if name not in _FREE_SECTIONS}
     # What a model is and says of itself counts, not where its file lies; what is allowed, only where one was asked.
     models = [find_weights(name, "slides").card for name in kept["predictions"].pop("slide_models")]
+    phenotypes = kept["predictions"].pop("phenotypes")
     return key_of(
         path=str(spec.path),
         file=job.source(),
@@ -88,6 +89,7 @@ def attempt_key(job: SlideJob) -> str:
         # Named only where it is so: what was run before manifests had the column stands.
         **({"simulated": True} if job.simulated else {}),
         slide_models=[*models, job.allow_simulated] if models else None,
+        **({"phenotypes": [file_sha256(Path(phenotypes)), job.allow_simulated]} if phenotypes else {}),
     )
 
 

@@ -14,6 +14,7 @@ from wsi_pipeline.exports.report.summary import read_summary
 from wsi_pipeline.galleries.survey import MAX_PIXELS
 from wsi_pipeline.predictions.attention import FILE
 from wsi_pipeline.predictions.bags import FinishedSlide, counts_of, list_runs
+from wsi_pipeline.predictions.bags.runs import SMEARS
 from wsi_pipeline.predictions.model_answers import check_names
 from wsi_pipeline.predictions.prediction import PREDICTION_COLUMNS, PredictionLevel
 from wsi_pipeline.predictions.slide_models import SlideEnsemble
@@ -74,7 +75,7 @@ def predict_slides(
     """
     loaded = [slide_model(name) for name in models]
     check_names(loaded)
-    slides, skipped = list_runs(runs)
+    slides, skipped = list_runs(runs, specimens={s for model in loaded for s in model.card["specimens"]} | set(SMEARS))
     notes = [f"Left out: {some(map(str, skipped))}."] if skipped else []
     notes += _check_fit(loaded, slides)
     questions = _questions(slides, loaded)

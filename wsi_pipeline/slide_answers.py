@@ -18,6 +18,7 @@ from wsi_pipeline.predictions.model_answers import Asked, ask, check_names, with
 from wsi_pipeline.predictions.prediction import Prediction, PredictionLevel
 from wsi_pipeline.predictions.slide_models import SlideEnsemble
 from wsi_pipeline.runtime.worker import slide_model
+from wsi_pipeline.trephine_answer import phenotypes_of
 from wsi_pipeline.weights import find_weights
 
 QUPATH = "qupath.geojson.gz"
@@ -106,6 +107,9 @@ def check_models(config: PipelineConfig) -> PipelineConfig:
         name, specimens = model.card["name"], model.card["specimens"]
         if config.specimen not in specimens:
             raise ModelError(f"model {name} was made for {', '.join(specimens)}, not for {config.specimen}")
+        if config.specimen == "trephine":
+            _check_phenotypes(model, config)
+            continue
         if config.cells.classifier is None:
             raise ConfigError(f"model {name} reads classified cells, and cells.classifier is null; name a classifier")
         own, needed = find_weights(config.cells.classifier, "cells"), model.card["classifier"]
@@ -121,6 +125,19 @@ def check_models(config: PipelineConfig) -> PipelineConfig:
     if "embedding" in config.cells.model_fields_set:
         raise ConfigError(f"model {readers[0]} reads embeddings of cells, and cells.embedding is false; leave that out")
     return config.model_copy(update={"cells": config.cells.model_copy(update={"embedding": True})})
+
+
+def _check_phenotypes(model: SlideEnsemble, config: PipelineConfig) -> None:
+    """Refuse a model of trephines that reads the phenotypes of another model than the run tells."""
+    own, needed = phenotypes_of(config), model.card["classifier"]
+    if (own.sha256 if own else "") == needed["sha256"]:
+        return
+    said = "predictions.phenotypes is null" if own is None else f"predictions.phenotypes is {own.name}"
+    wanted = f"phenotypes of {needed['name']} ({needed['sha256'][:12]})" if needed["sha256"] else "no phenotypes"
+    raise ModelError(
+        f"model {model.card['name']} was trained on trephines with {wanted}; {said}. Run with what it was trained "
+        "with, or train the model again"
+    )
 
 
 def provenance_of(config: PipelineConfig) -> dict[str, str]:

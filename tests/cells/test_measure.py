@@ -38,6 +38,7 @@ def segmented(
     nuclear: Any = None,
     rgb: Any = None,
     diameter_px: int = 400,
+    nucleated: bool | None = None,
 ) -> SegmentedBlock:
     """Return what segmentation would, for cells drawn in a window at a place of the slide."""
     height, width = labels.shape
@@ -65,6 +66,7 @@ def segmented(
         instances=found,
         kind=np.full(n, kinds, object),
         kind_support=np.full(n, 0.75),
+        nucleated=np.full(n, kinds in ("white", "megakaryocyte") if nucleated is None else nucleated),
         cell_probability=np.full(n, 0.5),
         mean_rgb=np.tile([10.0, 20.0, 30.0], (n, 1)),
         nuclear=np.zeros((height, width), bool) if nuclear is None else nuclear,
@@ -276,7 +278,7 @@ def test_every_feature_is_measured_on_the_pixels_of_the_block_wherever_it_lies()
     assert here[["nucleus_lobes", "nucleus_od", "cytoplasm_granularity"]].notna().all(axis=None)
 
 
-@pytest.mark.parametrize("kind", ["white", "red", "platelet", "nucleus"])
+@pytest.mark.parametrize("kind", ["white", "red", "platelet", "nucleus", "megakaryocyte"])
 def test_what_does_not_apply_to_a_kind_is_null(kind: str) -> None:
     labels = two_cells()
     block = segmented(labels, kinds=kind, nuclear=half(labels))
@@ -290,6 +292,15 @@ def test_what_does_not_apply_to_a_kind_is_null(kind: str) -> None:
             assert nulls == 0, feature.name
         else:
             assert nulls == len(table), feature.name
+
+
+def test_a_megakaryocyte_known_by_its_nucleus_alone_is_measured_as_one() -> None:
+    labels = two_cells()
+    found = measure(segmented(labels, kinds="megakaryocyte", nuclear=half(labels), nucleated=False))
+    assert (found["kind"] == "megakaryocyte").all()
+    for feature in FEATURES:
+        assert found[feature.name].isna().all() != feature.applies_to("nucleus"), feature.name
+    assert found["nucleus"].isna().all()
 
 
 def test_no_cells() -> None:

@@ -107,6 +107,25 @@ def test_what_is_not_there_is_nan():
         assert np.isnan(all_nucleus[name]).all(), name
 
 
+def test_concavities_of_the_nucleus_are_those_of_its_parts_and_not_of_its_holes():
+    cell = np.ones((90, 170), bool)
+    nucleus = np.zeros_like(cell)
+    nucleus[10:50, 10:50] = True
+    nucleus[10:26, 26:34] = False  # a notch of 8 um
+    nucleus[30:40, 20:40] = False  # a hole
+    nucleus[10:50, 80:150] = True
+    nucleus[10:12, 100:106] = False  # a notch of 1 um, as deep as asked
+    nucleus[48:50, 100:106] = False
+    nucleus[10, 120:126] = False  # half a micron
+    labels, pixels, _ = paint(cell)
+    for mpp, expected in ((0.5, 3), (0.25, 1), (0.4, 1)):
+        found = columns(measure_morphology(labels, pixels, mpp=mpp, nucleus=nucleus))
+        assert found["nucleus_concavities"][0] == expected, mpp
+    disc_only = np.pad(disc(15), 10)
+    found = columns(measure_morphology(*paint(disc_only)[:2], mpp=0.5, nucleus=disc_only))
+    assert found["nucleus_concavities"][0] == 0
+
+
 def test_empty_images_and_missing_labels():
     blank = np.full((20, 20, 3), 200, np.uint8)
     assert measure_morphology(np.zeros((20, 20), np.int32), blank, mpp=0.5).shape == (0, len(NAMES))

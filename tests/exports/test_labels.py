@@ -17,7 +17,7 @@ from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports import labels as labels_module
 from wsi_pipeline.exports import pyramid
 from wsi_pipeline.exports.labels import write_labels
-from wsi_pipeline.exports.rasterise import rasterise
+from wsi_pipeline.regions.rasterise import rasterise
 from wsi_pipeline.units import Box, FrameTransform
 
 FRAME = FrameTransform(scale_x=2.0, scale_y=2.0)

@@ -16,6 +16,8 @@ PAIR_UM = 0.5
 """Distance of the pixels that co-occurrence compares."""
 DEFECT_UM = 0.5
 """Depth from which a concavity of the outline counts, at least one pixel."""
+CONCAVITY_UM = 1.0
+"""Depth from which a concavity of the nucleus counts, at least one and a half pixels."""
 LOBE_UM = 0.4
 """How far the middle of a lobe must rise above the bridge to a larger one, at least 0.75 pixels."""
 
@@ -57,8 +59,9 @@ class Feature:
         return not self.kinds or kind in self.kinds
 
 
-_WHITE, _RED, _BODY = ("white",), ("red",), ("white", "red", "platelet")
-"""Cells with a nucleus to see, cells with a pallor, and cells of a smear, whose cytoplasm is all but the nucleus."""
+_NUCLEATED, _RED = ("white", "megakaryocyte"), ("red",)
+_BODY = ("white", "red", "platelet", "megakaryocyte")
+"""Cells with a nucleus to see, cells with a pallor, and cells whose cytoplasm is all but the nucleus."""
 
 
 def _texture(part: str, where: str, kinds: tuple[str, ...] = ()) -> tuple[Feature, ...]:
@@ -77,7 +80,8 @@ def _texture(part: str, where: str, kinds: tuple[str, ...] = ()) -> tuple[Featur
 
 def _feature(name: str, unit: str, formula: str, source: str) -> Feature:
     part = name.partition("_")[0]
-    kinds = {"nucleus": _WHITE, "nc": _WHITE, "cytoplasm": _BODY, "pallor": _RED}.get(part, ())
+    kinds = {"nucleus": _NUCLEATED, "nc": _NUCLEATED, "cytoplasm": _BODY, "pallor": _RED}.get(part, ())
+    kinds = ("megakaryocyte",) if name == "nucleus_concavities" else kinds
     return Feature(name=name, unit=unit, formula=formula, source=source, kinds=kinds)
 
 
@@ -124,6 +128,11 @@ FEATURES: tuple[Feature, ...] = (
     _feature("nucleus_eccentricity", "1", "as eccentricity, of all parts together", _HU),
     _feature("nucleus_solidity", "1", f"nucleus area over {_DIGITAL}", "as solidity"),
     _feature("nucleus_form_factor", "1", "as circularity, of all parts together", "as circularity"),
+    _feature(
+        "nucleus_concavities", "count",
+        f"concavities at least {CONCAVITY_UM} um (and 1.5 px) deep of the outer outlines of all parts",
+        "as shape_hull_defects",
+    ),
     _feature("nucleus_od", "OD", "mean over nucleus of D, the mean density of the three channels", _OD),
     _feature("nucleus_od_sd", "OD", "standard deviation of D over the nucleus", _OD),
     _feature(
@@ -132,7 +141,7 @@ FEATURES: tuple[Feature, ...] = (
         f"less its outer {EDGE_UM} um",
         _DOG,
     ),
-    *_texture("nucleus", "within the nucleus", _WHITE),
+    *_texture("nucleus", "within the nucleus", _NUCLEATED),
     _feature("cytoplasm_azure", "OD", "mean over the cytoplasm of the methylene-blue share of the densities", _STAINS),
     _feature("cytoplasm_eosin", "OD", "mean over the cytoplasm of the eosin share of the densities", _STAINS),
     _feature("cytoplasm_od_sd", "OD", "standard deviation of D over the cytoplasm", _OD),

@@ -76,10 +76,11 @@ def measure_block(
     outlines = region_polygons(cells.labels, cells.boxes, corner)[rows]
     polygons = shapely.transform(outlines, frame.to_px0)
     nucleus_labels, nucleus_px = _nucleus_labels(
-        cells.labels, cells.boxes, segmented.nuclear, segmented.kind == "white", _MIN_NUCLEUS_PART_UM2 / mpp**2
+        cells.labels, cells.boxes, segmented.nuclear, segmented.nucleated, _MIN_NUCLEUS_PART_UM2 / mpp**2
     )
     nucleus_px = nucleus_px[rows].astype(np.float64)
     kind = segmented.kind[rows]
+    no_nucleus = ~segmented.nucleated[rows]
     morphology = measure_morphology(
         cells.labels,
         segmented.rgb,
@@ -108,10 +109,11 @@ def measure_block(
         "mean_red": segmented.mean_rgb[rows, 0],
         "mean_green": segmented.mean_rgb[rows, 1],
         "mean_blue": segmented.mean_rgb[rows, 2],
-        **morphology_columns(morphology, kind),
-        # A white cell in which no nucleus was seen has none of zero size.
-        "nucleus_area_um2": pa.array(nucleus_px * mpp**2, mask=kind != "white", type=pa.float32()),
-        "nc_ratio": pa.array(nucleus_px / area_px, mask=kind != "white", type=pa.float32()),
+        # Of a megakaryocyte of which the nucleus alone was delineated, that is what is measured.
+        **morphology_columns(morphology, np.where(no_nucleus & (kind == "megakaryocyte"), "nucleus", kind)),
+        # Such a cell in which no nucleus was seen has none of zero size.
+        "nucleus_area_um2": pa.array(nucleus_px * mpp**2, mask=no_nucleus, type=pa.float32()),
+        "nc_ratio": pa.array(nucleus_px / area_px, mask=no_nucleus, type=pa.float32()),
         "cell_probability": segmented.cell_probability[rows],
         "flow_error": cells.flow_error[rows],
         "nucleus": shapely.to_wkb(nuclei),
@@ -161,16 +163,18 @@ def _numpy_type(arrow: pa.DataType) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def _nucleus_labels(
-    labels: np.ndarray, boxes: np.ndarray, nuclear: np.ndarray, white: np.ndarray, least_px: float
+    labels: np.ndarray, boxes: np.ndarray, nuclear: np.ndarray, nucleated: np.ndarray, least_px: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the nuclei of white cells as labels 1..n of their cells, and the ``(n,)`` pixels of each.
+    """Return the nuclei of cells as labels 1..n of their cells, and the ``(n,)`` pixels of each.
+
+    Only cells marked by ``nucleated`` are looked at.
 
     Holes of the nuclear stain inside a cell are filled, parts below ``least_px`` dropped; lobes may lie apart.
     """
     nuclei = np.zeros(labels.shape, np.int32)
     pixels = np.zeros(len(boxes), np.int64)
     for i in range(len(boxes)):
-        if not white[i]:
+        if not nucleated[i]:
             continue
         y0, x0, y1, x1 = boxes[i]
         inside = labels[y0:y1, x0:x1] == i + 1

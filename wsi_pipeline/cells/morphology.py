@@ -12,7 +12,16 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from wsi_pipeline.cells.features import CHROMATIN_UM, DEFECT_UM, EDGE_UM, GRANULE_UM, LOBE_UM, NAMES, PAIR_UM
+from wsi_pipeline.cells.features import (
+    CHROMATIN_UM,
+    CONCAVITY_UM,
+    DEFECT_UM,
+    EDGE_UM,
+    GRANULE_UM,
+    LOBE_UM,
+    NAMES,
+    PAIR_UM,
+)
 from wsi_pipeline.cells.interior import PALLOR_BINS, count_peaks, distance, pale_part, pallor, ring_densities
 from wsi_pipeline.cells.shape import CROFTON_WEIGHTS, HARMONICS, fourier_descriptors, hull_defects, mask_shape
 from wsi_pipeline.cells.texture import GREY_LEVELS, cooccurrence, gaussian_kernel, pair_offsets, spot_energy
@@ -140,6 +149,22 @@ def _measure_outlines(points: np.ndarray, ends: np.ndarray, owners: np.ndarray, 
 
 
 @numba.njit(cache=True, nogil=True)
+def _concavities(mask: np.ndarray, least: float) -> int:
+    """Return how many concavities the outer outlines of a mask have that are at least ``least`` pixels deep."""
+    points, ends, _ = trace_rings(mask.astype(np.int32), np.array([[0, 0, mask.shape[0], mask.shape[1]]]))
+    total = 0
+    for r in range(len(ends)):
+        ring = points[(ends[r - 1] if r else 0) : ends[r]]
+        twice = 0.0
+        for p in range(len(ring)):
+            q = (p + 1) % len(ring)
+            twice += ring[p, 0] * ring[q, 1] - ring[q, 0] * ring[p, 1]
+        if twice > 0:  # clockwise on screen; holes are not
+            total += hull_defects(ring, least)[0]
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
 def _moments(values: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     """Return mean and standard deviation of the values in a mask."""
     n, mean, spread = 0, 0.0, 0.0
@@ -226,8 +251,9 @@ def _measure_masks(
             row[_NUCLEUS + 3] = math.sqrt(max(0.0, 1 - (minor / major) ** 2))
             row[_NUCLEUS + 4] = area / hull
             row[_NUCLEUS + 5] = _form(area, perimeter)
-            row[_NUCLEUS + 6], row[_NUCLEUS + 7] = _moments(mean, inner)
-            row[_NUCLEUS + 8] = _spots(mean, depth, edge, kernels[2], kernels[3])
+            row[_NUCLEUS + 6] = _concavities(inner, max(CONCAVITY_UM / mpp, 1.5))
+            row[_NUCLEUS + 7], row[_NUCLEUS + 8] = _moments(mean, inner)
+            row[_NUCLEUS + 9] = _spots(mean, depth, edge, kernels[2], kernels[3])
             row[_NUCLEUS_GLCM : _NUCLEUS_GLCM + 5] = cooccurrence(levels, inner, offsets)
         depth = distance(cell)
         row[_PALLOR], row[_PALLOR + 1] = pallor(green, depth)

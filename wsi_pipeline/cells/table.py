@@ -160,20 +160,20 @@ def _settled(band: pa.Table, background: npt.NDArray[np.uint8], dye: RedDye) -> 
             none = pa.scalar(None, MEASURED.field(name).type)
             columns[name] = pa.compute.if_else(pa.array(where), none, columns[name])
 
-    clear(white, _of_kind("red"))
+    clear(white, _only_of("red", "white"))
     if red.any():
         names = _strings(columns["class_name"])
         columns["kind"] = pa.array(np.where(red, "red", kind), pa.string())
         columns["class_name"] = pa.array(np.where(red, KIND_CLASS["red"], names), pa.string())
         # What the votes left for anything but a white cell.
         columns["class_probability"] = pa.array(np.where(red, 1 - support, support), pa.float32())
-        clear(red, (*_of_kind("white"), "nucleus"))
+        clear(red, (*_only_of("white", "red"), "nucleus"))
     return pa.table(columns, schema=MEASURED)
 
 
-def _of_kind(kind: str) -> tuple[str, ...]:
-    """Return the features that only cells of a kind have."""
-    return tuple(feature.name for feature in FEATURES if feature.kinds == (kind,))
+def _only_of(kind: str, other: str) -> tuple[str, ...]:
+    """Return the features that cells of a kind have and those of another have not."""
+    return tuple(f.name for f in FEATURES if f.applies_to(kind) and not f.applies_to(other))
 
 
 def merge_blocks(

@@ -18,7 +18,7 @@ from wsi_pipeline.cli import (
     serve,
     simulate,
     slides,
-    train_slides,
+    train_trephines,
     view,
 )
 from wsi_pipeline.errors import WsiPipelineError
@@ -41,7 +41,7 @@ app.command("view")(view.view)
 app.add_typer(models.app, name="models")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(train_slides.app, name="train")
+app.add_typer(train_trephines.app, name="train")
 app.add_typer(predict.app, name="predict")
 app.add_typer(export.app, name="export")
 app.add_typer(imports.app, name="import")

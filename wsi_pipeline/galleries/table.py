@@ -33,8 +33,8 @@ GIVEN = (
 
 _WITHOUT_NUCLEUS = ("platelet", "giant_platelet", "platelet_clump", "red_cell", "artefact", "other_object")
 """Meanings of classes whose cells have no nucleus to be measured."""
-_OF_WHITE = tuple(f.name for f in FEATURES if f.kinds == ("white",))
-_OF_RED = tuple(f.name for f in FEATURES if f.kinds == ("red",))
+_OF_WHITE = tuple(f.name for f in FEATURES if f.applies_to("white") and not f.applies_to("red"))
+_NOT_OF_WHITE = tuple(f.name for f in FEATURES if not f.applies_to("white"))
 
 
 def gallery_schema(
@@ -103,7 +103,7 @@ def cells_table(
     columns |= {f"{COLUMN}{name}": pa.array(values, mask=np.isnan(values)) for name, values in attributes.items()}
     bare = {c.code for c in taxonomy.classes if c.meaning in _WITHOUT_NUCLEUS}
     _clear(columns, np.isin(names.astype(str), sorted(bare)), _OF_WHITE)
-    _clear(columns, np.ones(n, bool), _OF_RED)
+    _clear(columns, np.ones(n, bool), _NOT_OF_WHITE)
     if embedding:
         flat = pa.array(np.ascontiguousarray(answers.embedding).ravel())
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, answers.embedding.shape[1])

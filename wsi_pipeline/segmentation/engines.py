@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from wsi_pipeline.segmentation.dynamics import flows_to_labels
 from wsi_pipeline.segmentation.instances import Instances, extract_instances
-from wsi_pipeline.segmentation.kinds import kind_probabilities, nuclear_pixels
+from wsi_pipeline.segmentation.kinds import kind_probabilities, nuclear_pixels, parts_of
 from wsi_pipeline.segmentation.networks import FLOW_SCALE
 from wsi_pipeline.segmentation.normalise import Normalisation
 from wsi_pipeline.segmentation.predict import DeviceFields, Fields
@@ -130,8 +130,8 @@ def find_on_device(
         layers = torch.empty((len(LAYERS) + len(kinds), *logit.shape), dtype=torch.uint8, device=output.device)
         layers[0] = (255 / (1 + (-logit.clamp(-_MAX_LOGIT, _MAX_LOGIT)).exp())).round()
         layers[1:4] = torch.from_numpy(fields.rgb).to(output.device).permute(2, 0, 1)
-        if "white_nucleus" in kinds:
-            likelier = output[3 + kinds.index("white_nucleus")] > output[3 + kinds.index("cytoplasm")]
+        if (parts := parts_of(kinds)) is not None:
+            likelier = output[3 + parts[0]] > output[3 + parts[1]]
             nuclear = likelier.cpu().numpy()
             layers[4] = likelier
         else:

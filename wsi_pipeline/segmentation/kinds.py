@@ -19,8 +19,16 @@ KIND_OF_CHANNEL = {
     "white_nucleus": "white",
     "nucleus": "nucleus",
     "megakaryocyte": "megakaryocyte",
+    "megakaryocyte_cytoplasm": "megakaryocyte",
+    "megakaryocyte_nucleus": "megakaryocyte",
 }
-"""The cell kind that a kind channel of a network speaks for."""
+"""The cell kind that a kind channel of a network speaks for; ``megakaryocyte`` that of a megakaryocyte's nucleus."""
+
+MEGAKARYOCYTE_KINDS = ("background", "megakaryocyte_cytoplasm", "megakaryocyte_nucleus")
+"""Kind channels of a network that delineates megakaryocytes, cell and nucleus."""
+
+PARTS = {"white_nucleus": "cytoplasm", "megakaryocyte_nucleus": "megakaryocyte_cytoplasm"}
+"""Channels of nuclei inside cells, and those of the cytoplasm around them."""
 
 _NUCLEAR_RED = 0.45
 _MIN_NUCLEUS_UM2 = 9.0
@@ -36,6 +44,19 @@ def kind_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]
     return np.rint(255 * shifted).astype(np.uint8)
 
 
+def parts_of(kinds: tuple[str, ...]) -> tuple[int, int] | None:
+    """Return the channels of nucleus and cytoplasm of a network that tells them apart; None where it does not."""
+    return next(((kinds.index(inner), kinds.index(PARTS[inner])) for inner in PARTS if inner in kinds), None)
+
+
+def has_nucleus(kind: npt.NDArray[np.object_], kinds: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    """Return which cells have a nucleus inside their outline: white ones, and megakaryocytes told with theirs."""
+    nucleated = kind == "white"
+    if "megakaryocyte_nucleus" in kinds:
+        nucleated |= kind == "megakaryocyte"
+    return np.asarray(nucleated, dtype=bool)
+
+
 def nuclear_pixels(
     rgb: npt.NDArray[np.uint8],
     normalisation: Normalisation,
@@ -47,8 +68,8 @@ def nuclear_pixels(
     With a network that tells nucleus from cytoplasm, where the former is likelier; otherwise where red light is
     absorbed, since nuclear stains (azure B, haematoxylin) absorb red and eosin, the colour of red cells, does not.
     """
-    if logits is not None and "white_nucleus" in kinds:
-        return logits[kinds.index("white_nucleus")] > logits[kinds.index("cytoplasm")]
+    if logits is not None and (parts := parts_of(kinds)) is not None:
+        return logits[parts[0]] > logits[parts[1]]
     return normalisation.apply(rgb)[..., 0] < _NUCLEAR_RED
 
 

@@ -15,7 +15,7 @@ from wsi_pipeline.config import SegmentationConfig, Specimen
 from wsi_pipeline.segmentation.batching import CPU_BATCH, Batch, run_halving
 from wsi_pipeline.segmentation.engines import LAYERS, Engine, Rules, engine_for, find_on_device, find_on_host
 from wsi_pipeline.segmentation.instances import Instances
-from wsi_pipeline.segmentation.kinds import decide_kinds
+from wsi_pipeline.segmentation.kinds import decide_kinds, has_nucleus
 from wsi_pipeline.segmentation.models import FlowModel
 from wsi_pipeline.segmentation.normalise import Normalisation
 from wsi_pipeline.segmentation.predict import Reader, predict_window, predict_window_on_device
@@ -37,6 +37,8 @@ class SegmentedBlock:
         Masks, seeds and integer sums.
     kind, kind_support
         ``(n,)`` kind of each cell and the share of evidence for it.
+    nucleated
+        ``(n,)`` bool: the outline is the cell's, in which ``nuclear`` shows the nucleus; not that of a nucleus alone.
     cell_probability
         ``(n,)`` mean over the cell, 0..1.
     mean_rgb
@@ -51,6 +53,7 @@ class SegmentedBlock:
     instances: Instances
     kind: npt.NDArray[np.object_]
     kind_support: npt.NDArray[np.float64]
+    nucleated: npt.NDArray[np.bool_]
     cell_probability: npt.NDArray[np.float64]
     mean_rgb: npt.NDArray[np.float64]
     nuclear: npt.NDArray[np.bool_]
@@ -141,6 +144,7 @@ def segment_block(
         instances=instances,
         kind=kind,
         kind_support=support,
+        nucleated=has_nucleus(kind, model.kinds),
         cell_probability=instances.sums[:, 0] / (255 * area),
         mean_rgb=instances.sums[:, 1:4] / area[:, None],
         nuclear=nuclear,

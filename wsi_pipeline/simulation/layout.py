@@ -20,7 +20,7 @@ from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.film import Film
 from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise_at
 from wsi_pipeline.simulation.profile import LayerProfile, Profile
-from wsi_pipeline.simulation.sprites import Sprite, placed_outline, snap
+from wsi_pipeline.simulation.sprites import Sprite, placed_nucleus, placed_outline, snap
 
 SQUARE_UM = 64.0
 """Side of a square; larger than the largest distance at which two things can collide."""
@@ -70,6 +70,13 @@ class Placed:
             return np.empty((0, 2))
         x, y = self.position_px(mpp)
         return placed_outline(self.sprite, x, y, angle=self.angle, flip=self.flip, mpp=mpp)
+
+    def nucleus_px(self, mpp: float) -> list[npt.NDArray[np.float64]]:
+        """Return the rings of the nucleus in slide pixels (even-odd); empty where the sprite has none of its own."""
+        if self.sprite is None:
+            return []
+        x, y = self.position_px(mpp)
+        return placed_nucleus(self.sprite, x, y, angle=self.angle, flip=self.flip, mpp=mpp)
 
 
 class Layout:

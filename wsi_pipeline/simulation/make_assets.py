@@ -103,7 +103,7 @@ _MARROW_DENSITIES = (0.16, 0.20, 0.25)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Named:
+class Named:
     cutout: Cutout
     class_name: str
     source: str
@@ -127,7 +127,7 @@ def make_assets(data_root: Path, folder: Path) -> None:
     """
     picks = yaml.safe_load((folder / "picks.yaml").read_text(encoding="utf-8"))
     excluded = frozenset(picks["excluded"])
-    cells: list[_Named] = []
+    cells: list[Named] = []
     for class_name, folders in WHITE_FOLDERS.items():
         whites = [c for part in folders for c in _whites(data_root, part, class_name, excluded)]
         cells += whites
@@ -140,7 +140,7 @@ def make_assets(data_root: Path, folder: Path) -> None:
     entries: list[dict[str, Any]] = []
     for class_name in sorted({cell.class_name for cell in cells}):
         members = [cell for cell in cells if cell.class_name == class_name]
-        entries += _write_atlas(members, folder / f"{class_name}.webp")
+        entries += write_atlas(members, folder / f"{class_name}.webp")
     used = sorted({entry["source"].split("/")[0] for entry in entries})
     head = {
         "mpp": ASSET_MPP,
@@ -175,11 +175,11 @@ def _open(data_root: Path, image: str) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.open(path).convert("RGB"))
 
 
-def _whites(data_root: Path, part: str, class_name: str, excluded: frozenset[str]) -> list[_Named]:
+def _whites(data_root: Path, part: str, class_name: str, excluded: frozenset[str]) -> list[Named]:
     """Return the middle cells of a folder's images that can be cut out, at most ``_N_WHITE``, those alone first."""
     mpp = SOURCES[part.split("/", maxsplit=1)[0]]["mpp"]
-    cells: list[_Named] = []
-    touching: list[_Named] = []
+    cells: list[Named] = []
+    touching: list[Named] = []
     for image in _reserved(data_root, f"{part}/*", excluded):
         rgb = _open(data_root, image)
         mask = _middle_cell(rgb, image, mpp)
@@ -188,7 +188,7 @@ def _whites(data_root: Path, part: str, class_name: str, excluded: frozenset[str
             mask, found = free_from_red_cells(rgb, mpp), touching
         if mask is not None and _is_round(mask):
             piece = cut(rgb, mask, kind="white", mpp=mpp, target_mpp=ASSET_MPP)
-            found.append(_Named(cutout=piece, class_name=class_name, source=image))
+            found.append(Named(cutout=piece, class_name=class_name, source=image))
     return (cells + touching)[:_N_WHITE]
 
 
@@ -219,7 +219,7 @@ def _is_in_middle(mask: npt.NDArray[np.bool_]) -> bool:
     return bool(mask[y - 12 : y + 12, x - 12 : x + 12].any())
 
 
-def _reds_and_platelets(data_root: Path, excluded: frozenset[str]) -> Iterator[_Named]:
+def _reds_and_platelets(data_root: Path, excluded: frozenset[str]) -> Iterator[Named]:
     """Yield red cells and platelets of ``pbc``, at most one of each an image."""
     mpp = SOURCES["pbc"]["mpp"]
     wanted = {"red": _N_RED, "platelet": _N_PLATELET}
@@ -237,14 +237,14 @@ def _reds_and_platelets(data_root: Path, excluded: frozenset[str]) -> Iterator[_
             wanted[kind] -= 1
             class_name = "red_cell" if kind == "red" else "platelet"
             piece = cut(rgb, mask, kind=kind, mpp=mpp, target_mpp=ASSET_MPP)
-            yield _Named(cutout=piece, class_name=class_name, source=image)
+            yield Named(cutout=piece, class_name=class_name, source=image)
     raise DataError(f"{data_root / 'pbc'}: too few images for the cutouts; still wanted: {wanted}")
 
 
-def _platelets_alone(data_root: Path, excluded: frozenset[str]) -> list[_Named]:
+def _platelets_alone(data_root: Path, excluded: frozenset[str]) -> list[Named]:
     """Return the middle platelets of ``pbc/platelet``, giant ones among them."""
     mpp = SOURCES["pbc"]["mpp"]
-    cells: list[_Named] = []
+    cells: list[Named] = []
     for image in _reserved(data_root, "pbc/platelet/*", excluded):
         rgb = _open(data_root, image)
         for kind, mask in find_cells(rgb, mpp):
@@ -252,15 +252,15 @@ def _platelets_alone(data_root: Path, excluded: frozenset[str]) -> list[_Named]:
                 piece = cut(rgb, mask, kind="platelet", mpp=mpp, target_mpp=ASSET_MPP)
                 giant = 2 * math.sqrt(mask.sum() / math.pi) * mpp > _GIANT_PLATELET_UM
                 variant = "giant" if giant else ""
-                cells.append(_Named(cutout=piece, class_name="platelet", source=image, variant=variant))
+                cells.append(Named(cutout=piece, class_name="platelet", source=image, variant=variant))
                 break
     return cells
 
 
-def _reds_of_fields(data_root: Path, excluded: frozenset[str]) -> list[_Named]:
+def _reds_of_fields(data_root: Path, excluded: frozenset[str]) -> list[Named]:
     """Return red cells of ``rbc-morphology`` as they come, and after them ``abnormal`` ones."""
     mpp = SOURCES["rbc-morphology"]["mpp"]
-    found: list[tuple[bool, str, _Named]] = []
+    found: list[tuple[bool, str, Named]] = []
     for image in _reserved(data_root, "rbc-morphology/images/*", frozenset()):
         rgb = _open(data_root, image)
         glass = estimate_glass(rgb)
@@ -284,14 +284,14 @@ def _reds_of_fields(data_root: Path, excluded: frozenset[str]) -> list[_Named]:
                 continue
             abnormal = region.eccentricity > 0.75 or region.solidity < 0.96 or not 5.6 <= diameter <= 8.8
             piece = cut(rgb, mask, kind="red", mpp=mpp, target_mpp=ASSET_MPP, glass=glass)
-            cell = _Named(cutout=piece, class_name="red_cell", source=image, variant="abnormal" if abnormal else "")
+            cell = Named(cutout=piece, class_name="red_cell", source=image, variant="abnormal" if abnormal else "")
             found.append((abnormal, _digest(name), cell))
     found.sort(key=lambda item: item[:2])
     usual = [cell for abnormal, _, cell in found if not abnormal][:_N_RED_OF_FIELDS]
     return usual + [cell for abnormal, _, cell in found if abnormal][:_N_ABNORMAL]
 
 
-def _smudge(white: _Named) -> _Named:
+def _smudge(white: Named) -> Named:
     """Return the smudge (Gumprecht) cell of a white cell: its nucleus burst and smeared, without cytoplasm.
 
     The nuclear stain is stretched, warped by smooth noise and blurred; the outline is moved until the area is
@@ -343,7 +343,7 @@ def _smudge(white: _Named) -> _Named:
     ys, xs = np.nonzero(alpha)
     box = (slice(ys.min() - 2, ys.max() + 3), slice(xs.min() - 2, xs.max() + 3))
     piece = replace(white.cutout, transmittance=light[box].astype(np.float32), alpha=alpha[box].astype(np.float32))
-    return _Named(cutout=piece, class_name="artefact", source=white.source, variant="smudge")
+    return Named(cutout=piece, class_name="artefact", source=white.source, variant="smudge")
 
 
 def _largest(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -370,7 +370,7 @@ def _is_typical(kind: str, mask: npt.NDArray[np.bool_], od: npt.NDArray[np.float
     return bool(1.7 <= diameter <= 3.6 and region.solidity > 0.93 and red > 0.10)
 
 
-def _nuclei(data_root: Path, image: str) -> Iterator[_Named]:
+def _nuclei(data_root: Path, image: str) -> Iterator[Named]:
     rgb = _open(data_root, image)
     mpp = SOURCES["tissue-nuclei"]["mpp"]
     labels = np.asarray(Image.open(data_root / image.replace("/images/", "/labels/")))
@@ -395,10 +395,10 @@ def _nuclei(data_root: Path, image: str) -> Iterator[_Named]:
             continue
         others = (labels > 0) & ~mask
         piece = cut(rgb, mask, kind=kind, mpp=mpp, target_mpp=ASSET_MPP, glass=glass, others=others)
-        yield _Named(cutout=piece, class_name=kind, source=image)
+        yield Named(cutout=piece, class_name=kind, source=image)
 
 
-def _write_atlas(cells: list[_Named], path: Path) -> list[dict[str, Any]]:
+def write_atlas(cells: list[Named], path: Path) -> list[dict[str, Any]]:
     """Write the cutouts in rows as RGBA: transmittance x 240 and the mask, without loss."""
     places = list(_in_rows([cell.cutout.alpha.shape for cell in cells]))
     bottom = max(y + cell.cutout.alpha.shape[0] for (_, y), cell in zip(places, cells, strict=True))

@@ -160,7 +160,7 @@ def _draw(
         for thing in things:
             if thing.sprite is None:
                 _carve_fat(ground, thing, seed, x_um, y_um)
-            else:
+            elif not thing.sprite.nucleus_um:  # a drawn megakaryocyte brings its own
                 x, y = thing.position_px(mpp)
                 amount = (0.30 if thing.sprite.kind == "nucleus" else 0.55) * thing.gain
                 _add_cytoplasm(ground, x - box.x0, y - box.y0, thing.radius_um / mpp, amount)

@@ -50,6 +50,9 @@ class Sprite:
         Image the cell was cut from, as a path below the data root.
     variant
         What is special about it within its class (``abnormal`` red cells, ``smudge``); usually empty.
+    nucleus_um
+        Rings ``(n, 2)`` of its nucleus, x, y from the outline's centroid, micrometres; a place is inside where an odd
+        number of rings go round it. Empty where the outline is the nucleus's, or nothing is known of it.
     """
 
     absorbed: npt.NDArray[np.float32]
@@ -61,6 +64,7 @@ class Sprite:
     kind: str
     source: str
     variant: str = ""
+    nucleus_um: tuple[npt.NDArray[np.float32], ...] = ()
 
 
 @lru_cache(maxsize=2)
@@ -198,6 +202,14 @@ def placed_outline(
 ) -> npt.NDArray[np.float64]:
     """Return the outline ``(n, 2)`` in slide pixels of a sprite whose centroid lies at ``x_px, y_px``."""
     return sprite.outline_um.astype(np.float64) @ turn(angle=angle, flip=flip).T / mpp + (x_px, y_px)
+
+
+def placed_nucleus(
+    sprite: Sprite, x_px: float, y_px: float, *, angle: float, flip: bool, mpp: float
+) -> list[npt.NDArray[np.float64]]:
+    """Return the rings of a placed sprite's nucleus as :func:`placed_outline` does its outline."""
+    matrix = turn(angle=angle, flip=flip).T / mpp
+    return [ring.astype(np.float64) @ matrix + (x_px, y_px) for ring in sprite.nucleus_um]
 
 
 def multiply_into(

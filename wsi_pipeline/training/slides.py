@@ -27,7 +27,7 @@ from wsi_pipeline.training.slides_card import slide_card
 from wsi_pipeline.training.slides_data import CohortRequest, maps_of, read_request, training_set
 from wsi_pipeline.training.slides_evaluation import Evaluation, evaluate_model
 from wsi_pipeline.training.slides_fit import FittedModel, fit_slide_model
-from wsi_pipeline.training.slides_members import TrainingSet, members_of, reads_embedding
+from wsi_pipeline.training.slides_members import TrainingSet, is_of_sections, members_of, reads_embedding
 from wsi_pipeline.training.slides_study import CellLevel, cell_level, plain_answers, study_slides
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
@@ -75,7 +75,7 @@ class SlidesTraining:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ConfigError(f"--name {self.name!r}: letters, digits, '-' and '_' are needed, not a path")
-        members_of(self.kind, self.encoder)
+        members_of(self.kind, self.encoder, sections=is_of_sections(self.cohort.task))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,8 @@ def train_slides(
     OutputError
         ``out`` cannot be written.
     """
-    embedding = reads_embedding(request.kind)
+    sections = is_of_sections(request.cohort.task)
+    embedding = reads_embedding(request.kind, sections=sections)
     cohort, said = read_request(request.cohort, embedding=embedding)
     for line in said:
         report(f"note: {line}")
@@ -117,7 +118,7 @@ def train_slides(
     findings = cell_leakage(inside.bags, inside.patients)
     for finding in findings:
         report(f"note: {finding.message}")
-    names = members_of(request.kind, request.encoder)
+    names = members_of(request.kind, request.encoder, sections=sections)
     counted = ", ".join(
         f"{c} {n}" for c, n in zip(data.task.codes, np.bincount(data.labels, minlength=data.n_classes), strict=True)
     )

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsi_pipeline.predictions.assessment import Study
-from wsi_pipeline.predictions.bags import Cohort
+from wsi_pipeline.predictions.bags import CellBag, Cohort
 from wsi_pipeline.predictions.slide_models.storage import TASK
 from wsi_pipeline.predictions.slide_models.trees import TreeMember
 from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of
 from wsi_pipeline.training.cells import today
 from wsi_pipeline.training.slides_fit import COVERAGE, FittedModel
 from wsi_pipeline.training.slides_importance import importance_table
-from wsi_pipeline.training.slides_members import TrainingSet, reads_embedding
+from wsi_pipeline.training.slides_members import TrainingSet, is_of_sections, reads_embedding
 from wsi_pipeline.training.slides_study import CellLevel
 from wsi_pipeline.weights import shipped_weights
 
@@ -42,7 +42,7 @@ def slide_card(
     specimens = tuple(sorted({b.specimen for b in cohort.bags}))
     weights = fitted.model.combinations[""].weights
     members = ", ".join(fitted.model.scalings)
-    classifier = {"name": _classifier(bag.classifier_sha256), "sha256": bag.classifier_sha256}
+    classifier = {"name": _classifier(bag), "sha256": bag.classifier_sha256}
     return Card(
         name=request.name,
         task=TASK,
@@ -62,7 +62,7 @@ def slide_card(
             "slide_task": data.task.model_dump(mode="json"),
             "taxonomy": bag.taxonomy,
             "classifier": {**classifier, "classes": list(bag.classes)},
-            "reads_embedding": reads_embedding(request.kind),
+            "reads_embedding": reads_embedding(request.kind, sections=is_of_sections(data.task)),
             "simulated": simulated,
             "trained_on": trained_on,
             "limits": list(limits(data, cohort, simulated)),
@@ -104,7 +104,10 @@ def _mix(data: TrainingSet) -> str:
     return ", ".join(f"{name} {100 * s:.0f} %" for name, s in zip(data.task.codes, share.tolist(), strict=True))
 
 
-def _classifier(sha256: str) -> str:
+def _classifier(bag: CellBag) -> str:
+    sha256 = bag.classifier_sha256
+    if not sha256:
+        return "none"
     return next((name for name, w in shipped_weights().items() if w.sha256 == sha256), sha256[:12])
 
 

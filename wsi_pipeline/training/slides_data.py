@@ -12,12 +12,13 @@ import numpy as np
 from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ConfigError, DataError, some
 from wsi_pipeline.predictions.bags import CellBag, Cohort, read_cohort, read_runs
+from wsi_pipeline.predictions.bags.runs import SECTIONS, SMEARS
 from wsi_pipeline.predictions.slide_features import Vocabulary
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.predictions.tasks import Task
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.training.slides_encoder import CellMaps, EncoderRecipe, read_cell_maps
-from wsi_pipeline.training.slides_members import TrainingSet
+from wsi_pipeline.training.slides_members import TrainingSet, is_of_sections
 from wsi_pipeline.weights import shipped_weights
 
 
@@ -52,7 +53,9 @@ def read_request(request: CohortRequest, *, embedding: bool) -> tuple[Cohort, li
     DataError
         As :func:`~wsi_pipeline.predictions.bags.read_runs` and :func:`~wsi_pipeline.predictions.bags.read_cohort`.
     """
-    bags, skipped = read_runs(request.runs, level=request.level, embedding=embedding)
+    bags, skipped = read_runs(
+        request.runs, level=request.level, embedding=embedding, specimens=specimens_of(request.task)
+    )
     cohort = read_cohort(
         request.manifest,
         bags,
@@ -63,6 +66,11 @@ def read_request(request: CohortRequest, *, embedding: bool) -> tuple[Cohort, li
     )
     said = [f"{len(skipped)} slides have no cells: {some(map(str, skipped))}"] if skipped else []
     return cohort, [*said, *cohort.notes.lines()]
+
+
+def specimens_of(task: Task) -> tuple[str, ...]:
+    """Return the specimens whose slides are read: all smears, or those of a task of trephines."""
+    return SECTIONS if is_of_sections(task) else SMEARS
 
 
 def training_set(cohort: Cohort, task: Task) -> TrainingSet:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predictions.assessment.cross_validation import sub_seed
+from wsi_pipeline.predictions.bags.runs import SECTIONS
 from wsi_pipeline.predictions.slide_features import Vocabulary
 from wsi_pipeline.predictions.slide_models.frame import CellFrame
 from wsi_pipeline.predictions.slide_models.inputs import PARTS, Appearance, Composition, Input, Labels, RoutineCounts
@@ -39,6 +40,8 @@ RECIPES: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Members of each kind of model."""
+SECTION_RECIPES: Mapping[str, tuple[str, ...]] = {"counts": _TREES, "fusion": (*_TREES, ROUTINE)}
+"""The same of trephines, whose cells have one class and no classifier's embedding."""
 
 AXES = 48
 """Directions of the embedding that are kept."""
@@ -98,22 +101,34 @@ class TrainingSet:
         return np.array([np.unique(self.patients[self.labels == c]).size for c in range(self.n_classes)])
 
 
-def members_of(kind: str, encoder: str = "frozen") -> tuple[str, ...]:
+def is_of_sections(task: Task) -> bool:
+    """Tell whether a task is asked of trephines."""
+    return set(task.specimens) <= set(SECTIONS)
+
+
+def members_of(kind: str, encoder: str = "frozen", *, sections: bool = False) -> tuple[str, ...]:
     """Return the names of the members of a kind of model; ``auto`` is ``fusion``.
 
     Parameters
     ----------
     encoder
         ``tune`` adds the cell network tuned to the labels of subjects; ``frozen`` does not.
+    sections
+        Of trephines.
 
     Raises
     ------
     ConfigError
         There is no such kind, or its encoder is not to be had that way.
     """
-    found = RECIPES.get("fusion" if kind == "auto" else kind)
+    recipes = SECTION_RECIPES if sections else RECIPES
+    found = recipes.get("fusion" if kind == "auto" else kind)
+    if found is None and sections and kind in RECIPES:
+        raise ConfigError(f"--model {kind!r}: models of trephines are auto, {', '.join(recipes)}")
     if found is None:
-        raise ConfigError(f"--model {kind!r}: give auto, {', '.join(RECIPES)}")
+        raise ConfigError(f"--model {kind!r}: give auto, {', '.join(recipes)}")
+    if sections and encoder == "tune":
+        raise ConfigError("--encoder tune: models of trephines read no pixels of cells; leave it out")
     if encoder not in ("frozen", "tune"):
         raise ConfigError(f"--encoder {encoder!r}: give frozen or tune")
     if encoder == "tune" and not reads_embedding(kind):
@@ -121,9 +136,9 @@ def members_of(kind: str, encoder: str = "frozen") -> tuple[str, ...]:
     return (*found, ENCODER) if encoder == "tune" else found
 
 
-def reads_embedding(kind: str) -> bool:
-    """Tell whether a kind of model reads embeddings."""
-    return any(name in PARTS or name in _NETWORKS for name in members_of(kind))
+def reads_embedding(kind: str, *, sections: bool = False) -> bool:
+    """Tell whether a kind of model reads embeddings; none of trephines does."""
+    return any(name in PARTS or name in _NETWORKS for name in members_of(kind, sections=sections))
 
 
 def fit_members(names: tuple[str, ...], data: TrainingSet, *, seed: int) -> list[Member]:
@@ -179,10 +194,15 @@ def _input(name: str, data: TrainingSet, frame: CellFrame | None) -> Input | Non
     if name == LABELS:
         return Labels(labels=data.label_names) if data.label_names else None
     if name == ROUTINE:
-        if not data.analytes:
-            return None
-        table = np.array([[s.counts.get(a, np.nan) for a in data.analytes] for s in data.subjects])
-        known = np.isfinite(table).any(axis=0)
-        analytes = tuple(a for a, there in zip(data.analytes, known.tolist(), strict=True) if there)
-        return RoutineCounts(analytes=analytes, medians=np.nanmedian(table[:, known], axis=0)) if analytes else None
+        return routine_input(data)
     return Composition(classes=data.subjects[0].bag.classes)
+
+
+def routine_input(data: TrainingSet) -> RoutineCounts | None:
+    """Return what reads the routine counts that the subjects have; None where none has any."""
+    if not data.analytes:
+        return None
+    table = np.array([[s.counts.get(a, np.nan) for a in data.analytes] for s in data.subjects])
+    known = np.isfinite(table).any(axis=0)
+    analytes = tuple(a for a, there in zip(data.analytes, known.tolist(), strict=True) if there)
+    return RoutineCounts(analytes=analytes, medians=np.nanmedian(table[:, known], axis=0)) if analytes else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,14 @@ from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
 from wsi_pipeline.predictions.slide_models.inputs import Labels
 from wsi_pipeline.predictions.slide_models.subject import Subject
 from wsi_pipeline.training.slides_fit import FittedModel, fit_slide_model
-from wsi_pipeline.training.slides_members import TrainingSet
+from wsi_pipeline.training.slides_members import ROUTINE, TrainingSet, is_of_sections, routine_input
 
 IntArray = npt.NDArray[np.int64]
 
 COLUMN = "drawn number of the subject"
 """By which a candidate finds its cells; it says nothing of them."""
+SECTION_ALONE = "megakaryocytes and marrow alone"
+"""The model of trephines without the routine counts, beside that with them: what each adds is tested (DeLong)."""
 _CELL_REPLICATES = 300
 
 
@@ -74,9 +76,12 @@ def study_slides(
     drawn = np.random.default_rng(plan.seed).permutation(len(data)).astype(np.int64)
     rows = np.argsort(drawn)
 
-    def fit(features: FloatArray, labels: IntArray, seed: int, *, patients: IntArray) -> _Fitted:
-        part = data.take(rows[features[:, 0].astype(np.int64)], labels)
-        return _Fitted(fit_slide_model(part, names, seed=seed).model, data, rows)
+    def fit_of(members: tuple[str, ...]) -> Callable[..., _Fitted]:
+        def fit(features: FloatArray, labels: IntArray, seed: int, *, patients: IntArray) -> _Fitted:
+            part = data.take(rows[features[:, 0].astype(np.int64)], labels)
+            return _Fitted(fit_slide_model(part, members, seed=seed).model, data, rows)
+
+        return fit
 
     def logistic(name: str, table: FloatArray) -> Candidate:
         def fit_table(features: FloatArray, labels: IntArray, seed: int) -> _Logistic:
@@ -86,11 +91,14 @@ def study_slides(
         return Candidate(name=name, fit=fit_table)
 
     plain = plain_tables(data, data.subjects, data.label_names)
+    without = tuple(name for name in names if name != ROUTINE)
+    alone = without != names and is_of_sections(data.task) and bool(data.analytes)
     return run_study(
         drawn[:, None].astype(np.float64),
         [data.task.codes[i] for i in data.labels],
         [
-            Candidate(name=kind, fit=fit, uses_patients=True),
+            Candidate(name=kind, fit=fit_of(names), uses_patients=True),
+            *([Candidate(name=SECTION_ALONE, fit=fit_of(without), uses_patients=True)] if alone else []),
             *(logistic(name, table) for name, table in plain.items()),
         ],
         patients=[str(p) for p in data.patients],
@@ -113,6 +121,8 @@ def plain_tables(data: TrainingSet, subjects: Sequence[Subject], label_names: tu
         Labels that are counted.
     """
     bag = data.subjects[0].bag
+    if is_of_sections(data.task):
+        return _section_tables(data, subjects)
     if all(s.labelled for s in data.subjects):
         read = Labels(labels=label_names)
         shares = np.stack([read.read(s, s.views[0], np.ones((1, len(s.bag))))[0] for s in subjects])
@@ -125,6 +135,17 @@ def plain_tables(data: TrainingSet, subjects: Sequence[Subject], label_names: tu
     if group in groups:
         mask = member(bag.classes, groups[group])
         found[f"percent {word}"] = np.stack([[_share(s, mask)] for s in subjects])
+    return found
+
+
+def _section_tables(data: TrainingSet, subjects: Sequence[Subject]) -> dict[str, FloatArray]:
+    """Return the routine counts, where the training subjects have some, and the number of megakaryocytes per mm2."""
+    found: dict[str, FloatArray] = {}
+    if (read := routine_input(data)) is not None and all(read.applies(s) for s in data.subjects):
+        counts = [read.read(s, s.views[0], np.ones((1, len(s.bag))))[0] for s in subjects]
+        found["routine counts, logistic"] = np.stack(counts)
+    density = np.array([[s.bag.sample.get("arrangement.per_mm2", (0.0, 0))[0]] for s in subjects])
+    found["megakaryocytes per mm2"] = np.log1p(density)
     return found
 
 

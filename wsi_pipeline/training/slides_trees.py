@@ -15,9 +15,10 @@ from wsi_pipeline.training.mds_counts_tree import fewest_decimals, filled, media
 
 IntArray = npt.NDArray[np.int64]
 
-_FAMILIES = ("composition", "ratio", "morphology", "attribute", "dysplasia", "red")
+_TREPHINE = ("megakaryocyte", "phenotype", "arrangement", "cellularity", "mekanet")
+_FAMILIES = ("composition", "ratio", "morphology", "attribute", "dysplasia", "red", *_TREPHINE)
 """Stain, doubt and embeddings are left out: they tell laboratories apart before patients."""
-_ON_PAPER = ("composition", "ratio", "attribute", "dysplasia", "red")
+_ON_PAPER = ("composition", "ratio", "attribute", "dysplasia", "red", "phenotype", "arrangement", "cellularity")
 _LABELS = ("given.", "label.")
 _LEAST_KNOWN = 0.5
 _DEPTH, _LEAST_LEAF = 3, 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,9 @@ IntArray = npt.NDArray[np.int64]
 class CellBag:
     """The nucleated cells (``kind`` is ``white``) of one subject, pooled over its slides of one specimen.
 
+    Of trephines they are the megakaryocytes (:mod:`wsi_pipeline.predictions.bags.sections`): their one class is that,
+    their attributes are phenotypes, and the classifier is the model of phenotypes, empty without one.
+
     Cells lie in the order of ``cell_ids``, so a bag does not depend on the order of runs, slides or rows.
 
     Parameters
@@ -26,7 +29,7 @@ class CellBag:
     slide_ids
         Slides that were pooled, sorted.
     specimen
-        ``blood_smear`` or ``marrow_smear``.
+        ``blood_smear``, ``marrow_smear`` or ``trephine``.
     taxonomy, classes, classifier_sha256
         Of the classifier that answered: its label set, its classes in the order of its outputs, its weights.
     cell_ids
@@ -64,6 +67,8 @@ class CellBag:
         cell has one.
     simulated
         Whether any slide is simulated.
+    sample
+        Figures of a trephine as a whole, by name, with the cells behind each; empty of smears.
     """
 
     subject_id: str
@@ -90,6 +95,7 @@ class CellBag:
     patient: str = ""
     given_labels: npt.NDArray[np.str_] | None = None
     simulated: bool = False
+    sample: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.cell_ids)

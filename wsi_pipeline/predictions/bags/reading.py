@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,8 @@ from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.predictions.bags.bag import CellBag, FloatArray
 from wsi_pipeline.predictions.bags.cells import MORPHOLOGY, SlideCells, read_cells
 from wsi_pipeline.predictions.bags.red import pool_red_cells
-from wsi_pipeline.predictions.bags.runs import FinishedSlide, SkippedSlide, list_runs
+from wsi_pipeline.predictions.bags.runs import SECTIONS, SMEARS, FinishedSlide, SkippedSlide, list_runs
+from wsi_pipeline.predictions.bags.sections import section_bag
 
 Level = Literal["slide", "patient"]
 
@@ -25,10 +26,11 @@ def read_runs(
     level: Level = "patient",
     embedding: bool = True,
     patients: Mapping[str, str] | None = None,
+    specimens: Collection[str] | None = None,
 ) -> tuple[list[CellBag], tuple[SkippedSlide, ...]]:
     """Return the bags of one run or many, in order of their subjects, and the slides that have none.
 
-    Failed and empty slides and sections have no bag.
+    Failed and empty slides have no bag, nor have those of specimens that are not wanted.
 
     Parameters
     ----------
@@ -41,13 +43,23 @@ def read_runs(
     patients
         Patient by ``slide_id``, of slides whose run was not told it
         (:func:`~wsi_pipeline.predictions.bags.manifest.patients_of`).
+    specimens
+        Those that are wanted: None takes smears, or trephines where there is no smear. Where trephines are wanted,
+        smears beside them are refused.
 
     Raises
     ------
     DataError
         As :func:`~wsi_pipeline.predictions.bags.list_runs` and :func:`bags_of`; or no slide has cells.
     """
-    slides, skipped = list_runs(runs)
+    slides, skipped = list_runs(runs, specimens=SMEARS if specimens is None else specimens)
+    if specimens is None and not slides and any(s.status == "section" for s in skipped):
+        slides, skipped = list_runs(runs, specimens=SECTIONS)
+    smears = [s.slide_id for s in skipped if s.status == "smear"]
+    if smears and specimens is not None and set(specimens) <= set(SECTIONS):
+        raise DataError(
+            f"trephines are asked about, and {some(smears)} of these runs are smears; give runs of trephines alone"
+        )
     if not slides:
         why = f": {some(map(str, skipped))}" if skipped else ""
         raise DataError(f"{some(map(str, runs))} has no slide with cells to read{why}")
@@ -101,6 +113,8 @@ def _one(what: str, found: dict[str, str]) -> None:
 
 
 def _bag(subject: str, slides: list[FinishedSlide], level: Level, embedding: bool) -> CellBag:
+    if slides[0].specimen in SECTIONS:
+        return section_bag(subject, slides)
     parts = [read_cells(slide, embedding=embedding) for slide in slides]
     ids = np.concatenate([part.cell_ids for part in parts])
     slide = np.repeat(np.arange(len(parts)), [len(part.cell_ids) for part in parts])

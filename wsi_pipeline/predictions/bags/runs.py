@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from wsi_pipeline.errors import DataError, some
 
 _AGAIN = "give the command of the run again, which finishes it"
-_SMEARS = ("blood_smear", "marrow_smear")
+SMEARS = ("blood_smear", "marrow_smear")
+SECTIONS = ("trephine",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class FinishedSlide:
     subject_id
         The patient; empty when unknown.
     classifier_sha256
-        Weights that typed its cells.
+        Weights that typed its cells; of a trephine the model of phenotypes, empty without one.
     images
         Folder of the images of a gallery's patient; None for a slide.
     n_cells
@@ -37,6 +38,10 @@ class FinishedSlide:
         Entry of ``summary.json``; None where shapes of red cells were not told.
     simulated
         Whether the slide is said to be simulated.
+    trephine
+        Entry of ``summary.json`` of a trephine.
+    label
+        As the manifest of the run has it; empty without one.
     """
 
     folder: Path
@@ -50,6 +55,8 @@ class FinishedSlide:
     kinds: Mapping[str, int]
     red_cells: Mapping[str, Any] | None
     simulated: bool
+    trephine: Mapping[str, Any] | None = None
+    label: str = ""
 
     @property
     def cells(self) -> Path:
@@ -59,7 +66,7 @@ class FinishedSlide:
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedSlide:
-    """A slide without cells to read: ``failed`` or ``empty`` with the run's reason, or a ``section``."""
+    """A slide that is not read: ``failed`` or ``empty`` with the run's reason, or a ``section`` or ``smear``."""
 
     folder: Path
     slide_id: str
@@ -70,13 +77,17 @@ class SkippedSlide:
         return f"{self.slide_id} ({self.status}{f', {self.reason}' if self.reason else ''})"
 
 
-def list_runs(runs: Sequence[Path]) -> tuple[tuple[FinishedSlide, ...], tuple[SkippedSlide, ...]]:
+def list_runs(
+    runs: Sequence[Path], *, specimens: Collection[str] = SMEARS
+) -> tuple[tuple[FinishedSlide, ...], tuple[SkippedSlide, ...]]:
     """Return the slides of finished runs whose cells can be read, and those without, both in order of their ids.
 
     Parameters
     ----------
     runs
         Folders that ``run`` wrote (``OUT``).
+    specimens
+        Those that are wanted; slides of others are among those without cells.
 
     Raises
     ------
@@ -102,10 +113,11 @@ def list_runs(runs: Sequence[Path]) -> tuple[tuple[FinishedSlide, ...], tuple[Sk
                 skipped.append(SkippedSlide(folder=folder, slide_id=slide_id, status=status, reason=reason))
                 continue
             slide = finished_slide(folder)
-            if slide.specimen in _SMEARS:
+            if slide.specimen in specimens:
                 ready.append(slide)
             else:
-                skipped.append(SkippedSlide(folder=folder, slide_id=slide_id, status="section", reason=slide.specimen))
+                kind = "smear" if slide.specimen in SMEARS else "section"
+                skipped.append(SkippedSlide(folder=folder, slide_id=slide_id, status=kind, reason=slide.specimen))
     return tuple(sorted(ready, key=lambda s: s.slide_id)), tuple(sorted(skipped, key=lambda s: s.slide_id))
 
 
@@ -143,7 +155,9 @@ def finished_slide(folder: Path) -> FinishedSlide:
         status = summary["status"]
         if status != "ok" or not (folder / "cells.parquet").is_file():
             raise DataError(f"{folder} is half-written: status {status!r}, or no cells.parquet; {_AGAIN}")
-        sha256 = summary["provenance"]["cell classifier SHA-256"]
+        trephine = summary.get("trephine")
+        phenotypes = None if trephine is None else trephine["phenotypes"]["model"]
+        sha256 = summary["provenance"]["cell classifier SHA-256"] if phenotypes is None else phenotypes["sha256"]
         slide = FinishedSlide(
             folder=folder,
             slide_id=str(summary["slide_id"]),
@@ -156,6 +170,8 @@ def finished_slide(folder: Path) -> FinishedSlide:
             kinds={str(kind): int(n) for kind, n in summary["counts"]["kind"].items()},
             red_cells=summary.get("red_cells"),
             simulated=bool(summary.get("simulated", False)),
+            trephine=trephine,
+            label=str(summary.get("label") or ""),
         )
     except FileNotFoundError:
         raise DataError(f"{folder} is half-written: it has no summary.json; {_AGAIN}") from None
@@ -163,6 +179,6 @@ def finished_slide(folder: Path) -> FinishedSlide:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is not the summary of a slide ({type(error).__name__}: {error})") from None
-    if not slide.classifier_sha256 and slide.specimen in _SMEARS:
+    if not slide.classifier_sha256 and slide.specimen in SMEARS:
         raise DataError(f"{folder}: no classifier typed its cells; run it with cells.classifier")
     return slide

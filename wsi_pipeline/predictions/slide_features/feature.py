@@ -11,7 +11,10 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-Family = Literal["composition", "ratio", "morphology", "stain", "attribute", "dysplasia", "red", "doubt", "embedding"]
+Family = Literal[
+    "composition", "ratio", "morphology", "stain", "attribute", "dysplasia", "red", "doubt", "embedding",
+    "megakaryocyte", "phenotype", "arrangement", "cellularity", "mekanet",
+]  # fmt: skip
 
 MIN_CELLS = 5
 """Fewest cells behind a quantile or a spread; below, the feature is NaN."""

@@ -12,9 +12,8 @@ import numpy as np
 
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.plain_csv import safe_cell
-from wsi_pipeline.predictions.slide_features import composition, embeddings, rates, shape
 from wsi_pipeline.predictions.slide_features.feature import Columns, FloatArray, IntArray, SlideFeatures
-from wsi_pipeline.predictions.slide_features.vocabulary import Vocabulary
+from wsi_pipeline.predictions.slide_features.vocabulary import Vocabulary, families_of
 
 _WHO = ("subject_id", "patient", "specimen", "slides", "cells")
 
@@ -39,7 +38,7 @@ def slide_features(bag: CellBag, *, vocabulary: Vocabulary) -> SlideFeatures:
     vocabulary.check(bag)
     ordered = bag.in_order()
     columns = Columns()
-    for family in (composition, shape, rates, embeddings):
+    for family in families_of(vocabulary):
         family.add_values(ordered, vocabulary, columns)
     return SlideFeatures(
         names=vocabulary.names,

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from wsi_pipeline.errors import DataError, ModelError, some
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.bags.cells import FLAGS
-from wsi_pipeline.predictions.slide_features import composition, embeddings, rates, shape
-from wsi_pipeline.predictions.slide_features.feature import SlideFeature
+from wsi_pipeline.predictions.slide_features import composition, embeddings, rates, shape, trephine
+from wsi_pipeline.predictions.slide_features.feature import Columns, SlideFeature
 from wsi_pipeline.predictions.slide_features.words import Words
+
+
+class FamilyModule(Protocol):
+    """A module that says which features a family has, and what they are in a bag."""
+
+    def features(self, words: Words) -> Iterator[SlideFeature]: ...
+
+    def add_values(self, bag: CellBag, words: Words, columns: Columns) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,4 +101,9 @@ class Vocabulary(Words):
 @cache
 def features_of(words: Words) -> tuple[SlideFeature, ...]:
     """Return the features of a vocabulary, family by family."""
-    return tuple(f for family in (composition, shape, rates, embeddings) for f in family.features(words))
+    return tuple(f for family in families_of(words) for f in family.features(words))
+
+
+def families_of(words: Words) -> tuple[FamilyModule, ...]:
+    """Return the modules of the families of a vocabulary, in order: of trephines, or of smears."""
+    return (trephine,) if words.taxonomy == trephine.SECTION else (composition, shape, rates, embeddings)

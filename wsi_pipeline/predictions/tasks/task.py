@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from wsi_pipeline.config import config_folder
 from wsi_pipeline.errors import ConfigError, DataError
 
-State = Literal["normal", "reactive", "mds", "aml_other", "apl", "other_abnormal"]
+State = Literal["normal", "reactive", "mds", "aml_other", "apl", "et", "pv", "pmf", "other_abnormal"]
 STATES: tuple[State, ...] = get_args(State)
 """What a patient may have, as far as the tasks tell it apart; answers are compared in these."""
 
@@ -73,7 +73,7 @@ class Task(_Part):
     name: _Code
     description: _Text
     citation: _Text | None = None
-    specimens: Annotated[tuple[Literal["blood_smear", "marrow_smear"], ...], Field(min_length=1)]
+    specimens: Annotated[tuple[Literal["blood_smear", "marrow_smear", "trephine"], ...], Field(min_length=1)]
     classes: Annotated[tuple[TaskClass, ...], Field(min_length=2, max_length=20)]
     minimum_cells: Annotated[int, Field(ge=4, le=100_000)] = 50
     positive: _Code | None = None

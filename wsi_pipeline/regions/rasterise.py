@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsi_pipeline.exports._stream import ObjectArray
 from wsi_pipeline.units import Box
 
 _CROSSINGS_AT_ONCE = 4_000_000
 
 
 def rasterise(
-    polygons: ObjectArray, labels: npt.NDArray[np.integer], tile: npt.NDArray[np.unsignedinteger], box: Box
+    polygons: npt.NDArray[np.object_], labels: npt.NDArray[np.integer], tile: npt.NDArray[np.unsignedinteger], box: Box
 ) -> None:
     """Write ``labels`` into ``tile`` where pixel centres lie inside ``polygons``.
 
