@@ -34,6 +34,7 @@ _JOIN_UM = 160.0
 """Fat at the edge of a core is as pale as glass: the search reaches this far around stained tissue, and a gap."""
 _SMOOTH_UM = 8.0
 _EXCLUDED_MIN_UM2 = 4000.0
+_FAT_MIN_UM2 = 200.0
 _REST_MIN_MM2, _REST_MIN_UM = 0.002, 32.0
 
 _EXCLUDED = {
@@ -47,11 +48,12 @@ _NAMES = {Tissue.MARROW: "haematopoietic", Tissue.FAT: "fat", Tissue.SPACE: "spa
 
 @dataclass(frozen=True, kw_only=True)
 class _Piece:
-    """A piece of tissue: areas in mm2 by name, its marrow spaces, and masks of what is left out as polygons."""
+    """A piece of tissue: areas in mm2 by name, its marrow spaces, what is left out and its fat as polygons."""
 
     areas: dict[str, float]
     spaces: Areas
     left_out: dict[str, list[BaseGeometry]]
+    fat: list[BaseGeometry]
 
 
 def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, stain: Stain = "routine") -> Regions:
@@ -115,7 +117,20 @@ def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, s
         note = f"{skipped} pieces are too large to be searched for bone at {_COARSEST_MPP:g} um/px"
         done = replace(done, note="; ".join(filter(None, (found.note, note))))
     # On reticulin, bone is no marrow to rank fibres in, whoever chose the area.
-    return _without(done, pieces, slide) if found.mode == "tissue" or stain == "reticulin" else done
+    if found.mode == "tissue" or stain == "reticulin":
+        return _with_inside(_without(done, pieces, slide), pieces, ("fat",))
+    return _with_inside(done, pieces, ("bone", "fat"))
+
+
+def _with_inside(found: Regions, pieces: list[_Piece], names: tuple[str, ...]) -> Regions:
+    """Return regions with what was told apart inside them, to be shown."""
+    parts = []
+    for name in names:
+        shapes = [shape for piece in pieces for shape in (piece.fat if name == "fat" else piece.left_out[name])]
+        part = only_areas(shapely.unary_union(shapes).intersection(found.included)) if shapes else MultiPolygon()
+        if not part.is_empty:
+            parts.append(Exclusion(part, name))
+    return replace(found, inside=tuple(parts))
 
 
 def _none(reason: str) -> dict[str, Any]:
@@ -207,8 +222,10 @@ def _piece(
     for code, reason in _EXCLUDED.items():
         smooth = large(opened(classes == code, _SMOOTH_UM / mpp), _EXCLUDED_MIN_UM2 / mpp**2)
         left_out[reason] = list(mask_to_polygons(smooth, moved)) if smooth.any() else []
+    round_fat = large(classes == Tissue.FAT, _FAT_MIN_UM2 / mpp**2)
+    fat = list(mask_to_polygons(round_fat, moved)) if round_fat.any() else []
     spaces = space_areas(classes, rim, mpp=mpp, origin_um=(box.x0 * mpp, box.y0 * mpp))
-    return _Piece(areas=areas, spaces=spaces, left_out=left_out)
+    return _Piece(areas=areas, spaces=spaces, left_out=left_out, fat=fat)
 
 
 def _read_evidence(slide: Slide, box: Box, mpp: float, glass: tuple[int, int, int]) -> Evidence:

@@ -15,6 +15,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.regions.morphology import opened
+from wsi_pipeline.regions.rasterise import rasterise
 from wsi_pipeline.units import Box
 
 TILE_UM = 128.0
@@ -156,10 +157,9 @@ def see_tile(
 
 def pixels_inside(region: BaseGeometry, box: Box) -> npt.NDArray[np.bool_]:
     """Return which pixels of a box have their centre in a region (working pixels), bool of shape (height, width)."""
-    near = shapely.clip_by_rect(region, box.x0 - 1, box.y0 - 1, box.x1 + 1, box.y1 + 1)
-    if near.area >= (box.width + 2) * (box.height + 2) * (1 - 1e-12):
-        return np.ones((box.height, box.width), dtype=np.bool_)
-    x, y = np.meshgrid(np.arange(box.x0, box.x1) + 0.5, np.arange(box.y0, box.y1) + 0.5)
-    near = shapely.make_valid(near)
-    shapely.prepare(near)
-    return np.asarray(shapely.contains_xy(near, x, y))
+    near = shapely.make_valid(shapely.clip_by_rect(region, box.x0 - 1, box.y0 - 1, box.x1 + 1, box.y1 + 1))
+    polygons = shapely.get_parts(shapely.get_parts(near))
+    polygons = polygons[shapely.get_type_id(polygons) == 3]
+    tile = np.zeros((box.height, box.width), np.uint8)
+    rasterise(polygons, np.ones(len(polygons), np.uint8), tile, box)
+    return np.asarray(tile > 0)
