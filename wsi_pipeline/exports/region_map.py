@@ -150,7 +150,7 @@ def parse_regions(
 
 
 def read_region_features(path: Path, offset_px0: tuple[float, float], *, inside: bool = False) -> tuple[Region, ...]:
-    """Read ``regions.geojson``, in QuPath's frame, back to level-0 pixels; ``inside`` as :func:`parse_regions` takes it.
+    """Read ``regions.geojson``, in QuPath's frame, back to level-0 pixels; ``inside``: see :func:`parse_regions`.
 
     Raises
     ------

@@ -81,6 +81,7 @@ def write_gallery_report(slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, 
         cellularity=None,
         seams=None,
         evidence=None,
+        marrow=None,
         could_not=[*summary.warnings, *problems],
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.exports.region_map import OverviewFrame, Region, read_region_features, region_legend
+from wsi_pipeline.exports.report import curves
 from wsi_pipeline.exports.report.behind import CellPicture, behind_answers, cells_asked, told_apart
 from wsi_pipeline.exports.report.charts import Styles, diameter_chart, differential_chart
 from wsi_pipeline.exports.report.evidence import MAP_PX, explain_slide
@@ -28,6 +29,7 @@ from wsi_pipeline.exports.report.select import (
 )
 from wsi_pipeline.exports.report.summary import SlideSummary, read_summary
 from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, cellularity, count, reason, seams
+from wsi_pipeline.exports.report.trephine import MEASURES, view_trephine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,6 +145,10 @@ def write_slide_report(
     if summary.fibrosis is not None and (slide_dir / "fibrosis.parquet").is_file():
         fibres, problems = view_fibrosis(slide_dir / "fibrosis.parquet", slide, styles)
         pages.problems += problems
+    marrow = None
+    if summary.trephine is not None and (slide_dir / "megakaryocytes.csv").is_file():
+        marrow, problems = view_trephine(slide_dir, summary.trephine, summary.classes_mm2, slide, styles)
+        pages.problems += problems
     render(
         "slide.html.j2",
         slide_dir / "report.html",
@@ -161,6 +167,9 @@ def write_slide_report(
         differences=told_apart(summary.predictions),
         evidence=explained,
         fibres=fibres,
+        marrow=marrow,
+        trephine_measures=MEASURES,
+        frame=curves,
         bar_colour=bar_colour,
         map_px=MAP_PX,
         cellularity=None if summary.cellularity is None else cellularity(summary.cellularity),

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.exports.report.trephine_summary import Trephine
 
 Scalar = bool | int | float | str | None
 
@@ -352,7 +353,7 @@ class SlideSummary(_Part):
         Flat; shown as they are, in their order.
     seams
         Of ``quality``, what is not flat.
-    cellularity
+    cellularity, classes_mm2
         Of the regions of a trephine.
     timings
         Seconds by stage.
@@ -381,6 +382,8 @@ class SlideSummary(_Part):
     dysplasia: Dysplasia | None = None
     attributes: tuple[AttributeRate, ...] | None = None
     fibrosis: Fibrosis | None = None
+    trephine: Trephine | None = None
+    classes_mm2: dict[str, float] = Field({}, validation_alias=AliasPath("regions", "classes_mm2"))
     denominator: Denominator = Denominator()
     indices: tuple[Index, ...] = ()
     predictions: tuple[Answer, ...] = ()

@@ -91,6 +91,8 @@ REASONS = {
     "crush": "crushed cells",
     "fold": "fold of the section",
     "no-marrow": "no marrow was found",
+    "too-few-megakaryocytes": "too few megakaryocytes",
+    "no-model": "no model of phenotypes was given",
     "wrong-stain": "the slide's colours are of another stain than the configuration is for",
     "reticulin-stain": "not told on a reticulin stain",
     "too-little-marrow": "too little marrow",
