@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from wsi_pipeline.slides import Slide
 
 TISSUES: tuple[tuple[str, str, str], ...] = (
-    ("haematopoietic", "Haematopoietic", "#b04a8a"), ("fat", "Fat", "#e6be28"),
-    ("space", "Gaps and sinusoids", "#c8ccd2"), ("other", "Other tissue", "#9a8c7c"),
-    ("bone", "Bone", "#5a8cbe"), ("haemorrhage", "Haemorrhage", "#b3261e"), ("crush", "Crushed", "#5b5f97"), ("fold", "Folds", "#3d3d3d"),
+    ("haematopoietic", "Haematopoietic", "#b04a8a"), ("fat", "Fat", "#e6be28"), ("space", "Gaps", "#c8ccd2"),
+    ("other", "Other tissue", "#9a8c7c"), ("bone", "Bone", "#5a8cbe"), ("haemorrhage", "Haemorrhage", "#b3261e"),
+    ("crush", "Crushed", "#5b5f97"), ("fold", "Folds", "#3d3d3d"),
 )  # fmt: skip
 """Classes of the regions, their names and colours, in the order of the bar."""
 
