@@ -9,7 +9,8 @@ k-means (Lloyd, IEEE Trans. Inf. Theory 28:129, 1982) of standardised measures. 
 - silhouette (Rousseeuw, J. Comput. Appl. Math. 20:53, 1987), on at most 2,000 cells.
 
 Of the k with a stability of at least 0.8 the one of greatest silhouette is taken; where none is that stable, the most
-stable one, and the card says so. A slide gives at most as many cells as :data:`MOST_OF_SLIDE`, so that few do not decide.
+stable one, and the card says so. A slide gives at most as many cells as :data:`MOST_OF_SLIDE`, so that few slides do
+not decide.
 """
 
 from __future__ import annotations
@@ -282,8 +283,8 @@ def _chosen(choices: Sequence[Choice], asked: int | None) -> tuple[int, str]:
         )
     best = max(choices, key=lambda c: (c.stability, -c.k))
     return best.k, (
-        f"{best.k} phenotypes: none of {choices[0].k} to {choices[-1].k} reaches a stability of {STABLE:g}; this is the "
-        f"most stable ({best.stability:.2f}), so the clusters are a way to describe a continuum"
+        f"{best.k} phenotypes: none of {choices[0].k} to {choices[-1].k} reaches a stability of {STABLE:g}; this is "
+        f"the most stable ({best.stability:.2f}), so the clusters are a way to describe a continuum"
     )
 
 

@@ -40,7 +40,7 @@ TAKEN = (
 DERIVED: Mapping[str, str] = {"diameter_um": "um", "hyperchromasia": "1", "bare": "1"}
 """What follows from them, with its unit; ``diameter_um`` is that of the disc of equal area, ``bare`` 0 or 1."""
 MEASURES: tuple[str, ...] = (*TAKEN, *DERIVED)
-_UNITS = {feature.name: feature.unit for feature in FEATURES} | {"nucleus_concavities": "count"}
+_UNITS = {feature.name: feature.unit for feature in FEATURES}
 UNITS: Mapping[str, str] = {name: DERIVED.get(name) or _UNITS[name] for name in MEASURES}
 
 _DENSITIES = ("cell_od_red", "cell_od_green", "cell_od_blue")
