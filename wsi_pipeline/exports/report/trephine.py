@@ -82,6 +82,15 @@ class Cells:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distances:
+    """Distances of ``n`` megakaryocytes as columns; the tallest holds ``most``."""
+
+    histogram: Histogram
+    n: int
+    most: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrephineView:
     """What the section shows beside the figures of the summary."""
 
@@ -92,8 +101,8 @@ class TrephineView:
     ticks: tuple[tuple[float, str], ...]
     labels: tuple[str, ...]
     galleries: tuple[Cells, ...]
-    nearest: Histogram | None
-    bone: Histogram | None
+    nearest: Distances | None
+    bone: Distances | None
     pairs: Chart | None
     side_um: float = _CROP_UM
 
@@ -152,8 +161,8 @@ def view_trephine(
             ticks=ticks,
             labels=labels,
             galleries=galleries,
-            nearest=None if lies is None else _histogram([row.nearest_um for row in rows]),
-            bone=None if lies is None or lies.bone is None else _histogram([row.bone_um for row in rows]),
+            nearest=None if lies is None else _distances([row.nearest_um for row in rows]),
+            bone=None if lies is None or lies.bone is None else _distances([row.bone_um for row in rows]),
             pairs=None if lies is None or lies.pair_correlation is None else _pairs(lies.pair_correlation),
         ),
         problems,
@@ -353,7 +362,7 @@ def _bars(
     return tuple(bars), ticks, tuple(f"{title(r.label)} (n {r.n_samples})" for r in others)
 
 
-def _histogram(values: Sequence[float | None]) -> Histogram | None:
+def _distances(values: Sequence[float | None]) -> Distances | None:
     """Return distances in bins of a round width, from 0 to the 98th percentile; the last bin holds what is beyond."""
     known: npt.NDArray[np.float64] = np.array([v for v in values if v is not None])
     if not len(known):
@@ -369,10 +378,8 @@ def _histogram(values: Sequence[float | None]) -> Histogram | None:
         if n
     )
     every = max(1, math.ceil(len(counts) / 5)) * step
-    return Histogram(
-        columns=columns,
-        ticks=tuple((round(100 * at / end, 2), f"{at:g}") for at in np.arange(0, end + 1, every).tolist()),
-    )
+    ticks = tuple((round(100 * at / end, 2), f"{at:g}") for at in np.arange(0, end + 1, every).tolist())
+    return Distances(histogram=Histogram(columns=columns, ticks=ticks), n=len(known), most=most)
 
 
 def _pairs(found: PairCorrelation) -> Chart:
@@ -381,7 +388,7 @@ def _pairs(found: PairCorrelation) -> Chart:
     if found.random_lower is not None and found.random_upper is not None:
         band = list(zip(found.r_um, found.random_lower, found.random_upper, strict=True))
     highest = max([g for _, g in points] + [high for _, _, high in band] + [1.5])
-    end = max(found.r_um, default=1.0)
+    end = 50.0 * math.ceil(max(found.r_um, default=1.0) / 50)
     return line_chart(
         [
             Line(name="this slide", points=points),
