@@ -23,6 +23,7 @@ from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath
+from wsi_pipeline.exports.qupath_megakaryocytes import megakaryocyte_extras, phenotype_names
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
 from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass
@@ -135,6 +136,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
             taxonomy=taxonomy,
             also=red_taxonomy(red),
             specimen=config.specimen,
+            extras=megakaryocyte_extras(job.folder / "megakaryocytes.csv", phenotype_names(trephine)),
         )
     if config.exports.labels:
         write_labels(

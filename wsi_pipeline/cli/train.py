@@ -540,7 +540,7 @@ def fibrosis(
     out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write; its card goes beside it.")],
     folds: Annotated[int, typer.Option(help="Folds of whole patients to measure on; 0 does not.", min=0)] = 4,
     steps: Annotated[int | None, typer.Option(help="Training steps; default the recipe's.", min=1)] = None,
-    per_slide: Annotated[int, typer.Option(help="Most tiles of a slide.", min=1, max=1000)] = 24,
+    per_slide: Annotated[int, typer.Option(help="Most tiles of a slide.", min=1, max=1000)] = 16,
     source: Annotated[str | None, typer.Option(help="What the slides are, for the card.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the card.")] = None,
     seed: Seed = 0,

@@ -50,7 +50,7 @@ def train_fibrosis(
     *,
     folds: int = 4,
     steps: int | None = None,
-    per_slide: int = 24,
+    per_slide: int = 16,
     seed: int = 0,
     source: str | None = None,
     licence: str | None = None,

@@ -37,7 +37,7 @@ class RankingRecipe:
         Densities are multiplied by ``exp(u)``, u uniform within plus or minus this: slides differ in silver.
     """
 
-    steps: int = 500
+    steps: int = 300
     batch: int = 32
     window_px: int = 128
     rate: float = 3e-3

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from wsi_pipeline.errors import DataError, SlideError
 from wsi_pipeline.exports._stream import geometries, iter_cells, polygonal, strings
+from wsi_pipeline.exports.phenotype_colours import phenotype_colour, rgb
 from wsi_pipeline.exports.region_map import OverviewFrame, Region, bar_of, read_region_features
 from wsi_pipeline.exports.report.behind import CellPicture
 from wsi_pipeline.exports.report.charts import ClassStyle, Histogram, Styles
@@ -44,8 +45,6 @@ MEASURES: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 _ALL = "megakaryocyte"
-# Okabe and Ito's colours, apart for the colour-blind, on pink and purple.
-_COLOURS = ("#e69f00", "#0072b2", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#f0e442", "#000000")
 _PICTURES, _PICTURES_ALONE = 8, 16
 _CROP_UM, _CROP_PX = 100.0, 140
 _BINS = 16
@@ -139,7 +138,7 @@ def view_trephine(
         A file is damaged.
     """
     rows = _read(folder / "megakaryocytes.csv")
-    colours = {row.code: _COLOURS[i % len(_COLOURS)] for i, row in enumerate(found.phenotypes.rows)}
+    colours = {row.code: phenotype_colour(i) for i, row in enumerate(found.phenotypes.rows)}
     names = {row.code: row.name for row in found.phenotypes.rows}
     problems: list[str] = []
     whole: Picture | None = None
@@ -225,7 +224,7 @@ def _map(regions: Path, rows: Sequence[_Row], colours: Mapping[str, str], usual:
             row.phenotype, usual.colour
         )  # fmt: skip
         edges = (x - radius, y - radius, x + radius, y + radius)
-        draw.ellipse(edges, fill=(*_rgb(colour), 255), outline=(255, 255, 255, 255))
+        draw.ellipse(edges, fill=(*rgb(colour), 255), outline=(255, 255, 255, 255))
     text, percent = bar_of(where.box.width * where.mpp)
     return Picture(
         uri=data_uri(slide.read(where.box, where.mpp), "jpeg"),
@@ -243,13 +242,9 @@ def _filled(part: Region, colour: str, where: OverviewFrame) -> Image.Image:
     for polygon in shapely.get_parts(part.shape):
         for ring, value in ((polygon.exterior, 120), *((hole, 0) for hole in polygon.interiors)):
             draw.polygon([tuple(xy) for xy in where.to_picture(np.asarray(ring.coords)).tolist()], fill=value)
-    filled = Image.new("RGBA", mask.size, (*_rgb(colour), 255))
+    filled = Image.new("RGBA", mask.size, (*rgb(colour), 255))
     filled.putalpha(mask)
     return filled
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
 def _galleries(
