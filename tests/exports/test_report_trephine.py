@@ -17,6 +17,7 @@ from page import Page, self_contained
 from tests.made_trephines import BONE, MPP, SIDE_UM, MadeTrephine, make_trephines, two_groups
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports.report import write_slide_report
+from wsi_pipeline.predictions.trephines.cohort_map import fit_cohort_map
 from wsi_pipeline.predictions.trephines.phenotypes import PhenotypeModel, load_phenotypes
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.training.phenotypes import PhenotypeTraining, train_phenotypes
@@ -114,6 +115,31 @@ def test_names_from_outside_are_escaped(tmp_path: Path, slide: FakeSlide, model:
     assert EVIL not in text
     assert "&lt;script&gt;" in text
     assert Page(text)
+
+
+def test_the_sample_is_shown_on_the_map_of_the_cohort(tmp_path: Path, slide: FakeSlide) -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(0, 1, (10, 3)), rng.normal(3, 1, (10, 3))])
+    found = fit_cohort_map(
+        ("a", "b", "c"), values, ["et"] * 10 + ["pv"] * 10, classes=(("et", f"ET {EVIL}"), ("pv", "PV")), model="m",
+        simulated=True, trained_on="20 samples",
+    )  # fmt: skip
+    assert found is not None
+    placed = found.place(("a", "b", "c"), np.array([3.0, 3.0, 3.0]))
+    make_trephines(tmp_path, [MadeTrephine(slide_id="S", mix=(24, 4, 2), seed=4)])
+    folder = tmp_path / "slides" / "S"
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["trephine"]["map"] = {"model": "m", "simulated": True, "file": "cohort_map.json", **placed}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "cohort_map.json").write_text(json.dumps(found.drawing(placed)))
+    write_slide_report(folder, slide=slide, taxonomy=load_taxonomy("section"), specimen="trephine")
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    self_contained(Page(text.replace("http://www.w3.org/2000/svg", "")))
+    assert "Among the reference samples" in text
+    assert 'class="cohort-map"' in text
+    assert "SIMULATED" in text
+    assert f"{len(placed['nearest'])} × PV" in text
+    assert EVIL not in text
 
 
 def test_lobes_of_a_nucleus_are_outlined(tmp_path: Path, slide: FakeSlide) -> None:

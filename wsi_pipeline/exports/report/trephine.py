@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import shapely
+from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from wsi_pipeline.errors import DataError, SlideError
@@ -20,6 +23,7 @@ from wsi_pipeline.exports.phenotype_colours import phenotype_colour, rgb
 from wsi_pipeline.exports.region_map import OverviewFrame, Region, bar_of, read_region_features
 from wsi_pipeline.exports.report.behind import CellPicture
 from wsi_pipeline.exports.report.charts import ClassStyle, Histogram, Styles
+from wsi_pipeline.exports.report.cohort_map import cohort_map_svg
 from wsi_pipeline.exports.report.curves import Chart, Line, line_chart
 from wsi_pipeline.exports.report.pictures import Picture, data_uri, picture_of
 from wsi_pipeline.exports.report.select import OutlinedCell
@@ -103,6 +107,8 @@ class TrephineView:
     nearest: Distances | None
     bone: Distances | None
     pairs: Chart | None
+    cohort: Markup | None = None
+    near: tuple[tuple[str, int], ...] = ()
     side_um: float = _CROP_UM
 
 
@@ -148,6 +154,9 @@ def view_trephine(
         problems.append(f"The map of the marrow could not be shown: {error}")
     galleries = _galleries(folder / "cells.parquet", rows, names, colours, slide, styles, problems)
     bars, ticks, labels = _bars(found, colours)
+    cohort, classes = (None, {}) if found.map is None else _cohort(folder / "cohort_map.json")
+    nearest = () if found.map is None else found.map.nearest
+    near = Counter(classes.get(neighbour.class_name, neighbour.class_name) for neighbour in nearest)
     told = (("Fat", dict((n, c) for n, _, c in TISSUES)["fat"]), ("Bone", dict((n, c) for n, _, c in TISSUES)["bone"]))
     dots = tuple((names[code], colour) for code, colour in colours.items())
     lies = found.arrangement
@@ -163,6 +172,8 @@ def view_trephine(
             nearest=None if lies is None else _distances([row.nearest_um for row in rows]),
             bone=None if lies is None or lies.bone is None else _distances([row.bone_um for row in rows]),
             pairs=None if lies is None or lies.pair_correlation is None else _pairs(lies.pair_correlation),
+            cohort=cohort,
+            near=tuple(near.items()),
         ),
         problems,
     )
@@ -189,6 +200,15 @@ def _read(path: Path) -> list[_Row]:
                 for row in csv.DictReader(file)
             ]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); run the slide again") from None
+
+
+def _cohort(path: Path) -> tuple[Markup, dict[str, str]]:
+    """Return the map, and the names of its classes by code."""
+    try:
+        drawing = json.loads(path.read_text(encoding="utf-8"))
+        return cohort_map_svg(drawing), {entry["code"]: str(entry["name"]) for entry in drawing["classes"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); run the slide again") from None
 
 

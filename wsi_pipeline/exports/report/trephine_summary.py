@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Part(BaseModel):
@@ -157,6 +157,22 @@ class Arrangement(_Part):
     bone: Bone | None = None
 
 
+class Neighbour(_Part):
+    """A reference sample near this one on the cohort map."""
+
+    class_name: str = Field(alias="class")
+    distance: float
+
+
+class Place(_Part):
+    """Where the sample lies on a model's cohort map; ``known`` is the share of the map's features it has."""
+
+    model: str = ""
+    simulated: bool = False
+    known: float | None = None
+    nearest: tuple[Neighbour, ...] = ()
+
+
 class Trephine(_Part):
     """Marrow and megakaryocytes of a trephine."""
 
@@ -169,3 +185,4 @@ class Trephine(_Part):
     phenotypes: Phenotypes = Phenotypes()
     arrangement: Arrangement | None = None
     mekanet: dict[str, float | None] | None = None
+    map: Place | None = None
