@@ -15,6 +15,7 @@ from wsi_pipeline import fibrosis
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.exports.qupath_validator import validate_qupath
+from wsi_pipeline.predictions.bags.runs import list_runs
 
 Command = Callable[..., tuple[int, str, str]]
 SAME = ("fibrosis.parquet", "fibrosis.csv", "regions.geojson", "qupath.geojson.gz", "fibrosis.png", "cells.parquet")
@@ -50,6 +51,14 @@ def test_a_run_with_a_model_gives_an_index_map_and_tiles(command, slide, weights
     assert "SIMULATED" in report
     assert "Spread over the marrow" in report
     assert "No cells found" not in report
+
+    # QuPath gets regions and tiles; nobody takes the slide for one with cells.
+    assert command("export", "qupath", out)[0] == 0
+    (listed,) = json.loads((out / "qupath" / "slides.json").read_text())["slides"]
+    assert listed["image_type"] == "BRIGHTFIELD_OTHER"
+    assert listed["objects"] > index["n_tiles"]
+    ready, skipped = list_runs([out], specimens=("trephine",))
+    assert (ready, [one.status for one in skipped]) == ((), ["reticulin"])
 
     # Chunks of other sizes, and a run that was cut off, change no byte.
     again = tmp_path / "again"

@@ -318,6 +318,8 @@ def finish_fibres(job: SlideJob, prepared: PreparedFibres, timings: dict[str, fl
             "regions asked": regions.mode_requested,
             "regions used": regions.mode,
             "regions note": regions.note,
+            "cell classifier": None,
+            "cell classifier SHA-256": None,
             "fibrosis model": None if model is None else model.name,
             "fibrosis model SHA-256": None if model is None else model.sha256,
             "working resolution, um/px": config.segmentation.mpp,

@@ -31,7 +31,7 @@ PROJECT_FILE, CORRECTED = "slides.json", "corrected"
 """What to add, and the folder that ``export.groovy`` writes; the scripts know these names."""
 
 _IMAGE_TYPES = {"trephine": "BRIGHTFIELD_H_E"}
-_SMEAR = "BRIGHTFIELD_OTHER"
+_OTHER = "BRIGHTFIELD_OTHER"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def export_slide(
         height=bounds.height,
         mpp_x=slide.mpp[0],
         mpp_y=slide.mpp[1],
-        image_type=_IMAGE_TYPES.get(slide.specimen, _SMEAR),
+        image_type=_OTHER if summary.get("stain") == "reticulin" else _IMAGE_TYPES.get(slide.specimen, _OTHER),
         files=tuple(f"{slide.slide_id}/{name}" for name in files),
         objects=objects,
         metadata=answers_of(summary, slide),
