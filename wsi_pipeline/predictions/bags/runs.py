@@ -69,7 +69,7 @@ class FinishedSlide:
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedSlide:
-    """A slide that is not read: ``failed`` or ``empty`` with the run's reason, or a ``section``, ``smear`` or ``reticulin``."""
+    """A slide that is not read: ``failed`` or ``empty`` with the reason, or a ``section``, ``smear`` or ``reticulin``."""
 
     folder: Path
     slide_id: str
