@@ -28,15 +28,19 @@ def test_pairs_in_order_cost_little_and_ties_least_when_equal():
     assert apart > equal
 
 
-def test_the_scale_rises_from_least_to_most_grade():
+def test_the_scale_is_the_share_of_tiles_that_score_less():
     rng = np.random.default_rng(0)
-    grades = np.repeat([0, 1, 2, 3], 50)
-    knots = np.array(fit_scale(grades * 2.0 + rng.normal(0, 0.3, 200) - 4, grades, np.ones(200)))
-    assert (np.diff(knots[:, 0]) > 0).all()
-    assert (np.diff(knots[:, 1]) > 0).all()
+    raw = rng.normal(size=4000)
+    knots = np.array(fit_scale(raw, np.ones(4000)))
+    assert (np.diff(knots, axis=0) > 0).all()
     assert (knots[0, 1], knots[-1, 1]) == (0.0, 1.0)
-    flat = np.array(fit_scale(rng.normal(size=20), np.full(20, 2), np.ones(20)))
-    assert flat[:, 1] == pytest.approx(2 / 3, abs=1e-5)
+    assert np.interp(0.0, knots[:, 0], knots[:, 1]) == pytest.approx(0.5, abs=0.03)
+    # A grade of few tiles weighs as much as one of many.
+    two = np.concatenate([rng.normal(-3, 0.1, 900), rng.normal(3, 0.1, 100)])
+    even = np.array(fit_scale(two, np.repeat([1 / 900, 1 / 100], [900, 100])))
+    assert np.interp(0.0, even[:, 0], even[:, 1]) == pytest.approx(0.5, abs=0.05)
+    alike = np.array(fit_scale(np.zeros(9), np.ones(9)))
+    assert (alike[0, 1], alike[-1, 1], len(alike)) == (0, 1, 2)
 
 
 def test_concordance_counts_pairs_of_different_grade():

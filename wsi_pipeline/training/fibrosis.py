@@ -131,7 +131,7 @@ def _scale(network: FibrosisNetwork, tiles: GradedTiles, rows: npt.NDArray[np.in
     # Each grade weighs alike, so that the scale does not depend on how many slides of it there were.
     of_grade = {grade: int((tiles.grade[rows] == grade).sum()) for grade in np.unique(tiles.grade[rows]).tolist()}
     weights = np.array([1.0 / of_grade[grade] for grade in tiles.grade[rows].tolist()])
-    return fit_scale(_raw(network, tiles, rows), tiles.grade[rows], weights)
+    return fit_scale(_raw(network, tiles, rows), weights)
 
 
 def _cross_validate(

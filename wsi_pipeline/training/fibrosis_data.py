@@ -173,10 +173,12 @@ def _tiles_of(entry: _Entry, config: PipelineConfig, per_slide: int) -> list[Fib
             tile = see_tile(slide.read(wide, mpp), inside, glass=glass, mpp=mpp, margin=margin)
             if tile.marrow_share >= least:
                 tiles.append(tile)
+            if len(tiles) == per_slide:
+                break
     return tiles
 
 
 def _evenly(places: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
-    if len(places) <= most:
-        return list(places)
-    return [places[i] for i in np.linspace(0, len(places) - 1, most).round().astype(int).tolist()]
+    """Return the places in an order whose beginning is spread evenly: every k-th, then those beside them."""
+    step = max(1, -(-len(places) // most))
+    return [places[i] for first in range(step) for i in range(first, len(places), step)]

@@ -14,8 +14,10 @@ from torch.nn.functional import softplus
 from wsi_pipeline.predictions.fibrosis.network import WIDTHS, FibrosisNetwork
 from wsi_pipeline.predictions.fibrosis.tiles import POOL_PX
 from wsi_pipeline.training.averaging import update_average
-from wsi_pipeline.training.fibrosis_data import DENSITY_SCALE, MOST_GRADE, GradedTiles
+from wsi_pipeline.training.fibrosis_data import DENSITY_SCALE, GradedTiles
 
+KNOTS = 41
+"""Of the scale."""
 _AVERAGED = 0.97
 
 
@@ -139,43 +141,30 @@ def _fullest(marrow: npt.NDArray[np.float32], squares: int) -> tuple[int, int]:
     return int(y), int(x)
 
 
-def fit_scale(raw: npt.ArrayLike, grades: npt.ArrayLike, weights: npt.ArrayLike) -> list[list[float]]:
-    """Return knots of a rising map from raw scores to 0..1: isotonic regression of grade / 3, joined linearly.
+def fit_scale(raw: npt.ArrayLike, weights: npt.ArrayLike) -> list[list[float]]:
+    """Return knots of a rising map from raw scores to 0..1: the share of the training tiles that score less.
 
     Parameters
     ----------
-    raw, grades, weights
-        ``(n,)`` of the training tiles; tiles of small grades' slides weigh as ``weights`` say.
+    raw, weights
+        ``(n,)`` of the training tiles; with weights that add up alike for each grade, an index of 0.7 means that 70 % of
+        tiles, spread evenly over the grades, look less fibrous.
 
     Notes
     -----
-    Pool-adjacent-violators gives steps; each step's centre becomes a knot, so equal indices mean equal scores except
-    beyond the ends, which are 0 and 1 of the training.
+    Quantile mapping at :data:`KNOTS` levels, joined linearly. Beyond the least and the greatest score it stays at 0 and 1.
     """
-    from sklearn.isotonic import IsotonicRegression
-
-    x, y, w = (np.asarray(v, dtype=np.float64) for v in (raw, grades, weights))
-    order = np.argsort(x, kind="stable")
-    x, y, w = x[order], y[order] / MOST_GRADE, w[order]
-    fitted = IsotonicRegression(out_of_bounds="clip").fit_transform(x, y, sample_weight=w)
-    knots: list[list[float]] = []
-    for level in np.unique(fitted):
-        members = fitted == level
-        centre = float(np.average(x[members], weights=w[members]))
-        if knots and centre <= knots[-1][0]:
-            continue
-        knots.append([round(centre, 6), round(float(level), 6)])
-    if len(knots) < 2:
-        low, high = float(x.min()), float(x.max())
-        level = knots[0][1] if knots else 0.5
-        knots = [[round(low, 6), level], [round(max(high, low + 1e-3), 6), level]]
-    return _rising(knots)
-
-
-def _rising(knots: list[list[float]]) -> list[list[float]]:
-    """Drop knots that rounding brought together."""
-    kept = [knots[0]]
-    for x, y in knots[1:]:
-        if x > kept[-1][0]:
-            kept.append([x, max(y, kept[-1][1])])
-    return kept
+    score, weight = np.asarray(raw, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    order = np.argsort(score, kind="stable")
+    score, weight = score[order], weight[order]
+    below = (np.cumsum(weight) - 0.5 * weight) / weight.sum()
+    levels = np.linspace(0, 1, KNOTS)
+    places = np.interp(levels, below, score)
+    knots = [[round(float(places[0]), 6), 0.0]]
+    for place, level in zip(places[1:].tolist(), levels[1:].tolist(), strict=True):
+        if round(place, 6) > knots[-1][0]:
+            knots.append([round(place, 6), round(level, 6)])
+    if len(knots) < 2:  # all tiles score alike
+        knots.append([knots[0][0] + 1e-3, 1.0])
+    knots[-1][1] = 1.0
+    return knots

@@ -69,7 +69,7 @@ class FinishedSlide:
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedSlide:
-    """A slide that is not read: ``failed`` or ``empty`` with the reason, or a ``section``, ``smear`` or ``reticulin``."""
+    """A slide that is not read: ``failed`` or ``empty`` with a reason, or a ``section``, ``smear``, ``reticulin``."""
 
     folder: Path
     slide_id: str
