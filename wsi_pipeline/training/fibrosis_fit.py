@@ -147,12 +147,12 @@ def fit_scale(raw: npt.ArrayLike, weights: npt.ArrayLike) -> list[list[float]]:
     Parameters
     ----------
     raw, weights
-        ``(n,)`` of the training tiles; with weights that add up alike for each grade, an index of 0.7 means that 70 % of
-        tiles, spread evenly over the grades, look less fibrous.
+        ``(n,)`` of the training tiles; with weights that add up alike for each grade, an index of 0.7 means that 70 %
+        of tiles, spread evenly over the grades, look less fibrous.
 
     Notes
     -----
-    Quantile mapping at :data:`KNOTS` levels, joined linearly. Beyond the least and the greatest score it stays at 0 and 1.
+    Quantile mapping at :data:`KNOTS` levels, joined linearly. Beyond the least and the greatest score it stays there.
     """
     score, weight = np.asarray(raw, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     order = np.argsort(score, kind="stable")
