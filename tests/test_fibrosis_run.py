@@ -7,8 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.training.test_fibrosis import cohort, weights  # noqa: F401  small slides and a model of six steps
 from wsi_pipeline import fibrosis
@@ -101,6 +103,21 @@ def test_a_reticulin_slide_is_refused_by_the_h_and_e_configuration(command, slid
     with (tmp_path / "slides.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["status"], row["reason"]) == ("failed", "wrong-stain")
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_slide_without_marrow_is_empty_and_says_so(command, tmp_path):
+    Image.fromarray(np.full((900, 900, 3), 244, np.uint8)).save(tmp_path / "glass.png")
+    code, _, _ = command(
+        "run", tmp_path / "glass.png", "--config", "reticulin", "--mpp", "0.5", "--out", tmp_path / "out"
+    )
+    assert code == 0
+    with (tmp_path / "out" / "slides.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["status"], row["reason"]) == ("empty", "no-marrow")
+    folder = tmp_path / "out" / "slides" / "glass"
+    assert all((folder / name).is_file() for name in SAME)
+    assert "No marrow found." in (folder / "report.html").read_text()
 
 
 @pytest.mark.usefixtures("in_this_process")

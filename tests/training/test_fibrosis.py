@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -60,7 +61,13 @@ def test_figures_have_intervals_over_patients():
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_reticulin_cohort(tmp_path_factory.mktemp("fibres"), slides=8, seed=3, area_mm2=0.5).manifest
+    """Eight slides of two grades, so that each fold has both."""
+    made = make_reticulin_cohort(tmp_path_factory.mktemp("fibres"), slides=8, seed=3, area_mm2=0.5)
+    with made.truth.open(encoding="utf-8") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: float(row["density_mm_per_mm2"]))
+    lines = [f"slides/{row['slide_id']}.tiff,{0 if i < 4 else 2},{row['slide_id']},true" for i, row in enumerate(rows)]
+    made.manifest.write_text("\n".join(["slide,grade,patient,simulated", *lines]) + "\n", encoding="utf-8")
+    return made.manifest
 
 
 @pytest.fixture(scope="module")
