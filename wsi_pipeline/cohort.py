@@ -18,6 +18,7 @@ from wsi_pipeline.cells.dysplasia import load_reference
 from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import ConfigError, LeaseLostError, ModelError, OutputError, WsiPipelineError
 from wsi_pipeline.exports.report import write_cohort_report
+from wsi_pipeline.fibrosis import check_fibrosis_model
 from wsi_pipeline.finish import failed_summary
 from wsi_pipeline.galleries import GalleryJob, run_patient, write_comparison
 from wsi_pipeline.galleries.plan import plan_patients
@@ -226,6 +227,9 @@ def _job(
 
 def _check_models(config: PipelineConfig, allow_simulated: bool) -> None:
     """Refuse, before anything starts, models that are missing, do not fit, or need ``--allow-simulated``."""
+    if config.stain == "reticulin":
+        check_fibrosis_model(config, allow_simulated)
+        return
     name = config.segmentation.model
     check_model(name, config.specimen)
     cards = []
@@ -576,6 +580,12 @@ def describe_plan(plan: CohortPlan, say: Callable[[str], None], cluster: str | C
             say(
                 f"  {job.slide_id}: {config.specimen}, {len(job.images)} images at {job.mpp:g} um/px, classifier "
                 f"{config.cells.classifier}, {job.patient_folder}{problem}"
+            )
+            continue
+        if config.stain == "reticulin":
+            say(
+                f"  {job.slide_id}: {config.specimen}, reticulin at {config.segmentation.mpp} um/px, "
+                f"fibrosis model {config.fibrosis.model or 'none'}, {job.spec.path}"
             )
             continue
         say(

@@ -20,6 +20,11 @@ from wsi_pipeline.errors import ConfigError
 Specimen = Literal["blood_smear", "marrow_smear", "trephine"]
 SPECIMENS: tuple[Specimen, ...] = ("blood_smear", "marrow_smear", "trephine")
 
+Stain = Literal["routine", "reticulin"]
+"""``routine`` is H&E on trephines and Romanowsky on smears."""
+CONFIG_NAMES = (*SPECIMENS, "reticulin")
+"""Shipped configurations."""
+
 _PositiveUm = Annotated[float, Field(gt=0, le=5000)]
 
 
@@ -74,6 +79,9 @@ class RegionsConfig(_Section):
     )
     trail_um: float = Field(
         500.0, ge=0, description="Marrow smears: this near to a particle thin parts are kept, as cell trails."
+    )
+    check_stain: bool = Field(
+        True, description="Trephines: refuse a slide whose colours are of another stain than this configuration's."
     )
     trephine_mpp: float = Field(2.0, ge=1, le=4, description="Resolution at which bone, fat and marrow are told apart.")
     subcortical_um: float = Field(
@@ -158,6 +166,16 @@ class CellsConfig(_Section):
     embedding: bool = Field(False, description="Write an embedding of each typed cell, and of each megakaryocyte.")
 
 
+class FibrosisConfig(_Section):
+    """From a reticulin section to a map and an index of fibrosis."""
+
+    model: str | None = Field(
+        None, description="Ranks tiles: a file or a shipped name; None gives shares of fibre alone."
+    )
+    min_tiles: int = Field(30, ge=1, description="Below this many tiles of marrow there is no index.")
+    min_marrow_share: float = Field(0.4, gt=0, le=1, description="A tile counts with at least this share of marrow.")
+
+
 class PredictionsConfig(_Section):
     """From counts to answers."""
 
@@ -217,11 +235,13 @@ class PipelineConfig(_Section):
     """Everything a run depends on."""
 
     specimen: Specimen = "blood_smear"
+    stain: Stain = Field("routine", description="reticulin reads fibres of a silver-stained trephine, and no cells.")
     slides: SlidesConfig = SlidesConfig()
     regions: RegionsConfig = RegionsConfig()
     tiling: TilingConfig = TilingConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     cells: CellsConfig = CellsConfig()
+    fibrosis: FibrosisConfig = FibrosisConfig()
     predictions: PredictionsConfig = PredictionsConfig()
     exports: ExportsConfig = ExportsConfig()
     runtime: RuntimeConfig = RuntimeConfig()
@@ -248,6 +268,14 @@ class PipelineConfig(_Section):
                 f"cells.red_classifier is {self.cells.red_classifier!r}; shapes of red cells are read on blood smears "
                 f"alone, so on specimen {self.specimen} it must be null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reticulin_is_of_trephines(self) -> PipelineConfig:
+        if self.stain == "reticulin" and self.specimen != "trephine":
+            raise ValueError(f"stain reticulin is of trephines, not of specimen {self.specimen}")
+        if self.stain != "reticulin" and self.fibrosis.model is not None:
+            raise ValueError("fibrosis.model reads reticulin slides; use --config reticulin, or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -300,7 +328,8 @@ def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] |
     specimen = tree.get("specimen", "blood_smear")
     if specimen not in SPECIMENS:
         raise ConfigError(f"specimen: {specimen!r} is unknown; use one of {', '.join(SPECIMENS)}")
-    merged = _merge(_read(specimen), tree)
+    shipped = "reticulin" if tree.get("stain") == "reticulin" and specimen == "trephine" else specimen
+    merged = _merge(_read(shipped), tree)
     try:
         return PipelineConfig.model_validate(merged)
     except ValidationError as error:
@@ -329,13 +358,13 @@ def _read(source: str | Path | None) -> dict[str, Any]:
     if source is None:
         return {}
     path = Path(source)
-    if str(source) in SPECIMENS:
+    if str(source) in CONFIG_NAMES:
         path = config_folder() / f"{source}.yaml"
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(
-            f"configuration {path} does not exist; give a YAML file or one of {', '.join(SPECIMENS)}"
+            f"configuration {path} does not exist; give a YAML file or one of {', '.join(CONFIG_NAMES)}"
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"configuration {path} cannot be read: {' '.join(str(error).split())}") from None

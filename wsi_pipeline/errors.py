@@ -104,6 +104,12 @@ class ImplausibleMppError(SlideError, ValueError):
     reason = "implausible-mpp"
 
 
+class WrongStainError(SlideError, ValueError):
+    """The slide's colours are those of another stain than the configuration is for."""
+
+    reason = "wrong-stain"
+
+
 class RegionError(SlideError, ValueError):
     """A regions file that cannot be used for its slide."""
 

@@ -23,6 +23,7 @@ from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath
+from wsi_pipeline.exports.qupath_megakaryocytes import megakaryocyte_extras, phenotype_names
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
 from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
@@ -30,6 +31,7 @@ from wsi_pipeline.predictions import corrected_differential, criteria_prediction
 from wsi_pipeline.predictions.attributes import attribute_counts, attribute_rates, attributes_csv
 from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
 from wsi_pipeline.regions import area_mm2, write_regions
+from wsi_pipeline.regions.stain import stain_warning
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import evidence_of, exclusive, slide_of, use_threads
 from wsi_pipeline.slide_answers import answer_slide, map_slide, provenance_of
@@ -135,6 +137,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
             taxonomy=taxonomy,
             also=red_taxonomy(red),
             specimen=config.specimen,
+            extras=megakaryocyte_extras(job.folder / "megakaryocytes.csv", phenotype_names(trephine)),
         )
     if config.exports.labels:
         write_labels(
@@ -149,7 +152,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     halved = halved_blocks(job, prepared.key, prepared.blocks)
     status, reason = _status(job, prepared, merged)
     summary: dict[str, Any] = {
-        **_identity(job, status, reason),
+        **identity_of(job, status, reason),
         "simulated": job.simulated or prepared.about.get("simulated", False),
         "key": prepared.key,
         "attempt": attempt_key(job),
@@ -205,7 +208,7 @@ def failed_summary(job: SlideJob, error: Exception, key: str) -> dict[str, Any]:
     if isinstance(error, MemoryError):
         reason = "out-of-memory"
         message = f"memory ran out ({error}); use fewer runtime.workers or a smaller tiling.core_px"
-    summary = {**_identity(job, "failed", reason), "key": key, "warnings": [message]}
+    summary = {**identity_of(job, "failed", reason), "key": key, "warnings": [message]}
     write_json(job.folder / "summary.json", summary)
     return summary
 
@@ -228,7 +231,8 @@ def expected_files(job: SlideJob) -> list[Path]:
     return [job.folder / name for name, asked in wanted.items() if asked]
 
 
-def _identity(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
+def identity_of(job: SlideJob, status: str, reason: str | None) -> dict[str, Any]:
+    """Return what every summary begins with."""
     return {
         "slide_id": job.slide_id,
         "path": str(job.spec.path),
@@ -418,6 +422,7 @@ def _warnings(
     about = prepared.about
     # Why nothing was found is a limit of the run; what else was decided belongs to the provenance.
     found = [about["regions_note"]] if about["regions_note"] and not prepared.blocks else []
+    found += stain_warning(about["regions_facts"], job.config.stain)
     if about["regions_warning"]:
         found.append(about["regions_warning"])
     if about["mpp"]["source"] == "forced":

@@ -93,12 +93,14 @@ def inspect_slide(
     target = None if thumbnail is None else _target(thumbnail, spec.path)
     with spec.open() as slide:
         started = time.perf_counter()
-        regions = find_regions(slide, specimen=config.specimen, config=config.regions, regions_file=regions_file)
+        regions = find_regions(
+            slide, specimen=config.specimen, config=config.regions, regions_file=regions_file, stain=config.stain
+        )
         if config.regions.chooses_fields:
             regions = narrow(regions, choose_fields(slide, regions.included, config.regions), slide, config.regions)
         found_s = time.perf_counter() - started
         where = OverviewFrame.of(slide)
-        estimating = calibrate and not regions.is_empty
+        estimating = calibrate and not regions.is_empty and config.stain == "routine"
         pixels = slide.read(where.box, where.mpp) if target is not None or estimating else None
         if target is not None and pixels is not None:
             title = f"{spec.path.name}   {SPECIMENS[config.specimen]}"
@@ -110,6 +112,8 @@ def inspect_slide(
             except OSError as error:
                 raise OutputError(f"{target} cannot be written: {error.strerror or error}") from None
         estimate, why = None, "" if estimating else "not asked for" if regions.area_mm2 else "nothing to look at"
+        if config.stain == "reticulin" and not estimating:
+            why = "a reticulin slide has no cells to find; about a minute for 40 mm2 of marrow"
         if estimating and pixels is not None:
             job = SlideJob(slide_id="slide", spec=spec, config=config, out=Path(), regions_file=regions_file)
             before_calibration()

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from wsi_pipeline.cells.table import MergedTable
+from wsi_pipeline.fibrosis import read_fibres
 from wsi_pipeline.finish import finish
 from wsi_pipeline.job import SlideJob
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor
@@ -38,6 +39,10 @@ def run_job(job: SlideJob, executor: Executor | SerialExecutor, progress: Progre
     """
     progress = progress or SilentProgress()
     timings: dict[str, float] = {}
+
+    # A reticulin section has no cells to find: its tiles are ranked by their fibres.
+    if job.config.stain == "reticulin":
+        return read_fibres(job, executor, progress)
 
     # Open the slide, find where to look, cut it into blocks.
     progress.stage(job.slide_id, "regions", 1)

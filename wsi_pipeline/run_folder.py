@@ -14,6 +14,7 @@ from typing import Any, overload
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.config import RuntimeConfig
 from wsi_pipeline.errors import ConfigError, OutputError, WsiPipelineError
+from wsi_pipeline.fibrosis import expected_files as expected_of_fibrosis
 from wsi_pipeline.finish import expected_files
 from wsi_pipeline.galleries import GalleryJob
 from wsi_pipeline.galleries import expected_files as expected_of_patient
@@ -191,7 +192,10 @@ def _is_settled(job: SlideJob, summary: Mapping[str, Any], attempt: str, retry_f
         if isinstance(job, GalleryJob) and job.skip_unreadable and summary.get("reason") in SKIPPABLE:
             return False  # what failed it may now be left out
         return summary.get("key") == attempt and not retry_failed
-    wanted = expected_of_patient(job) if isinstance(job, GalleryJob) else expected_files(job)
+    if isinstance(job, GalleryJob):
+        wanted = expected_of_patient(job)
+    else:
+        wanted = expected_of_fibrosis(job) if job.config.stain == "reticulin" else expected_files(job)
     return summary.get("attempt") == attempt and all(path.exists() for path in wanted)
 
 

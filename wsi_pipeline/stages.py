@@ -173,7 +173,11 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
         slide.forget_masked()
         if regions is None:
             regions = find_regions(
-                slide, specimen=config.specimen, config=config.regions, regions_file=job.regions_file
+                slide,
+                specimen=config.specimen,
+                config=config.regions,
+                regions_file=job.regions_file,
+                stain=config.stain,
             )
             if config.regions.chooses_fields:
                 choice = choose_fields(slide, regions.included, config.regions)

@@ -24,7 +24,7 @@ from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.predictions.trephines.table import TREPHINE_COLUMNS, TREPHINES_FILE, trephine_row
 from wsi_pipeline.slide_answers import SHA256, SLIDE_MODEL, answer_patient
 
-JOINED = ("red_cells.csv", "dysplasia.csv", "attributes.csv", "phenotypes.csv")
+JOINED = ("red_cells.csv", "dysplasia.csv", "attributes.csv", "fibrosis.csv", "phenotypes.csv")
 """Tables of the slides that the run has as one, too."""
 
 SLIDE_COLUMNS = ("slide_id", "path", "specimen", "status", "reason", "mpp", "area_mm2", "n_cells", "seconds")
@@ -98,7 +98,7 @@ def _patients(jobs: Sequence[SlideJob], summaries: Sequence[dict[str, Any]]) -> 
     """Pool the slides of each patient, by specimen, and answer for the patient: criteria first, then models."""
     pooled: dict[tuple[str, str], list[tuple[SlideJob, dict[str, Any]]]] = {}
     for job, summary in zip(jobs, summaries, strict=True):
-        if job.subject_id and summary["status"] == "ok":
+        if job.subject_id and summary["status"] == "ok" and job.config.stain == "routine":
             pooled.setdefault((job.subject_id, job.config.specimen), []).append((job, summary))
     patients = []
     for (subject, specimen), members in pooled.items():
@@ -168,7 +168,7 @@ def weights_used(summaries: Sequence[dict[str, Any]]) -> dict[str, str]:
     used = {}
     for summary in summaries:
         provenance = summary.get("provenance", {})
-        for kind in ("segmentation model", "cell classifier"):
+        for kind in ("segmentation model", "cell classifier", "fibrosis model"):
             if name := provenance.get(kind):
                 used[name] = provenance[f"{'segmentation' if 'seg' in kind else kind} SHA-256"]
         for key, sha256 in provenance.items():

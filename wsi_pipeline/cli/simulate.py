@@ -97,3 +97,22 @@ def cohort(
     if made.counts is not None:
         typer.echo(f"labels with simulated blood counts: {made.counts}")
     typer.echo("patients: " + ", ".join(f"{n} {label}" for label, n in made.patients.items()))
+
+
+@app.command("reticulin")
+def reticulin(
+    out: Annotated[Path, typer.Option("--out", help="Folder for slides, manifest.csv and truth.csv.")],
+    slides: Annotated[int, typer.Option(help="Slides, of densities of fibre from low to high.")] = 24,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same slides.")] = 0,
+    area: Annotated[float, typer.Option(help="Area of a slide, mm2.")] = 2.0,
+) -> None:
+    """Draw reticulin slides of controlled fibre density, with a manifest for run and train fibrosis."""
+    from wsi_pipeline.simulation.reticulin_cohort import make_reticulin_cohort
+
+    with writing(out):
+        made = make_reticulin_cohort(
+            out, slides=slides, seed=seed, area_mm2=area, report=lambda text: typer.echo(text, err=True)
+        )
+    typer.echo(f"manifest: {made.manifest}")
+    typer.echo(f"truth: {made.truth}")
+    typer.echo(f"slides: {made.n}, simulated: drawn, no pixel is of a real slide")

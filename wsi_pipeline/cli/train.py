@@ -534,5 +534,29 @@ def dysplasia(
     typer.echo(f"reference: {path}")
 
 
+@app.command("fibrosis")
+def fibrosis(
+    tiles: Annotated[
+        Path,
+        typer.Option(help="CSV: slide or tile (a file), grade 0 to 3, patient; perhaps mpp and simulated."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write; its card goes beside it.")],
+    folds: Annotated[int, typer.Option(help="Folds of whole patients to measure on; 0 does not.", min=0)] = 4,
+    steps: Annotated[int | None, typer.Option(help="Training steps; default the recipe's.", min=1)] = None,
+    per_slide: Annotated[int, typer.Option(help="Most tiles of a slide.", min=1, max=1000)] = 16,
+    source: Annotated[str | None, typer.Option(help="What the slides are, for the card.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights, for the card.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Train a model that ranks reticulin tiles by their fibres, on pairs of grades."""
+    from wsi_pipeline.training.fibrosis import train_fibrosis
+
+    weights = train_fibrosis(
+        tiles, out, folds=folds, steps=steps, per_slide=per_slide, seed=seed, source=source, licence=licence,
+        report=_say,
+    )  # fmt: skip
+    typer.echo(f"weights: {weights}\ncard: {weights.with_suffix('.md')}")
+
+
 def _say(line: str) -> None:
     typer.echo(line)

@@ -23,7 +23,7 @@ MATCHED_IOU = 0.9
 """Cells of two runs that are not identical are the same cell from this intersection over union on."""
 
 TABLES = ("differential.csv", "differential_corrected.csv", "predictions.csv")
-SLIDE_TABLES = ("red_cells.csv",)
+SLIDE_TABLES = ("red_cells.csv", "fibrosis.csv")
 FILES = ("regions.geojson", "qupath.geojson.gz")
 
 _BATCH = 4096

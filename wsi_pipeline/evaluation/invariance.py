@@ -190,7 +190,9 @@ def choose_square(slide: Slide, config: PipelineConfig, *, largest_core_px: int,
     low, high = np.array([bounds.x0, bounds.y0], float), np.array([bounds.x1, bounds.y1], float)
     if (side >= high - low).all():
         return None
-    included = find_regions(slide, specimen=config.specimen, config=_with_mode(config, _mode(config)).regions).included
+    included = find_regions(
+        slide, specimen=config.specimen, config=_with_mode(config, _mode(config)).regions, stain=config.stain
+    ).included
     if included.is_empty:
         raise DataError(f"{slide.path}: nothing to search was found on this slide, so there are no cells to compare")
     middle, frame = (low + high) / 2, slide.frame(mpp)

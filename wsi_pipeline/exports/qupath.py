@@ -11,8 +11,9 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,14 @@ _MEASUREMENTS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CellExtra:
+    """What is added to a cell: its ``classification`` member (None keeps its class's), and encoded measurements."""
+
+    classification: str | None
+    measurements: str
+
+
 def write_qupath(
     cells: Path,
     out: Path,
@@ -76,6 +85,7 @@ def write_qupath(
     taxonomy: Taxonomy,
     specimen: str,
     also: Taxonomy | None = None,
+    extras: Mapping[str, CellExtra] | None = None,
 ) -> int:
     """Write a cell table as a gzipped GeoJSON FeatureCollection for QuPath.
 
@@ -96,6 +106,8 @@ def write_qupath(
         ``blood_smear``, ``marrow_smear`` or ``trephine``; written to each file's ``specimen`` member.
     also
         Names and colours of further classes: the shapes of red cells.
+    extras
+        What is added to some cells, by their id: to megakaryocytes.
 
     Returns
     -------
@@ -116,7 +128,10 @@ def write_qupath(
     written = dropped = 0
     with feature_collection(out, specimen) as add:
         for rows, features in encode_cells(
-            cells, offset_px0=offset_px0, taxonomies=(taxonomy, *(() if also is None else (also,)))
+            cells,
+            offset_px0=offset_px0,
+            taxonomies=(taxonomy, *(() if also is None else (also,))),
+            extras=extras,
         ):
             add(features)
             written += len(features)
@@ -148,13 +163,17 @@ def feature_collection(out: Path, specimen: str) -> Iterator[Callable[[Sequence[
 
 
 def encode_cells(
-    cells: Path, *, offset_px0: tuple[float, float], taxonomies: Sequence[Taxonomy]
+    cells: Path,
+    *,
+    offset_px0: tuple[float, float],
+    taxonomies: Sequence[Taxonomy],
+    extras: Mapping[str, CellExtra] | None = None,
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of each batch of a cell table, and the features of those that have area on QuPath's grid.
 
     Parameters
     ----------
-    cells, offset_px0
+    cells, offset_px0, extras
         As :func:`write_qupath` takes them.
     taxonomies
         Names and colours of the classes; the last that lists a class decides.
@@ -169,7 +188,8 @@ def encode_cells(
     batches = iter_cells(cells, ("cell_id", "geometry", "class_name"), optional)
     # The caller compresses one batch while the next is encoded.
     yield from ahead(
-        (batch.num_rows, list(_features(batch, cells, first, offset_px0, classes))) for first, batch in batches
+        (batch.num_rows, list(_features(batch, cells, first, offset_px0, classes, extras or {})))
+        for first, batch in batches
     )
 
 
@@ -200,7 +220,12 @@ def plain_name(name: str) -> str:
 
 
 def _features(
-    batch: pa.RecordBatch, path: Path, first_row: int, offset_px0: tuple[float, float], classes: _ClassNames
+    batch: pa.RecordBatch,
+    path: Path,
+    first_row: int,
+    offset_px0: tuple[float, float],
+    classes: _ClassNames,
+    extras: Mapping[str, CellExtra],
 ) -> Iterator[str]:
     outlines = _polygons_json(to_grid(geometries(batch.column("geometry"), path, first_row), offset_px0))
     nuclei: list[str | None] = [None] * batch.num_rows
@@ -212,11 +237,15 @@ def _features(
     ):
         if outline is None:
             continue
+        classification, values = classes[code], measured
+        if (extra := extras.get(cell_id)) is not None:
+            classification = extra.classification or classification
+            values = ",".join(filter(None, (measured, extra.measurements)))
         kind, inner = ("cell", f'"nucleusGeometry":{nucleus},') if nucleus else ("detection", "")
         yield (
             f'{{"type":"Feature","id":{json.dumps(cell_id)},"geometry":{outline},{inner}'
-            f'"properties":{{"objectType":"{kind}","classification":{classes[code]},'
-            f'"measurements":{{{measured}}}}}}}'
+            f'"properties":{{"objectType":"{kind}","classification":{classification},'
+            f'"measurements":{{{values}}}}}}}'
         )
 
 

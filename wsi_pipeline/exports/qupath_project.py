@@ -19,6 +19,7 @@ from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.errors import DataError, UnsupportedFormatError
 from wsi_pipeline.exports.finished_run import RunSlide
 from wsi_pipeline.exports.qupath import encode_cells, plain_name
+from wsi_pipeline.exports.qupath_megakaryocytes import megakaryocyte_extras, phenotype_names
 from wsi_pipeline.exports.qupath_metadata import answers_of, describe
 from wsi_pipeline.exports.qupath_shards import SHARD_OBJECTS, Progress, read_encoded, write_shards
 from wsi_pipeline.slides import RemotePath, SlidePath
@@ -30,7 +31,7 @@ PROJECT_FILE, CORRECTED = "slides.json", "corrected"
 """What to add, and the folder that ``export.groovy`` writes; the scripts know these names."""
 
 _IMAGE_TYPES = {"trephine": "BRIGHTFIELD_H_E"}
-_SMEAR = "BRIGHTFIELD_OTHER"
+_OTHER = "BRIGHTFIELD_OTHER"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,12 @@ def export_slide(
     batches = (
         read_encoded(own)
         if own.is_file()
-        else encode_cells(slide.cells, offset_px0=(bounds.x0, bounds.y0), taxonomies=slide.taxonomies())
+        else encode_cells(
+            slide.cells,
+            offset_px0=(bounds.x0, bounds.y0),
+            taxonomies=slide.taxonomies(),
+            extras=megakaryocyte_extras(slide.folder / "megakaryocytes.csv", phenotype_names(summary.get("trephine"))),
+        )
     )
     folder = out / slide.slide_id
     files, objects = write_shards(
@@ -123,7 +129,7 @@ def export_slide(
         height=bounds.height,
         mpp_x=slide.mpp[0],
         mpp_y=slide.mpp[1],
-        image_type=_IMAGE_TYPES.get(slide.specimen, _SMEAR),
+        image_type=_OTHER if summary.get("stain") == "reticulin" else _IMAGE_TYPES.get(slide.specimen, _OTHER),
         files=tuple(f"{slide.slide_id}/{name}" for name in files),
         objects=objects,
         metadata=answers_of(summary, slide),

@@ -122,7 +122,9 @@ class OverviewFrame:
         return self.frame.from_px0(xy_px0) - (self.box.x0, self.box.y0)
 
 
-def parse_regions(features: Sequence[Mapping[str, Any]], offset_px0: tuple[float, float]) -> tuple[Region, ...]:
+def parse_regions(
+    features: Sequence[Mapping[str, Any]], offset_px0: tuple[float, float], *, inside: bool = False
+) -> tuple[Region, ...]:
     """Return the regions of GeoJSON features in QuPath's frame, moved back to level-0 pixels.
 
     Parameters
@@ -131,20 +133,24 @@ def parse_regions(features: Sequence[Mapping[str, Any]], offset_px0: tuple[float
         As :meth:`wsi_pipeline.regions.Regions.to_features` makes them.
     offset_px0
         Origin of QuPath's frame, level-0 pixels.
+    inside
+        Return what was told apart inside the searched area (fat) instead.
     """
     regions = []
     for feature in features:
+        status = ((feature.get("properties") or {}).get("metadata") or {}).get("status")
+        if (status == "inside") is not inside:
+            continue
         shape = shapely.transform(shapely.geometry.shape(feature["geometry"]), lambda xy: xy + offset_px0)
         properties = feature.get("properties") or {}
         classification = properties.get("classification") or {}
         name = str(properties.get("name") or classification.get("name") or "region")
-        included = (properties.get("metadata") or {}).get("status") != "excluded"
-        regions.append(Region(shape=shape, name=name, included=included))
+        regions.append(Region(shape=shape, name=name, included=status != "excluded" and not inside))
     return tuple(regions)
 
 
-def read_region_features(path: Path, offset_px0: tuple[float, float]) -> tuple[Region, ...]:
-    """Read ``regions.geojson``, which is in QuPath's frame, back to level-0 pixels.
+def read_region_features(path: Path, offset_px0: tuple[float, float], *, inside: bool = False) -> tuple[Region, ...]:
+    """Read ``regions.geojson``, in QuPath's frame, back to level-0 pixels; ``inside``: see :func:`parse_regions`.
 
     Raises
     ------
@@ -152,7 +158,7 @@ def read_region_features(path: Path, offset_px0: tuple[float, float]) -> tuple[R
         The file is not the FeatureCollection that the regions step writes.
     """
     try:
-        return parse_regions(json.loads(path.read_text(encoding="utf-8"))["features"], offset_px0)
+        return parse_regions(json.loads(path.read_text(encoding="utf-8"))["features"], offset_px0, inside=inside)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, shapely.errors.ShapelyError) as error:
         raise DataError(
             f"{path} is not a regions file ({type(error).__name__}: {error}); run the slide again"

@@ -167,7 +167,10 @@ def regions_record(regions: Regions) -> dict[str, Any]:
     return {
         **plain,
         "included": shapely.to_wkb(regions.included, hex=True),
-        "excluded": [[shapely.to_wkb(part.geometry, hex=True), part.reason] for part in regions.excluded],
+        **{
+            name: [[shapely.to_wkb(part.geometry, hex=True), part.reason] for part in getattr(regions, name)]
+            for name in ("excluded", "inside")
+        },
         "facts": dict(regions.facts),
     }
 
@@ -176,6 +179,7 @@ def regions_from_record(record: Mapping[str, Any]) -> Regions:
     """Return what :func:`regions_record` wrote."""
     plain = dict(record)
     plain["included"] = shapely.from_wkb(record["included"])
-    plain["excluded"] = tuple(Exclusion(shapely.from_wkb(wkb), reason) for wkb, reason in record["excluded"])
+    for name in ("excluded", "inside"):
+        plain[name] = tuple(Exclusion(shapely.from_wkb(wkb), reason) for wkb, reason in record[name])
     plain["bounds_offset_px0"] = tuple(record["bounds_offset_px0"])
     return Regions(**plain)

@@ -8,7 +8,7 @@ import shapely
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
-from wsi_pipeline.config import RegionsConfig
+from wsi_pipeline.config import RegionsConfig, Stain
 from wsi_pipeline.errors import RegionError
 from wsi_pipeline.regions.assemble import (
     NO_PIECES,
@@ -30,7 +30,14 @@ from wsi_pipeline.regions.trephine import find_trephine_regions
 from wsi_pipeline.slides import Slide
 
 
-def find_regions(slide: Slide, *, specimen: str, config: RegionsConfig, regions_file: Path | None = None) -> Regions:
+def find_regions(
+    slide: Slide,
+    *,
+    specimen: str,
+    config: RegionsConfig,
+    regions_file: Path | None = None,
+    stain: Stain = "routine",
+) -> Regions:
     """Find the regions of a slide.
 
     Parameters
@@ -45,16 +52,20 @@ def find_regions(slide: Slide, *, specimen: str, config: RegionsConfig, regions_
         overview otherwise; ``all`` the whole scanned area; ``file`` the drawn areas.
     regions_file
         GeoJSON drawn in QuPath.
+    stain
+        What the configuration is for; of a trephine ``reticulin`` tells marrow from bone by its fibres.
 
     Raises
     ------
+    WrongStainError
+        A trephine shows another stain, and ``check_stain`` is on.
     RegionError
         Mode ``file`` without a file, a file that cannot be used, or areas that miss the slide.
     CorruptTileError
         The overview cannot be read.
     """
     found = _find(slide, specimen, config, regions_file)
-    return find_trephine_regions(slide, config, found) if specimen == "trephine" else found
+    return find_trephine_regions(slide, config, found, stain) if specimen == "trephine" else found
 
 
 def _find(slide: Slide, specimen: str, config: RegionsConfig, regions_file: Path | None) -> Regions:

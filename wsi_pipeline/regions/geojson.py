@@ -69,6 +69,8 @@ def read_regions(path: Path, *, offset_px0: tuple[int, int] = (0, 0)) -> list[Dr
             raise RegionError(f"{where} is a QuPath {kind}; export annotations")
         label = _class_name(properties)
         metadata = properties.get("metadata")
+        if isinstance(metadata, dict) and metadata.get("status") == "inside":
+            continue  # fat of a run's own file: it lies in what was searched, and is no area of its own
         reason = str(metadata.get("reason", "")) if isinstance(metadata, dict) else ""
         areas.append(
             DrawnArea(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,6 +29,7 @@ _LABELS: dict[RegionMode, tuple[str, tuple[int, int, int]]] = {
 }
 # QuPath ignores classes whose name ends in an asterisk, and so does read_regions.
 _IGNORED = ("Ignore*", (150, 150, 150))
+_TISSUES = {"bone": ("Bone*", (90, 140, 190)), "fat": ("Fat*", (230, 190, 40))}
 
 
 class Exclusion(NamedTuple):
@@ -56,6 +57,8 @@ class Regions:
         Area of ``included``.
     facts
         JSON facts about the search for the summary and the report (areas by reason, focus, cellularity).
+    inside
+        Tissue told apart within what is searched (``fat``; ``bone`` where it was not excluded), to be shown.
     empty_reason
         Reason code of the slide's status when ``included`` is empty: what dominated; None leaves the specimen's own.
     fingerprint, bounds_offset_px0
@@ -72,6 +75,7 @@ class Regions:
     bounds_offset_px0: tuple[int, int]
     facts: Mapping[str, Any] = field(default_factory=dict)
     empty_reason: str | None = None
+    inside: tuple[Exclusion, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -80,14 +84,20 @@ class Regions:
     def to_features(self) -> list[dict[str, Any]]:
         """Return GeoJSON features for QuPath: annotations in its frame, rounded to 0.01 px and valid.
 
-        One feature for every included piece (top to bottom), then one for every exclusion.
+        One feature for every included piece (top to bottom), then one for every exclusion, then what was told apart
+        inside. All are locked, and all but the included ones are of classes that QuPath ignores.
         """
         name, color = _LABELS[self.mode]
+        if self.mode == "tissue" and "classes_mm2" in self.facts:
+            name = "Marrow"
         pieces = sorted(self.included.geoms, key=lambda piece: (piece.bounds[1], piece.bounds[0], piece.area))
         shapes: list[tuple[BaseGeometry, str, str, tuple[str, tuple[int, int, int]]]] = [
             (piece, "included", self.mode, (name, color)) for piece in pieces
         ]
-        shapes += [(part.geometry, "excluded", part.reason, _IGNORED) for part in self.excluded]
+        shapes += [
+            (part.geometry, "excluded", part.reason, _TISSUES.get(part.reason, _IGNORED)) for part in self.excluded
+        ]
+        shapes += [(part.geometry, "inside", part.reason, _TISSUES.get(part.reason, _IGNORED)) for part in self.inside]
         features: list[dict[str, Any]] = []
         for geometry, status, reason, (label, colour) in shapes:
             drawn = self._qupath_geometry(geometry)
@@ -154,9 +164,14 @@ def without(regions: Regions, lost: BaseGeometry, reason: str, slide: Slide) -> 
     if gone.is_empty:
         return regions
     included = as_multipolygon(regions.included.difference(gone))
-    left = [Exclusion(only_areas(part.geometry.difference(gone)), part.reason) for part in found]
-    excluded = (*(part for part in left if not part.geometry.is_empty), *kept, Exclusion(gone, reason))
-    return replace(regions, included=included, excluded=excluded, area_mm2=area_mm2(included, slide))
+
+    def less(parts: Iterable[Exclusion]) -> list[Exclusion]:
+        left = (Exclusion(only_areas(part.geometry.difference(gone)), part.reason) for part in parts)
+        return [part for part in left if not part.geometry.is_empty]
+
+    excluded = (*less(found), *kept, Exclusion(gone, reason))
+    inside = tuple(less(regions.inside))
+    return replace(regions, included=included, excluded=excluded, inside=inside, area_mm2=area_mm2(included, slide))
 
 
 def write_regions(regions: Regions, path: Path, slide: Slide) -> None:

@@ -12,7 +12,7 @@ import shapely
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
-from wsi_pipeline.config import RegionsConfig
+from wsi_pipeline.config import RegionsConfig, Stain
 from wsi_pipeline.regions.cellularity import Areas, estimate, space_areas
 from wsi_pipeline.regions.evidence import HALO_UM, Evidence, find_evidence
 from wsi_pipeline.regions.masks import find_masks, glass_colour
@@ -20,6 +20,8 @@ from wsi_pipeline.regions.morphology import Mask, closed, grow, large, opened
 from wsi_pipeline.regions.overview import Overview, read_overview
 from wsi_pipeline.regions.polygons import mask_to_polygons
 from wsi_pipeline.regions.regions import Exclusion, Regions, area_mm2, as_multipolygon, only_areas
+from wsi_pipeline.regions.reticulin import classify_reticulin
+from wsi_pipeline.regions.stain import find_stain, require_stain
 from wsi_pipeline.regions.tissue_classes import Tissue, classify, subcortical
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.units import Box, FrameTransform
@@ -32,6 +34,7 @@ _JOIN_UM = 160.0
 """Fat at the edge of a core is as pale as glass: the search reaches this far around stained tissue, and a gap."""
 _SMOOTH_UM = 8.0
 _EXCLUDED_MIN_UM2 = 4000.0
+_FAT_MIN_UM2 = 200.0
 _REST_MIN_MM2, _REST_MIN_UM = 0.002, 32.0
 
 _EXCLUDED = {
@@ -45,31 +48,39 @@ _NAMES = {Tissue.MARROW: "haematopoietic", Tissue.FAT: "fat", Tissue.SPACE: "spa
 
 @dataclass(frozen=True, kw_only=True)
 class _Piece:
-    """A piece of tissue: areas in mm2 by name, its marrow spaces, and masks of what is left out as polygons."""
+    """A piece of tissue: areas in mm2 by name, its marrow spaces, what is left out and its fat as polygons."""
 
     areas: dict[str, float]
     spaces: Areas
     left_out: dict[str, list[BaseGeometry]]
+    fat: list[BaseGeometry]
 
 
-def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions) -> Regions:
+def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, stain: Stain = "routine") -> Regions:
     """Tell bone and artefacts from marrow inside found regions, and measure cellularity there.
 
     Parameters
     ----------
     slide
-        An open H&E section.
+        An open section.
     config
         ``trephine_mpp`` is the resolution, ``subcortical_um`` the rim that is not counted,
         ``cellularity_min_mm2`` the least marrow that is judged.
     found
         Regions of tissue, drawn, or of the whole image.
+    stain
+        Of ``reticulin`` there is no cellularity: nuclei hardly show.
 
     Returns
     -------
     Regions
         Of mode ``tissue``, less bone, haemorrhage, crush and folds, each an exclusion; other modes keep their
-        geometry. All carry ``facts``: ``classes_mm2`` and ``cellularity``.
+        geometry, but on reticulin. All carry ``facts``: ``stain``, ``classes_mm2`` and ``cellularity``.
+
+    Raises
+    ------
+    WrongStainError
+        Colours are beyond doubt of another stain, and ``check_stain`` is on.
 
     Notes
     -----
@@ -84,22 +95,42 @@ def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions) -
         return replace(found, facts={**found.facts, "cellularity": _none("no-tissue")})
     overview = read_overview(slide, config.overview_mpp)
     glass = glass_colour(overview.pixels)
+    inside = _raster(found.included, overview)
+    seen = find_stain(overview.pixels, glass, inside)
+    if config.check_stain:
+        require_stain(seen, stain, str(slide.path))
     stained = find_masks(overview.pixels, mpp=overview.mpp, stain=False).stained
-    stained &= _raster(found.included, overview)
+    stained &= inside
     pieces: list[_Piece] = []
     skipped = 0
     for mask in _groups(stained, overview):
-        piece = _piece(slide, config, glass, mask, overview)
+        piece = _piece(slide, config, glass, mask, overview, stain)
         if piece is None:
             skipped += 1
         else:
             pieces.append(piece)
-    facts = {**found.facts, **_facts(pieces, config)}
+    facts = {**found.facts, "stain": seen.to_dict(), **_facts(pieces, config)}
+    if stain == "reticulin":
+        facts["cellularity"] = _none("reticulin-stain")
     done = replace(found, facts=facts)
     if skipped:
         note = f"{skipped} pieces are too large to be searched for bone at {_COARSEST_MPP:g} um/px"
         done = replace(done, note="; ".join(filter(None, (found.note, note))))
-    return _without(done, pieces, slide) if found.mode == "tissue" else done
+    # On reticulin, bone is no marrow to rank fibres in, whoever chose the area.
+    if found.mode == "tissue" or stain == "reticulin":
+        return _with_inside(_without(done, pieces, slide), pieces, ("fat",))
+    return _with_inside(done, pieces, ("bone", "fat"))
+
+
+def _with_inside(found: Regions, pieces: list[_Piece], names: tuple[str, ...]) -> Regions:
+    """Return regions with what was told apart inside them, to be shown."""
+    parts = []
+    for name in names:
+        shapes = [shape for piece in pieces for shape in (piece.fat if name == "fat" else piece.left_out[name])]
+        part = only_areas(shapely.unary_union(shapes).intersection(found.included)) if shapes else MultiPolygon()
+        if not part.is_empty:
+            parts.append(Exclusion(part, name))
+    return replace(found, inside=tuple(parts))
 
 
 def _none(reason: str) -> dict[str, Any]:
@@ -164,7 +195,7 @@ def _groups(stained: Mask, overview: Overview) -> Iterator[Mask]:
 
 
 def _piece(
-    slide: Slide, config: RegionsConfig, glass: tuple[int, int, int], mask: Mask, overview: Overview
+    slide: Slide, config: RegionsConfig, glass: tuple[int, int, int], mask: Mask, overview: Overview, stain: Stain
 ) -> _Piece | None:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     (x0, y0), (x1, y1) = overview.frame.to_px0([(columns[0], rows[0]), (columns[-1] + 1, rows[-1] + 1)])
@@ -177,7 +208,7 @@ def _piece(
     box = frame.box_from_px0(x0, y0, x1, y1)
     evidence = _read_evidence(slide, box, mpp, glass)
     tissue = _magnified(mask, overview, box, frame)
-    classes = classify(evidence, tissue, mpp=mpp)
+    classes = (classify_reticulin if stain == "reticulin" else classify)(evidence, tissue, mpp=mpp)
     rim = subcortical(classes, mpp=mpp, depth_um=config.subcortical_um)
     pixel_mm2 = mpp * mpp * 1e-6
     counts = np.bincount(classes.ravel(), minlength=len(Tissue))
@@ -191,8 +222,10 @@ def _piece(
     for code, reason in _EXCLUDED.items():
         smooth = large(opened(classes == code, _SMOOTH_UM / mpp), _EXCLUDED_MIN_UM2 / mpp**2)
         left_out[reason] = list(mask_to_polygons(smooth, moved)) if smooth.any() else []
+    round_fat = large(classes == Tissue.FAT, _FAT_MIN_UM2 / mpp**2)
+    fat = list(mask_to_polygons(round_fat, moved)) if round_fat.any() else []
     spaces = space_areas(classes, rim, mpp=mpp, origin_um=(box.x0 * mpp, box.y0 * mpp))
-    return _Piece(areas=areas, spaces=spaces, left_out=left_out)
+    return _Piece(areas=areas, spaces=spaces, left_out=left_out, fat=fat)
 
 
 def _read_evidence(slide: Slide, box: Box, mpp: float, glass: tuple[int, int, int]) -> Evidence:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.cells.classifier import CellClassifier
     from wsi_pipeline.cells.crop_features import CropFeatures
     from wsi_pipeline.cells.evidence import Evidence
+    from wsi_pipeline.predictions.fibrosis import FibrosisModel
     from wsi_pipeline.predictions.slide_models import SlideEnsemble
     from wsi_pipeline.segmentation.batching import Batch
     from wsi_pipeline.segmentation.models import CompactModel, FlowModel
@@ -149,6 +150,16 @@ def classifier_model(name: str, device: str) -> CellClassifier:
     from wsi_pipeline.cells.classifier import load_classifier
 
     model: CellClassifier = _once(("cells", name, device), lambda: load_classifier(name, device=device))
+    return model
+
+
+def fibrosis_model(name: str) -> FibrosisModel:
+    """Return a model that ranks tiles of reticulin sections, loaded once a process."""
+    from wsi_pipeline.predictions.fibrosis import load_fibrosis_model
+    from wsi_pipeline.weights import find_weights
+
+    sha256 = find_weights(name, "fibrosis").sha256
+    model: FibrosisModel = _once(("fibrosis", name, sha256), lambda: load_fibrosis_model(name))
     return model
 
 

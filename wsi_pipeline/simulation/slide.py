@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, TextIO
+from typing import Protocol, TextIO
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +16,7 @@ from wsi_pipeline.atomic import atomic_path, write_json
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.profile import Profile, load_profile
+from wsi_pipeline.simulation.pyramid import SIMULATED, write_pyramid
 from wsi_pipeline.simulation.render import check_variation
 from wsi_pipeline.simulation.scene import Scene, draw_tiles, scene_core
 
@@ -25,13 +24,10 @@ TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "sou
 """Columns of the truth table; ``outline`` is a WKT polygon in level-0 pixels, ``nucleus`` that of a drawn
 megakaryocyte's nucleus, of several parts perhaps, and empty for other cells."""
 
-VIRTUAL = "virtual slide (simulated from real cells)"
+VIRTUAL = f"{SIMULATED} from real cells)"
 """How the description of a virtual slide's TIFF begins."""
 
-_DOWNSAMPLE = 4
-_SMALLEST_LEVEL_PX = 1024
 _MAX_SIDE_PX = 400_000
-_BIGTIFF_ABOVE_PX = 3_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +156,7 @@ def _check(width: int, height: int, *, seed: int, mpp: float, tile_px: int, jpeg
 
 
 class _SlideWriter:
-    """Streams tiles of level 0 into the file, smaller levels through scratch files, truth as it passes."""
+    """Streams tiles of level 0 into the file, and their truth as it passes."""
 
     def __init__(self, scene: Scene, *, jpeg_quality: int, workers: int) -> None:
         self._scene = scene
@@ -168,43 +164,13 @@ class _SlideWriter:
         self.counts: Counter[str] = Counter()
 
     def write(self, path: Path, table: TextIO) -> None:
-        from tifffile import TiffWriter
-
         scene = self._scene
         truth = csv.writer(table, lineterminator="\n")
         truth.writerow(TRUTH_COLUMNS)
-        sizes = _level_sizes(scene.width, scene.height)
-        big = scene.width * scene.height > _BIGTIFF_ABOVE_PX
-        with (
-            tempfile.TemporaryDirectory(dir=path.parent, prefix=".levels-") as scratch,
-            TiffWriter(path, bigtiff=big) as tif,
-        ):
-            source: BinaryIO | None = None
-            for level, (width, height) in enumerate(sizes):
-                below = (Path(scratch) / f"{level + 1}.rgb").open("wb+") if level + 1 < len(sizes) else None
-                tiles = (
-                    self._level0_tiles(truth) if source is None else _stored_tiles(source, width, height, scene.tile_px)
-                )
-                resolution = 1e4 / (scene.mpp * _DOWNSAMPLE**level)
-                tif.write(
-                    _reduced(tiles, below, width, height, scene.tile_px),
-                    shape=(height, width, 3),
-                    dtype=np.uint8,
-                    tile=(scene.tile_px, scene.tile_px),
-                    photometric="rgb",
-                    compression="jpeg",
-                    compressionargs={"level": self._quality},
-                    resolution=(resolution, resolution),
-                    resolutionunit="CENTIMETER",
-                    subfiletype=int(level > 0),
-                    software="wsi_pipeline.simulation",
-                    description=self._description() if level == 0 else None,
-                    metadata=None,
-                    maxworkers=1,
-                )
-                if source is not None:
-                    source.close()
-                source = below
+        write_pyramid(
+            path, self._level0_tiles(truth), width=scene.width, height=scene.height, mpp=scene.mpp,
+            tile_px=scene.tile_px, jpeg_quality=self._quality, description=self._description(),
+        )  # fmt: skip
 
     def _description(self) -> str:
         scene = self._scene
@@ -222,41 +188,3 @@ class _Rows(Protocol):
     """What a csv writer offers; the standard library does not export its type."""
 
     def writerow(self, row: Iterable[str], /) -> object: ...
-
-
-def _level_sizes(width: int, height: int) -> list[tuple[int, int]]:
-    sizes = [(width, height)]
-    while max(sizes[-1]) > _SMALLEST_LEVEL_PX:
-        sizes.append((-(-sizes[-1][0] // _DOWNSAMPLE), -(-sizes[-1][1] // _DOWNSAMPLE)))
-    return sizes
-
-
-def _reduced(
-    tiles: Iterator[npt.NDArray[np.uint8]], below: BinaryIO | None, width: int, height: int, tile: int
-) -> Iterator[npt.NDArray[np.uint8]]:
-    """Pass tiles on and append their box means, a row of tiles at a time, to the scratch file of the next level."""
-    across = -(-width // tile)
-    small = tile // _DOWNSAMPLE
-    small_width = -(-width // _DOWNSAMPLE)
-    strip = np.empty((small, across * small, 3), dtype=np.uint8)
-    for number, pixels in enumerate(tiles):
-        if below is not None:
-            row, column = divmod(number, across)
-            part = cv2.resize(pixels, (small, small), interpolation=cv2.INTER_AREA)
-            strip[:, column * small : (column + 1) * small] = part
-            if column == across - 1:
-                rows = min(small, -(-(height - row * tile) // _DOWNSAMPLE))
-                below.write(np.ascontiguousarray(strip[:rows, :small_width]).data)
-        # Last, since the writer does not come back after the tile it knows to be the last.
-        yield pixels
-
-
-def _stored_tiles(source: BinaryIO, width: int, height: int, tile: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield the tiles of a level from its scratch file of raw rows; what is beyond the edge repeats it."""
-    source.seek(0)
-    for y in range(0, height, tile):
-        rows = min(tile, height - y)
-        data = np.frombuffer(source.read(rows * width * 3), dtype=np.uint8).reshape(rows, width, 3)
-        padded = np.pad(data, ((0, tile - rows), (0, -width % tile), (0, 0)), mode="edge")
-        for x in range(0, width, tile):
-            yield np.ascontiguousarray(padded[:, x : x + tile])

@@ -203,14 +203,14 @@ def is_virtual(path: SlidePath) -> bool:
 
     Copies in another format, and files behind a URL, are not known as such.
     """
-    from wsi_pipeline.simulation.slide import VIRTUAL
+    from wsi_pipeline.simulation.pyramid import SIMULATED
 
     try:
         if not isinstance(path, Path) or not path.is_file() or not is_tiff(path):
             return False
         with tifffile.TiffFile(path) as tiff:
             page: Any = tiff.pages.first
-            return str(page.description).startswith(VIRTUAL)
+            return str(page.description).startswith(SIMULATED)
     except HEADER_ERRORS:
         return False
 

@@ -160,7 +160,9 @@ def _codes(
             if slide_id != slide.slide_id or not name:
                 continue
             wanted = rename.get(name, name)
-            code = own.find(wanted) or (red.find(wanted) if wanted else "")
+            # A derived class, such as a phenotype of megakaryocytes, counts as the class it is derived from.
+            plain = wanted if name in rename else wanted.partition(":")[0].strip()
+            code = own.find(wanted) or (red.find(wanted) if wanted else "") or own.find(plain)
             if code is None and name in rename:
                 raise ConfigError(f"--rename {name}={wanted}: {wanted!r} is no class{_nearest(wanted, own)}")
             if code is None:

@@ -92,6 +92,7 @@ def write_gallery_report(
         seams=None,
         evidence=explained,
         map_px=MAP_PX,
+        marrow=None,
         could_not=[*summary.warnings, *problems],
     )
 

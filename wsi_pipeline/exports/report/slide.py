@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.exports.region_map import OverviewFrame, Region, read_region_features, region_legend
+from wsi_pipeline.exports.report import curves
 from wsi_pipeline.exports.report.behind import CellPicture, behind_answers, cells_asked, told_apart
 from wsi_pipeline.exports.report.charts import Styles, diameter_chart, differential_chart
 from wsi_pipeline.exports.report.evidence import MAP_PX, explain_cells, slide_windows
+from wsi_pipeline.exports.report.fibrosis import bar_colour, view_fibrosis
 from wsi_pipeline.exports.report.pictures import Picture, overview, picture_of
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.select import (
@@ -27,6 +29,7 @@ from wsi_pipeline.exports.report.select import (
 )
 from wsi_pipeline.exports.report.summary import SlideSummary, read_summary
 from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, cellularity, count, reason, seams
+from wsi_pipeline.exports.report.trephine import MEASURES, view_trephine
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,6 +141,14 @@ def write_slide_report(
     if evidence is not None and background is not None and cells.is_file():
         explained, problems = explain_cells(cells, slide_windows(slide, background, evidence), evidence, styles)
         pages.problems += problems
+    fibres = None
+    if summary.fibrosis is not None and (slide_dir / "fibrosis.parquet").is_file():
+        fibres, problems = view_fibrosis(slide_dir / "fibrosis.parquet", slide, styles)
+        pages.problems += problems
+    marrow = None
+    if summary.trephine is not None and (slide_dir / "megakaryocytes.csv").is_file():
+        marrow, problems = view_trephine(slide_dir, summary.trephine, summary.classes_mm2, slide, styles)
+        pages.problems += problems
     render(
         "slide.html.j2",
         slide_dir / "report.html",
@@ -155,6 +166,11 @@ def write_slide_report(
         behind=behind,
         differences=told_apart(summary.predictions),
         evidence=explained,
+        fibres=fibres,
+        marrow=marrow,
+        trephine_measures=MEASURES,
+        frame=curves,
+        bar_colour=bar_colour,
         map_px=MAP_PX,
         cellularity=None if summary.cellularity is None else cellularity(summary.cellularity),
         seams=None if summary.seams is None else seams(summary.seams),

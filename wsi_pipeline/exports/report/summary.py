@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.exports.report.trephine_summary import Trephine
 
 Scalar = bool | int | float | str | None
 
@@ -311,6 +312,28 @@ class CellularityFact(_Part):
     reason: str | None = None
 
 
+class FibrosisFigure(_Part):
+    """A figure of all tiles of marrow of a reticulin slide, or the reason why there is none."""
+
+    value: float | None = None
+    lower: float | None = None
+    upper: float | None = None
+    sd: float | None = None
+    iqr: float | None = None
+    n_tiles: int = 0
+    marrow_mm2: float = 0.0
+    reason: str | None = None
+
+
+class Fibrosis(_Part):
+    """What a reticulin slide gives instead of cells; ``index`` is None where no model ranked its tiles."""
+
+    index: FibrosisFigure | None = None
+    fibre_share: FibrosisFigure
+    tile_um: float
+    simulated: bool = False
+
+
 class SlideSummary(_Part):
     """The whole of ``summary.json``.
 
@@ -332,7 +355,7 @@ class SlideSummary(_Part):
         Flat; shown as they are, in their order.
     seams
         Of ``quality``, what is not flat.
-    cellularity
+    cellularity, classes_mm2
         Of the regions of a trephine.
     timings
         Seconds by stage.
@@ -361,6 +384,9 @@ class SlideSummary(_Part):
     gallery: GalleryFacts | None = None
     dysplasia: Dysplasia | None = None
     attributes: tuple[AttributeRate, ...] | None = None
+    fibrosis: Fibrosis | None = None
+    trephine: Trephine | None = None
+    classes_mm2: dict[str, float] = Field({}, validation_alias=AliasPath("regions", "classes_mm2"))
     denominator: Denominator = Denominator()
     indices: tuple[Index, ...] = ()
     predictions: tuple[Answer, ...] = ()

@@ -20,6 +20,7 @@ TASKS = {
     "apl": "Acute promyelocytic leukaemia alert",
     "mds": "Myelodysplastic neoplasm",
     "mpn": "Myeloproliferative neoplasm",
+    "fibrosis": "Fibrosis (reticulin)",
 }
 
 CLASSES = {
@@ -30,6 +31,7 @@ CLASSES = {
     "other_abnormal": "Other abnormal",
     "apl_alert": "APL alert",
     "no_alert": "No alert",
+    "fibrosis_index": "Fibrosis index",
 }
 
 MODEL_TASKS = {
@@ -88,6 +90,11 @@ REASONS = {
     "haemorrhage": "haemorrhage",
     "crush": "crushed cells",
     "fold": "fold of the section",
+    "no-marrow": "no marrow was found",
+    "too-few-megakaryocytes": "too few megakaryocytes",
+    "no-model": "no model of phenotypes was given",
+    "wrong-stain": "the slide's colours are of another stain than the configuration is for",
+    "reticulin-stain": "not told on a reticulin stain",
     "too-little-marrow": "too little marrow",
     "too-few-marrow-spaces": "too few marrow spaces for an interval",
     "resolution-too-low": "the image is too coarse to tell marrow from bone",

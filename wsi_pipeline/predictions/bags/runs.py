@@ -42,6 +42,8 @@ class FinishedSlide:
         Entry of ``summary.json`` of a trephine.
     label
         As the manifest of the run has it; empty without one.
+    stain
+        ``routine``, or ``reticulin``: then it has no cells.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class FinishedSlide:
     simulated: bool
     trephine: Mapping[str, Any] | None = None
     label: str = ""
+    stain: str = "routine"
 
     @property
     def cells(self) -> Path:
@@ -66,7 +69,7 @@ class FinishedSlide:
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedSlide:
-    """A slide that is not read: ``failed`` or ``empty`` with the run's reason, or a ``section`` or ``smear``."""
+    """A slide that is not read: ``failed`` or ``empty`` with a reason, or a ``section``, ``smear``, ``reticulin``."""
 
     folder: Path
     slide_id: str
@@ -113,7 +116,9 @@ def list_runs(
                 skipped.append(SkippedSlide(folder=folder, slide_id=slide_id, status=status, reason=reason))
                 continue
             slide = finished_slide(folder)
-            if slide.specimen in specimens:
+            if slide.stain == "reticulin":
+                skipped.append(SkippedSlide(folder=folder, slide_id=slide_id, status="reticulin", reason="no-cells"))
+            elif slide.specimen in specimens:
                 ready.append(slide)
             else:
                 kind = "smear" if slide.specimen in SMEARS else "section"
@@ -172,6 +177,7 @@ def finished_slide(folder: Path) -> FinishedSlide:
             simulated=bool(summary.get("simulated", False)),
             trephine=trephine,
             label=str(summary.get("label") or ""),
+            stain=str(summary.get("stain") or "routine"),
         )
     except FileNotFoundError:
         raise DataError(f"{folder} is half-written: it has no summary.json; {_AGAIN}") from None
