@@ -81,16 +81,17 @@ def read_fibres(job: SlideJob, executor: Executor | SerialExecutor, progress: Pr
         The slide or the model cannot be used.
     """
     progress.stage(job.slide_id, "regions", 1)
-    prepared = executor.call(prepare_fibres, job)
+    prepared = executor.call(prepare_fibres, job, timeout_s=job.slide_timeout_s)
 
     started = time.monotonic()
     progress.stage(job.slide_id, "fibres", prepared.n_chunks)
-    for _ in executor.map(rank_tiles, ((job, prepared.key, chunk) for chunk in range(prepared.n_chunks))):
+    chunks = ((job, prepared.key, chunk) for chunk in range(prepared.n_chunks))
+    for _ in executor.map(rank_tiles, chunks, timeout_s=job.task_timeout_s):
         progress.advance(job.slide_id)
     timings = {"regions": prepared.seconds, "fibres": time.monotonic() - started}
 
     progress.stage(job.slide_id, "answers and exports", 1)
-    return executor.call(finish_fibres, job, prepared, timings)
+    return executor.call(finish_fibres, job, prepared, timings, timeout_s=job.slide_timeout_s)
 
 
 def check_fibrosis_model(config: PipelineConfig, allow_simulated: bool) -> None:
