@@ -170,9 +170,13 @@ def _evaluation(
     )
 
 
+def class_within(model: SlideEnsemble, label: str) -> str | None:
+    """Return the class of the model that a class of the full task belongs to; None where the model knows none."""
+    return label if label in model.task.codes else model.task.class_of(label)
+
+
 def _within(model: SlideEnsemble, label: str) -> str:
-    """Return the class of the model that a class of the full task belongs to."""
-    own = label if label in model.task.codes else model.task.class_of(label)
+    own = class_within(model, label)
     if own is None:
         known = ", ".join(model.task.codes)
         raise DataError(f"model {model.card['name']} does not know the class {label}; it knows {known}")

@@ -16,6 +16,7 @@ from wsi_pipeline.exports.report.charts import Segment, Styles, stacked
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.summary import Agreement, Answer, read_summary
 from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
+from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 _FIRST_TAXONOMY = "pbc-blast"
@@ -73,7 +74,10 @@ def write_cohort_report(out: Path) -> None:
     summaries = {slide_id: read_summary(path) for slide_id, path in paths.items() if path.is_file()}
     patients = list(_patients(out))
     told = {("slide", name, question_of(a)): a.probability_of for name, s in summaries.items() for a in s.predictions}
-    told |= {("patient", p.subject_id, question_of(a)): a.probability_of for p in patients for a in p.answers}
+    # As the table writes the name.
+    told |= {
+        ("patient", safe_cell(p.subject_id), question_of(a)): a.probability_of for p in patients for a in p.answers
+    }
     answers = []
     for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True):
         answer, slide_id, subject = _answer(row, out), row.get("slide_id", ""), row.get("subject_id", "")

@@ -5,10 +5,10 @@ fitted with a weak pull towards margins of a mean size of 1 and no offset, so th
 
 *Sets*: cross-conformal (Vovk, Ann Math Artif Intell 74:9, 2015) within each class (Mondrian). The score of a patient
 is one less the probability of the true class, answered by a model that did not see it. A class stays in the set while
-at least a share ``1 - coverage`` of its own training patients, and the subject itself, score as high. The coverage is aimed at,
-not guaranteed: the subject is answered by the mean of the folds' models, which no training patient was, and weights and
-scaling are fitted to the same left-out answers. A class of fewer than ``coverage / (1 - coverage)`` patients (9 at
-90 %) is never left out, for nothing can be said of it.
+at least a share ``1 - coverage`` of its own training patients, and the subject itself, score as high. The coverage is
+aimed at, not guaranteed: the subject is answered by the mean of the folds' models, no training patient was, and weights
+and scaling are fitted to the same answers. A class of fewer than ``coverage / (1 - coverage)`` subjects (9 at 90 %) is
+never left out, for nothing can be said of it.
 
 The likeliest class is always in the set. Where no class scores as its own patients do, the likeliest stands alone only
 if its probability reaches the coverage; otherwise the set holds every class.

@@ -154,7 +154,11 @@ class SlideEnsemble:
 
     def combination_for(self, subject: Subject) -> Combination:
         """Return how the members are put together for a subject."""
-        able = {m.name for m in self.members if m.applies(subject)} & set(self.optional)
+        return self.combination_with({m.name for m in self.members if m.applies(subject)})
+
+    def combination_with(self, names_that_apply: Collection[str]) -> Combination:
+        """Return how the members are put together where these can answer."""
+        able = set(names_that_apply) & set(self.optional)
         # The training patients may not have had this very case; "" is always there.
         return next(
             self.combinations[key]
