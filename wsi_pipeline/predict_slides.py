@@ -98,12 +98,14 @@ def _check_fit(models: Sequence[SlideEnsemble], slides: Sequence[FinishedSlide])
     notes = []
     for model in models:
         model.check_made_for(*sorted({slide.specimen for slide in slides}), whose="the runs")
-        for slide in slides:
-            if slide.specimen in model.card["specimens"]:
-                model.check_typed_by(slide.classifier_sha256, whose=slide.slide_id)
-                if model.card["reads_embedding"]:
-                    check_embeddings(slide)
-        others = [slide.slide_id for slide in slides if slide.specimen not in model.card["specimens"]]
+        asked = [slide for slide in slides if slide.specimen in model.card["specimens"]]
+        typed = [slide for slide in asked if slide.classifier_sha256 != model.card["classifier"]["sha256"]]
+        if typed:
+            model.check_typed_by(typed[0].classifier_sha256, whose=some(slide.slide_id for slide in typed))
+        if model.card["reads_embedding"]:
+            for slide in asked:
+                check_embeddings(slide)
+        others = [slide.slide_id for slide in slides if slide not in asked]
         if others:
             notes.append(
                 f"Model {model.card['name']} was not asked about {some(others)}: it was made for "

@@ -257,6 +257,30 @@ def test_other_cohorts_may_have_classes_that_the_model_does_not_know(tmp_path: P
     assert found.external.study.n_by_class == (3, 5), "APL counts as AML where the model has no class of its own"
 
 
+def test_cells_of_the_training_in_another_cohort_are_told(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 30, cohorts=("x", "x", "y"))
+    # P04 is of the other cohort: the first patient once more, under another name.
+    twin, first = (run / "slides" / name / "cells.parquet" for name in ("P04", "P00"))
+    twin.write_bytes(first.read_bytes())
+    lines: list[str] = []
+    found = train_slides(_request(run, table, train_cohort="x", plan=_SMALL), tmp_path / "out", report=lines.append)
+    assert found.external is not None
+    (finding,) = found.external.study.findings
+    assert "P00 and P04 (40)" in finding.message
+    assert "trained on one and is tested on the other" in finding.message
+    assert any(line.startswith("note: other cohorts: 1 pairs of patients share 40 identical") for line in lines)
+    assert not found.study.findings
+
+
+def test_cards_say_what_the_model_cannot_notice(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 12)
+    train_slides(_request(run, table, plan=_SMALL), tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "made.slides.json").read_text())["limits"]
+    assert any("Of apl, aml_other there were too few subjects" in line for line in said)
+    assert any("does not notice an unusual mix of cells or look of the cells" in line for line in said)
+    assert not any("guaranteed is" in line for line in said)
+
+
 def test_more_folds_than_patients_are_refused_before_anything_is_fitted(tmp_path: Path) -> None:
     run, table = _cohort(tmp_path, 12)
     lines: list[str] = []

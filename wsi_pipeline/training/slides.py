@@ -143,7 +143,7 @@ def train_slides(
             notes=_notes(request, fitted.model),
         )
         write_text(out / "held_out.csv", _held_out(inside, data, fitted))
-        external = _external(path, outside, data, request, out, report)
+        external = _external(path, inside, outside, data, request, out, report)
         write_json(out / "metrics.json", _metrics(study, alone, external))
     return TrainedSlides(path=path, study=study, cells=alone, external=external)
 
@@ -165,6 +165,7 @@ def _parted(cohort: Cohort, name: str | None) -> tuple[Cohort, Cohort | None]:
 
 def _external(
     path: Path,
+    inside: Cohort,
     outside: Cohort | None,
     data: TrainingSet,
     request: SlidesTraining,
@@ -183,10 +184,12 @@ def _external(
         return None
     others = subjects_of(outside.bags, counts=outside.counts, count_names=outside.count_names)
     try:
-        found = evaluate_model(model, outside, request.plan, beside=plain_answers(data, others))
+        found = evaluate_model(model, outside, request.plan, beside=plain_answers(data, others), trained_on=inside)
     except DataError as error:
         report(f"note: the other cohorts could not be evaluated: {error}")
         return None
+    for finding in found.study.findings:
+        report(f"note: other cohorts: {finding.message}")
     write_assessment(
         found.study, out / "external.html", title=f"{request.name}: other cohorts", notes=_notes(request, model)
     )

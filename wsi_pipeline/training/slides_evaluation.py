@@ -16,6 +16,7 @@ from wsi_pipeline.errors import ConfigError, DataError, ModelError
 from wsi_pipeline.exports.report.assessment import write_assessment
 from wsi_pipeline.predictions.assessment import BASELINE, Estimate, Plan, Study
 from wsi_pipeline.predictions.assessment.document import document
+from wsi_pipeline.predictions.assessment.leakage import Finding
 from wsi_pipeline.predictions.assessment.study import study_answers
 from wsi_pipeline.predictions.bags import Cohort, cell_leakage
 from wsi_pipeline.predictions.intervals import wilson
@@ -109,7 +110,12 @@ def evaluate_slides(
 
 
 def evaluate_model(
-    model: SlideEnsemble, cohort: Cohort, plan: Plan, *, beside: Mapping[str, FloatArray] | None = None
+    model: SlideEnsemble,
+    cohort: Cohort,
+    plan: Plan,
+    *,
+    beside: Mapping[str, FloatArray] | None = None,
+    trained_on: Cohort | None = None,
 ) -> Evaluation:
     """Return the figures of a model on subjects that it has not seen; beside it, where there are any, the criteria.
 
@@ -117,6 +123,8 @@ def evaluate_model(
     ----------
     beside
         Probabilities ``(n, classes)`` of other models, by name.
+    trained_on
+        Whom the model was trained on, where that is known: cells that both share are looked for.
 
     Raises
     ------
@@ -147,11 +155,18 @@ def evaluate_model(
         classes=[codes[c] for c in present],
         feature_names=["nucleated cells"],
         plan=replace(plan, folds=min(plan.folds, rarest)),
-        findings=cell_leakage(cohort.bags, cohort.patients),
+        findings=_shared_cells(cohort, trained_on),
     )
     subjects = subjects_of(cohort.bags, counts=cohort.counts, count_names=cohort.count_names)
     decided = [decide(model, subject) for subject in subjects]
     return _evaluation(model, decided, labels, study, tuple(c for c in codes if c not in labels))
+
+
+def _shared_cells(cohort: Cohort, trained_on: Cohort | None) -> tuple[Finding, ...]:
+    if trained_on is None:
+        return cell_leakage(cohort.bags, cohort.patients)
+    patients = (*trained_on.patients, *cohort.patients)
+    return cell_leakage((*trained_on.bags, *cohort.bags), patients, trained_on=trained_on.patients)
 
 
 def _evaluation(

@@ -46,8 +46,10 @@ def test_a_class_of_few_patients_is_never_left_out() -> None:
     p = np.array([[0.9, 0.1]] * 20 + [[0.1, 0.9]] * 8)
     sets = ConformalSets.fit(p, np.array([0] * 20 + [1] * 8), 0.9)
     assert sets.classes_of(np.array([0.999, 0.001])) == (0, 1)
+    assert sets.never_left_out == (1,)
     more = ConformalSets.fit(np.array([[0.9, 0.1]] * 20 + [[0.1, 0.9]] * 9), np.array([0] * 20 + [1] * 9), 0.9)
     assert more.classes_of(np.array([0.999, 0.001])) == (0,)
+    assert more.never_left_out == ()
 
 
 def test_a_subject_between_two_well_told_classes_gets_no_answer() -> None:

@@ -226,6 +226,12 @@ def test_damaged_files_are_refused(fusion: SlideEnsemble, tmp_path: Path) -> Non
         with pytest.raises(ModelError) as error:
             load_slide_model(path)
         assert str(path) in str(error.value)
+    path.write_bytes(content)
+    for classifier in ({"name": "c"}, "c"):
+        said = {**CARD, "sha256": file_sha256(path), "classifier": classifier}
+        beside_weights(path, ".json").write_text(json.dumps(said))
+        with pytest.raises(ModelError, match="does not say the classifier"):
+            load_slide_model(path)
     with pytest.raises(MissingWeightsError):
         load_slide_model(tmp_path / "none.slides.safetensors")
 

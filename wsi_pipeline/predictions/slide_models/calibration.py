@@ -93,12 +93,20 @@ class ConformalSets:
         for c, own in enumerate(self.scores):
             score = 1 - float(probabilities[c])
             as_high = len(own) - int(np.searchsorted(own, score - 1e-12, side="left"))
-            if as_high + 1 > (1 - self.coverage) * (len(own) + 1) + 1e-9:
+            if self._stays(as_high, len(own)):
                 kept.add(c)
         likeliest = int(probabilities.argmax())
         if not kept and probabilities[likeliest] < self.coverage:
             return tuple(range(len(self.scores)))
         return tuple(sorted(kept | {likeliest}))
+
+    @property
+    def never_left_out(self) -> tuple[int, ...]:
+        """Return the classes of too few subjects to say anything of."""
+        return tuple(c for c, own in enumerate(self.scores) if self._stays(0, len(own)))
+
+    def _stays(self, as_high: int, n: int) -> bool:
+        return as_high + 1 > (1 - self.coverage) * (n + 1) + 1e-9
 
     def to_json(self) -> dict[str, Any]:
         """Return what a file holds."""
