@@ -40,6 +40,11 @@ def test_shipped_tasks_are_those_of_the_contract_and_have_states() -> None:
         ("smear_diagnosis", "MDS-like", "mds_like"),
         ("apl", "normal", None),
         ("mds", "", None),
+        ("mds", "?", None),
+        ("apl", "PML::RARA", "apl"),
+        ("apl", "PML::RARA -", None),
+        ("apl", "pml-rara (\u2212)", None),
+        ("apl", "non-APL AML", "aml_other"),
     ],
 )
 def test_labels_mean_classes(task: str, label: str, code: str | None) -> None:
@@ -66,12 +71,25 @@ def test_a_task_of_a_user(tmp_path: Path) -> None:
     assert task.open_states({"one"}) is None
 
 
+def test_labels_may_be_of_any_script(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(_MINE.replace("fr: un", "fr: 急性白血病").replace("[rest]", "[正常, Здоров]"), encoding="utf-8")
+    task = load_task(path)
+    assert [task.class_of(label) for label in ("急性白血病", "正常", "ЗДОРОВ", "未知")] == [
+        "one",
+        "other",
+        "other",
+        None,
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (("code: other", "code: one"), "stands twice"),
         (("positive: one", "positive: two"), "positive 'two'"),
         (("[rest]", "[ONE]"), "means one and other"),
+        (("[rest]", '["?!"]'), "of other has no letter or digit"),
         (("blood_smear", "trephine"), "specimens"),
         (("name: mine", "nom: mine"), "name"),
     ],
