@@ -99,7 +99,7 @@ class MapDocument(_Part):
         lengths |= {len(own.z) for own in self.samples}
         if lengths != {d}:
             raise ValueError(f"{d} features are named, and as many numbers of each kind are needed")
-        if any(own.code not in codes for own in (*self.samples, *self.contours)):
+        if {own.code for own in self.samples} - codes or {own.code for own in self.contours} - codes:
             raise ValueError("a sample or contour is of a class that is not there")
         return self
 
