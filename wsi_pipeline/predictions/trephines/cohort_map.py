@@ -6,7 +6,8 @@ Around the samples of a class run the contours of their kernel density (Gaussian
 90 % of it. A map like this is the output of Sirinukunwattana et al., Blood Adv 4:3284, 2020. It shows who is like whom;
 it is no test, and two components leave out most of what there is: how much they keep is in the file.
 
-The map is one JSON file beside its model, ``NAME.map.json``; reference samples have a class and a place there, no name.
+The map is one JSON file beside its model, ``NAME.slides.map.json``; reference samples have a class and a place there,
+no name.
 """
 
 from __future__ import annotations
