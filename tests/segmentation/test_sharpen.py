@@ -86,7 +86,7 @@ def test_a_cell_is_the_same_whatever_lies_around_it() -> None:
     height, width = cell.shape
     labels = np.zeros((height + 90, width + 70), np.int32)
     big = np.full((*labels.shape, 3), 120, np.uint8)
-    nuclear = np.random.default_rng(0).random(labels.shape) < 0.5
+    nuclear = np.asarray(np.random.default_rng(0).random(labels.shape) < 0.5)
     labels[40 : 40 + height, 30 : 30 + width] = 2 * cell
     labels[:20, :20] = 1
     big[40 : 40 + height, 30 : 30 + width][cell] = rgb[cell]
