@@ -32,7 +32,7 @@ from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonom
 from wsi_pipeline.regions import area_mm2, write_regions
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import evidence_of, exclusive, slide_of, use_threads
-from wsi_pipeline.slide_answers import answer_slide, provenance_of
+from wsi_pipeline.slide_answers import answer_slide, map_slide, provenance_of
 from wsi_pipeline.stages import (
     Prepared,
     chunk_name,
@@ -180,6 +180,8 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
     write_json(job.folder / "summary.json", summary)
     if config.predictions.slide_models:
         summary["predictions"] += [prediction.to_dict() for prediction in answer_slide(job, status)]
+        if trephine is not None and status == "ok":
+            trephine["map"] = map_slide(job)
         write_json(job.folder / "summary.json", summary)
     if config.exports.report:
         also = red_taxonomy(red)

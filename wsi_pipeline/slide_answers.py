@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from wsi_pipeline.atomic import write_json
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.exports.qupath_answers import add_answers
@@ -16,12 +18,16 @@ from wsi_pipeline.predictions.attention import FILE, attention_table, read_atten
 from wsi_pipeline.predictions.bags import CellBag, FinishedSlide, bags_of, finished_slide
 from wsi_pipeline.predictions.model_answers import Asked, ask, check_names, without_cells
 from wsi_pipeline.predictions.prediction import Prediction, PredictionLevel
+from wsi_pipeline.predictions.slide_features import Vocabulary, slide_features
 from wsi_pipeline.predictions.slide_models import SlideEnsemble
+from wsi_pipeline.predictions.slide_models.storage import map_file
+from wsi_pipeline.predictions.trephines.cohort_map import load_cohort_map
 from wsi_pipeline.runtime.worker import slide_model
 from wsi_pipeline.trephine_answer import phenotypes_of
 from wsi_pipeline.weights import find_weights
 
 QUPATH = "qupath.geojson.gz"
+COHORT_MAP = "cohort_map.json"
 SLIDE_MODEL, SHA256 = "slide model ", " SHA-256"
 """What an entry of the provenance begins and ends with that holds a model's SHA-256."""
 
@@ -164,6 +170,32 @@ def answer_slide(job: SlideJob, status: str) -> list[Prediction]:
     qupath = job.folder / QUPATH
     write_asked(job.folder, bag, asked, qupath=qupath if job.config.exports.qupath and qupath.is_file() else None)
     return list(asked.predictions)
+
+
+def map_slide(job: SlideJob) -> dict[str, Any] | None:
+    """Place a trephine on the cohort map of the first model that has one; write ``cohort_map.json``.
+
+    Returns
+    -------
+    dict or None
+        What ``summary.json`` says under ``trephine.map``; None without a map, of simulated cohorts that are not
+        allowed, and where too few megakaryocytes were found to tell the sample's features.
+    """
+    slide = finished_slide(job.folder)
+    out = job.folder / COHORT_MAP
+    out.unlink(missing_ok=True)
+    if slide.trephine is None or slide.trephine["abstained"]:
+        return None
+    (bag,) = bags_of([slide], level="slide", embedding=False)
+    for name, model in zip(job.config.predictions.slide_models, models_of(job.config), strict=True):
+        found = load_cohort_map(map_file(find_weights(name, "slides").path))
+        if found is None or (found.document.simulated and not job.allow_simulated):
+            continue
+        own = slide_features(bag, vocabulary=Vocabulary.of([bag]))
+        sample = found.place(own.names, own.values)
+        write_json(out, found.drawing(sample))
+        return {"model": model.card["name"], "file": COHORT_MAP, "simulated": found.document.simulated, **sample}
+    return None
 
 
 def answer_patient(jobs: Sequence[SlideJob]) -> list[Prediction]:

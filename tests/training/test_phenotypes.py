@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_trephines import MadeTrephine, make_trephines, two_groups
 
-from tests.made_trephines import MadeTrephine, make_trephines, two_groups
 from wsi_pipeline.errors import ConfigError, DataError, MissingWeightsError, ModelError
 from wsi_pipeline.predictions.trephines.megakaryocytes import read_megakaryocytes
 from wsi_pipeline.predictions.trephines.phenotypes import load_phenotypes
@@ -91,7 +91,8 @@ def test_cut_cells_have_no_phenotype(model_file: Path, tmp_path: Path) -> None:
 
 
 def test_phenotypes_of_simulated_cells_need_leave(tmp_path: Path) -> None:
-    from tests.made_trephines import MPP, WINDOW
+    from made_trephines import MPP, WINDOW
+
     from wsi_pipeline.predictions.trephines.sample import trephine_sample
 
     slides = [MadeTrephine(slide_id=f"S{i}", mix=(14, 12, 10), seed=i, simulated=True) for i in range(6)]

@@ -20,8 +20,9 @@ from wsi_pipeline.predictions.assessment.document import document
 from wsi_pipeline.predictions.bags import Cohort, cell_leakage
 from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
-from wsi_pipeline.predictions.slide_models.storage import load_slide_model, model_path, save_slide_model
+from wsi_pipeline.predictions.slide_models.storage import load_slide_model, map_file, model_path, save_slide_model
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
+from wsi_pipeline.predictions.trephines.cohort_map import fit_cohort_map
 from wsi_pipeline.training.cards import write_card
 from wsi_pipeline.training.slides_card import slide_card
 from wsi_pipeline.training.slides_data import CohortRequest, maps_of, read_request, training_set
@@ -29,9 +30,12 @@ from wsi_pipeline.training.slides_evaluation import Evaluation, evaluate_model
 from wsi_pipeline.training.slides_fit import FittedModel, fit_slide_model
 from wsi_pipeline.training.slides_members import TrainingSet, is_of_sections, members_of, reads_embedding
 from wsi_pipeline.training.slides_study import CellLevel, cell_level, plain_answers, study_slides
+from wsi_pipeline.training.slides_trees import feature_values
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
+MAP_FAMILIES = ("megakaryocyte", "phenotype", "arrangement", "cellularity")
+"""Families of features that a cohort map is drawn of; MekaNet's depend on the size of the slide."""
 LEAST_PATIENTS = 5
 """Patients of each class that a training needs, one for each fold."""
 
@@ -136,6 +140,8 @@ def train_slides(
         out.mkdir(parents=True, exist_ok=True)
         save_slide_model(fitted.model, path)
         write_card(slide_card(request, inside, data, fitted, study, alone), path)
+        if sections:
+            _write_map(path, data)
         external = _external(path, outside, data, request, out, report)
         write_assessment(
             study,
@@ -146,6 +152,25 @@ def train_slides(
         write_text(out / "held_out.csv", _held_out(inside, data, fitted))
         write_json(out / "metrics.json", _metrics(study, alone, external))
     return TrainedSlides(path=path, study=study, cells=alone, external=external)
+
+
+def _write_map(path: Path, data: TrainingSet) -> None:
+    """Write the map of a cohort of trephines beside its model, or remove that of an earlier one."""
+    card = load_slide_model(path).card
+    features = [i for i, f in enumerate(data.vocabulary.features) if f.family in MAP_FAMILIES]
+    found = fit_cohort_map(
+        [data.vocabulary.names[i] for i in features],
+        feature_values(data.vocabulary, data.subjects)[:, features],
+        [data.task.codes[i] for i in data.labels.tolist()],
+        classes=[(own.code, own.name_en) for own in data.task.classes],
+        model=str(card["name"]),
+        simulated=bool(card["simulated"]),
+        trained_on=str(card["trained_on"]),
+    )
+    if found is None:
+        map_file(path).unlink(missing_ok=True)
+    else:
+        write_json(map_file(path), found.document.model_dump(mode="json"))
 
 
 def _parted(cohort: Cohort, name: str | None) -> tuple[Cohort, Cohort | None]:

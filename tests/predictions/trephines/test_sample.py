@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made_trephines import MPP, WINDOW, MadeTrephine, cells_of
 from shapely.geometry import MultiPolygon
 
-from tests.made_trephines import MPP, WINDOW, MadeTrephine, cells_of
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.trephines.megakaryocytes import MEASURES, Megakaryocytes, read_megakaryocytes
 from wsi_pipeline.predictions.trephines.mekanet import UNITS

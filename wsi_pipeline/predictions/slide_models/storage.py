@@ -25,7 +25,7 @@ from wsi_pipeline.predictions.slide_models.networks import AttentionMember, Morp
 from wsi_pipeline.predictions.slide_models.trees import BoosterMember, TreeMember
 from wsi_pipeline.predictions.slide_models.unusual import Unusual
 from wsi_pipeline.predictions.tasks.task import read_task
-from wsi_pipeline.weights import Weights, find_weights
+from wsi_pipeline.weights import Weights, beside_weights, find_weights
 
 TASK = "slides"
 """Of the cards."""
@@ -42,6 +42,11 @@ _CARD = ("classifier", "reads_embedding", "simulated", "trained_on", "limits")
 def model_path(folder: Path, name: str) -> Path:
     """Return where a model's file lies; its cards lie beside it."""
     return folder / f"{name}{SUFFIX}"
+
+
+def map_file(path: Path) -> Path:
+    """Return where the cohort map of a model of trephines lies, beside its file."""
+    return beside_weights(path, ".map.json")
 
 
 def save_slide_model(model: SlideEnsemble, path: Path) -> None:

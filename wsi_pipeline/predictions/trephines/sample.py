@@ -20,7 +20,8 @@ The entry, JSON values only; None (null) is what cannot be told::
     arrangement       as :meth:`~wsi_pipeline.predictions.trephines.arrangement.Arrangement.to_dict`: nearest_um,
                       clark_evans, pair_correlation, clusters, bone
     mekanet           the 19 features by MekaNet's names, um
-    map               None or {model, x, y, label_names, nearest: [{label, distance}], file}, see ``cohort_map``
+    map               None, or where a model with a cohort map answers {model, simulated, x, y, known, nearest: [{class,
+                      distance}], file}; the file beside it, ``cohort_map.json``, is what is drawn (``cohort_map``)
 """
 
 from __future__ import annotations
