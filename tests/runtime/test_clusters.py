@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def export(x: int) -> int:
     return x
 
 
-# Layout ----------------------------------------------------------------------------------------------------------------
+# Layout -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_an_allocation_bounds_the_cores(monkeypatch: pytest.MonkeyPatch) -> None
     assert usable_cores() <= (os.cpu_count() or 1)
 
 
-# Configuration ---------------------------------------------------------------------------------------------------------
+# Configuration ------------------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_file_holds_the_defaults() -> None:
@@ -159,7 +160,7 @@ def test_a_variable_in_front_of_a_path_stays_one() -> None:
     assert said.stdout == "/s p; ace/a b|/s p; ace"
 
 
-# Slurm's job -----------------------------------------------------------------------------------------------------------
+# Slurm's job --------------------------------------------------------------------------------------------------------
 
 
 def job_of(out: Path, config: RuntimeConfig = CPU, **settings: Any) -> str:
@@ -187,7 +188,7 @@ def test_every_path_of_a_job_is_quoted(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     ).stdout.split("\0")[:-1]  # fmt: skip
     assert said[:4] == [python, "-m", "wsi_pipeline.cli.main", "worker"]
-    given = {option: value for option, value in zip(said, said[1:], strict=False) if option.startswith("--")}
+    given = {option: value for option, value in pairwise(said) if option.startswith("--")}
     assert given["--tls-ca-file"] == str(files.ca_file)
     assert given["--tls-key"] == str(files.key)
     assert given["--local-directory"] == f"/t m p/{NASTY}"
@@ -208,11 +209,11 @@ def test_a_job_asks_for_what_the_file_says(tmp_path: Path) -> None:
     assert "\nmodule load python/3.12\n" in script
     words = words_of(script)
     assert words[4] == "tls://SCHEDULER:PORT", "a cluster of several nodes is encrypted unless that is switched off"
-    options = dict(zip(words, words[1:], strict=False))
+    options = dict(pairwise(words))
     assert options["--lifetime-s"] == str(86400 - 600)
     assert (options["--gpu-processes"], options["--interface"]) == ("2", "ib0")
     assert "--host" not in options
-    assert "--gpu:a100=2" in job_of(tmp_path, gpus=2, gpu_request="--gpu:a100=2")
+    assert "--gpus-per-node=a100:2" in job_of(tmp_path, gpus=2, gpu_request="--gpus-per-node=a100:2")
     with pytest.raises(DeviceError, match="gpus is 0"):
         job_of(tmp_path, RuntimeConfig(device="cuda"))
 
@@ -247,7 +248,7 @@ def test_slurm_elsewhere_and_no_allocation_are_errors(tmp_path: Path, monkeypatc
             pass
 
 
-# Who listens, who may join ---------------------------------------------------------------------------------------------
+# Who listens, who may join ------------------------------------------------------------------------------------------
 
 
 def listening() -> set[str]:
@@ -282,8 +283,8 @@ def encrypted(tmp_path: Path) -> Iterator[tuple[str, TlsFiles]]:
         cluster = SpecCluster(workers={}, scheduler=_scheduler(request, security), security=security, silence_logs=50)
         worker = subprocess.Popen(
             [
-                sys.executable, "-m", "wsi_pipeline.cli.main", "worker", cluster.scheduler_address, "--host", "127.0.0.1",
-                "--tls-ca-file", files.ca_file, "--tls-cert", files.cert, "--tls-key", files.key,
+                sys.executable, "-m", "wsi_pipeline.cli.main", "worker", cluster.scheduler_address,
+                "--host", "127.0.0.1", "--tls-ca-file", files.ca_file, "--tls-cert", files.cert, "--tls-key", files.key,
                 "--local-directory", tmp_path,
             ],
             stderr=subprocess.PIPE, text=True,
@@ -320,7 +321,7 @@ def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:
             pass
 
 
-# Which worker ----------------------------------------------------------------------------------------------------------
+# Which worker -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -26,9 +26,8 @@ from wsi_pipeline.simulation import make_virtual_slide
 
 pytestmark = [
     pytest.mark.slurm,
-    pytest.mark.skipif(
-        bool(missing()), reason=f"not on this machine: {', '.join(missing())} (Debian: slurm-wlm munge)"
-    ),
+    pytest.mark.skipif(bool(missing()), reason=f"without {', '.join(missing())} (Debian: slurm-wlm, munge)"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="slurmd runs as root only"),
 ]
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
