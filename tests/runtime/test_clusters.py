@@ -227,7 +227,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(
     settings.mkdir(parents=True)
     (settings / "jobqueue.yaml").write_text("jobqueue: {slurm: {queue: mine, job-extra-directives: ['--x=1']}}\n")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    slide = make_virtual_slide(tmp_path / "s.tiff", profile="normal", size_px=128, seed=1).path
+    slide = make_virtual_slide(tmp_path / "s.tiff", profile="normal", size_px=256, seed=1).path
     code, said, err = command("run", slide, "--out", tmp_path / "out", "--cluster", "slurm", "--dry-run")
     assert code == 0, err
     assert "\n#SBATCH --cpus-per-task=8\n" in said
