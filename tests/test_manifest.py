@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -242,3 +243,11 @@ def test_a_manifest_says_what_is_simulated(tmp_path: Path, text: str, simulated:
 def test_simulated_is_true_or_false(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="line 2: simulated is 'yes'; it must be true, false or empty"):
         read_manifest(write(tmp_path, "slide,simulated", "a.svs,yes"))
+
+
+def test_a_name_may_hold_whatever_a_file_system_takes(tmp_path: Path) -> None:
+    names = ["new\nline.tiff", 'it\'s "a"; b.tiff', "ca\r\nrriage.tiff", "..\\x.tiff"]
+    with (tmp_path / "m.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["slide"], *([name] for name in names)])
+    found = read_manifest(tmp_path / "m.csv")
+    assert [entry.path.name for entry in found] == names
