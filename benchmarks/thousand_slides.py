@@ -7,10 +7,11 @@
 Slides: ``--files`` virtual smears of 0.05 mm2 under ``--slides`` names (links). Every slide is opened, counted and
 reported by itself; only the system's cache of files is warmer than with as many files.
 
-Scheduler, workers and client are processes of their own. Resident memory of each is read every two seconds (and
-kept in ``memory-*.csv`` of the scratch folder as it goes). "first" is the largest in the second tenth of the run, "last" in the last tenth; flat is last over first near 1. A task's cost:
-2,000 tasks that do nothing, with the arguments of a real one, through the same executor and scheduler; and the share
-that this makes of the run's time, were nothing of it hidden behind computing.
+Scheduler, workers and client are processes of their own. Resident memory of each is read every two seconds, and kept
+in ``memory-*.csv`` of the scratch folder as it goes. "first" is the largest in the second tenth of the run, "last" in
+the last tenth; flat is last over first near 1. A task's cost: 2,000 tasks that do nothing, with the arguments of a real
+one, through the same executor and scheduler; and the share that this makes of the run's time, were nothing of it hidden
+behind computing.
 
 ``--virtual N``: a TIFF of N x N pixels at 0.25 um/px, all of it the same white tile but for at most 2 % of tiles from
 real fields, which are shared, so the file is small and the work is not. Memory of the largest worker is told.
