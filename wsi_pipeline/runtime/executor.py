@@ -250,7 +250,7 @@ class Executor(_Reporting):
             _log.warning("worker %s hangs and could not be replaced: %s", address, error)
 
 
-def _leave() -> None:
+async def _leave() -> None:  # a coroutine, since Dask does not wait for those
     os._exit(1)
 
 
