@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from wsi_pipeline.config import RuntimeConfig
@@ -137,10 +138,8 @@ class Executor(_Reporting):
     @property
     def dashboard(self) -> str:
         """Return the address of Dask's dashboard; empty where the scheduler has none."""
-        try:
-            return str(self._client.dashboard_link)
-        except (KeyError, ValueError, AttributeError):
-            return ""
+        services = self._client.scheduler_info().get("services", {})
+        return str(self._client.dashboard_link) if "dashboard" in services else ""
 
     def device(self, requested: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
         """Return the device that segments and classifies, on whichever worker."""
@@ -191,20 +190,23 @@ class Executor(_Reporting):
         running: Any = as_completed(loop=self._client.loop)
 
         def fill() -> None:
+            # Half of them at once: what the scheduler does for a call of the client is much of what a task costs it.
             most = _QUEUED_PER_WORKER * self.n_workers
-            while len(unfinished) < most:
-                arguments = next(waiting, None)
-                if arguments is None:
-                    break
-                submit(arguments, isolated=0)
+            if len(unfinished) <= most // 2 and (more := list(islice(waiting, most - len(unfinished)))):
+                submit(more, isolated=0)
 
-        def submit(arguments: tuple[Any, ...], *, isolated: int) -> None:
-            run = run_isolated if isolated else run_packed
-            key = f"{name_of(function)}-{uuid.uuid4().hex}"
-            what = pack(function, arguments)
-            future = self._client.submit(run, what, timeout_s, key=key, pure=False, resources=resources)
-            unfinished[future.key] = future, arguments, isolated
-            running.add(future)
+        def submit(arguments: list[tuple[Any, ...]], *, isolated: int) -> None:
+            futures: list[Any] = self._client.map(
+                run_isolated if isolated else run_packed,
+                [pack(function, one) for one in arguments],
+                key=[f"{name_of(function)}-{uuid.uuid4().hex}" for _ in arguments],
+                timeout_s=timeout_s,
+                pure=False,
+                resources=resources,
+            )
+            for future, one in zip(futures, arguments, strict=True):
+                unfinished[future.key] = future, one, isolated
+            running.update(futures)
 
         try:
             fill()
@@ -220,7 +222,7 @@ class Executor(_Reporting):
                             f"workers died again and again beside {name_of(function)}, which ran in a process of its "
                             "own; the machine is short of memory, or something ends its workers"
                         ) from None
-                    submit(arguments, isolated=isolated + 1)
+                    submit([arguments], isolated=isolated + 1)
                 finally:
                     future.release()
                 if outcome is not None and outcome.report.timed_out:
