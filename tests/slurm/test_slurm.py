@@ -42,7 +42,8 @@ SETTINGS = [
 NAMES = ('it\'s "a" b;$(touch PWNED) %j.tiff', "new\nline `touch PWNED` – ß漢.tiff", "plain.tiff")
 OUT = "out dir; $(touch PWNED) 'q' \"d\" ü"
 PATIENCE_S = float(os.environ.get("WSI_PIPELINE_PATIENCE_S", "180"))
-"""For one job; a machine that does other work needs more."""
+WALLTIME_MIN = int(os.environ.get("WSI_PIPELINE_WALLTIME_MIN", "1"))
+"""For one job, and of the job that is to reach its limit; a machine that does other work needs more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,10 +150,10 @@ def blocks_of(out: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def frozen(site: Site) -> str:
-    """A job with a minute of walltime that stops in the middle of its work, so that it will reach the limit."""
+    """A job with little walltime that stops in the middle of its work, so that it will reach the limit."""
     out = site.out("walltime")
-    job = site.submit("run_dask.sbatch", out, "--time=1", "--signal=B:USR1@1", "--no-requeue")
-    wait_for(lambda: blocks_of(out), "no block was computed")
+    job = site.submit("run_dask.sbatch", out, f"--time={WALLTIME_MIN}", "--signal=B:USR1@1", "--no-requeue")
+    wait_for(lambda: blocks_of(out) or site.slurm.state(job) == "FAILED", "no block was computed")
     listed = site.slurm.ask("scontrol", "listpids", job).splitlines()[1:]
     for pid in (int(line.split()[0]) for line in listed):
         if pid > 0 and pid != os.getpid():
@@ -247,7 +248,7 @@ def test_a_job_that_slurm_refuses_is_an_error_with_slurms_words(site: Site, tmp_
 
 def test_a_job_that_reached_its_walltime_goes_on_where_it_was(site: Site, frozen: str) -> None:
     out = site.out("walltime")
-    assert site.slurm.wait(frozen, 180) == "TIMEOUT"
+    assert site.slurm.wait(frozen, 60 * WALLTIME_MIN + 120) == "TIMEOUT"
     assert not (out / "slides.csv").exists()
     job = site.submit("run_dask.sbatch", out)
     assert site.slurm.wait(job, PATIENCE_S) == "COMPLETED"
