@@ -321,8 +321,8 @@ def _open_address(request: ClusterRequest, config: RuntimeConfig) -> Iterator[Op
     from distributed import Client
 
     tls = request.config.tls
+    security = security_of(tls) if isinstance(tls, TlsFiles) else None
     try:
-        security = security_of(tls) if isinstance(tls, TlsFiles) else None
         client = Client(request.kind, timeout=_ANSWER_S, set_as_default=False, security=security)
     except (OSError, ValueError, TypeError) as error:
         hint = ""
