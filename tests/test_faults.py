@@ -99,8 +99,9 @@ def test_bad_slides_are_rows_with_their_reason_and_harm_no_other(
     for path in slides:
         shutil.copyfile(slide, path)
     out = tmp_path / "out"
+    settings = {"runtime.retries": 0, "runtime.task_timeout_s": limit_s, "runtime.slides_in_flight": 6}
     ended = subprocess.run(
-        command(slides, out, **{"runtime.retries": 0, "runtime.task_timeout_s": limit_s, "runtime.slides_in_flight": 6}),
+        command(slides, out, **settings),
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE / "faulty"), *filter(None, sys.path)])},
         capture_output=True, text=True, timeout=600 + 20 * limit_s, check=False,
     )  # fmt: skip

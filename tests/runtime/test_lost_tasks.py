@@ -117,6 +117,15 @@ def test_a_task_that_ends_its_process_is_a_crash(cluster: Executor, task: object
     assert cluster.call(who) > 0
 
 
+def test_workers_that_die_as_soon_as_they_start_are_replaced(cluster: Executor) -> None:
+    """Each death falls into the moment in which Dask's own nanny gives up."""
+    for _ in range(3):
+        with pytest.raises(TaskLostError) as caught:
+            cluster.call(leave)
+        assert caught.value.reason == "crash"
+    assert cluster.call(who) > 0
+
+
 def test_a_process_of_its_own_tells_how_it_ended(tmp_path: Path) -> None:
     outcome = run_isolated(pack(write, (str(tmp_path / "x"),)), 300)
     assert outcome.result == str(tmp_path / "x")

@@ -131,8 +131,8 @@ def run_task(function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s
     Parameters
     ----------
     timeout_s
-        Seconds after which it is given up, without those it waits for other tasks of the process. A thread cannot be ended from outside, so the caller must see to it that
-        the process is.
+        Seconds after which it is given up, not counting those it waits for other tasks of the process. A thread cannot
+        be ended from outside, so the caller must see to it that the process is.
 
     Raises
     ------
