@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_pipeline.config import RuntimeConfig
-from wsi_pipeline.errors import ConfigError, DeviceError
+from wsi_pipeline.errors import ConfigError, DeviceError, WsiPipelineError
 from wsi_pipeline.runtime.cluster_config import ClusterConfig, SlurmConfig, TlsFiles, load_cluster_config
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.kept_workers import keep_workers
@@ -219,7 +219,17 @@ def _open_local(request: ClusterRequest, config: RuntimeConfig) -> Iterator[Open
     layout = layout_of(config, cores=usable_cores(), gpus=len(gpus))
     alike = {"host": LOOPBACK, "silence_logs": _SILENT}
     workers = {i: {"cls": Nanny, "options": {**alike, **options}} for i, options in enumerate(layout.options(gpus))}
-    cluster = SpecCluster(workers=workers, scheduler=_scheduler(request, None), silence_logs=_SILENT)
+    for left in reversed(range(_STARTS)):
+        try:
+            cluster = SpecCluster(workers=workers, scheduler=_scheduler(request, None), silence_logs=_SILENT)
+            break
+        except RuntimeError as error:  # a worker died before it had started
+            if not left:
+                raise WsiPipelineError(
+                    f"the workers of this machine do not start ({error}); most often memory is short: use fewer "
+                    "runtime.workers",
+                    reason="run-stopped",
+                ) from None
     client = Client(cluster, set_as_default=False)
     try:
         with keep_workers(cluster):
@@ -227,6 +237,9 @@ def _open_local(request: ClusterRequest, config: RuntimeConfig) -> Iterator[Open
     finally:
         close(client)
         close(cluster)
+
+
+_STARTS = 3
 
 
 def _pools(device: str) -> frozenset[str]:

@@ -20,7 +20,10 @@ from wsi_pipeline.errors import WsiPipelineError
 R = TypeVar("R")
 
 _POLL_S = 0.05
+_HEARD_S = 1.0
 _of_thread = threading.local()
+_hearing = threading.Lock()
+_heard = False
 
 
 class Stopwatch:
@@ -114,8 +117,22 @@ class Outcome:
 
 def run_packed(packed: bytes, timeout_s: float | None = None) -> Outcome:
     """Run a task that :func:`pack` made; see :func:`run_task`."""
+    _let_the_nanny_hear()
     function, arguments = pickle.loads(packed)  # noqa: S301  the run's own client sent it
     return run_task(function, arguments, timeout_s)
+
+
+def _let_the_nanny_hear() -> None:
+    """Wait a moment before the first task of a Dask worker.
+
+    Dask's nanny looks every 50 ms whether its worker has started. One that dies before it was seen is given up, where
+    any other is started anew (distributed 2026.7.0).
+    """
+    global _heard  # noqa: PLW0603
+    with _hearing:
+        if not _heard and _address():
+            time.sleep(_HEARD_S)
+        _heard = True
 
 
 def pack(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
