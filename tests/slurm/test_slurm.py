@@ -232,7 +232,7 @@ def test_jobs_of_a_client_that_was_killed_end_and_the_run_goes_on(site: Site) ->
     assert second.returncode == 0, said
     site.check(out)
     assert not (site.folder / ".config").exists(), "Dask wrote into the user's home"
-    assert not list((out / "work").glob(".keys-*/key.pem")) or len(list((out / "work").glob(".keys-*"))) == 1
+    assert not list((out / "work").glob(".keys-*")), "keys are left, of this run or of the one that was killed"
     assert (site.folder / "scratch" / "it's").is_dir()
 
 

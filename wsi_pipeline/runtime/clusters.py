@@ -6,6 +6,7 @@ more, nothing is written outside the run's folder, and a user's own settings of 
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import uuid
@@ -29,6 +30,7 @@ from wsi_pipeline.runtime.layout import (
     usable_cores,
     visible_gpus,
 )
+from wsi_pipeline.runtime.process import ProcessName, this_process
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -40,6 +42,8 @@ _SILENT = logging.CRITICAL
 _ANSWER_S = 20
 _FIRST_WORKER_S = 120
 LOOPBACK = "127.0.0.1"
+_KEYS = ".keys-"
+_OWNER = "owner.json"
 
 _log = logging.getLogger(__name__)
 
@@ -359,11 +363,23 @@ def tls_of(request: ClusterRequest) -> Iterator[TlsFiles | None]:
     else:
         if request.work is None:
             raise TypeError("keys need a folder")
-        folder = request.work / f".keys-{uuid.uuid4().hex}"
+        _remove_keys_of_the_dead(request.work)
+        folder = request.work / f"{_KEYS}{uuid.uuid4().hex}"
         try:
             yield _make_keys(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_keys_of_the_dead(work: Path) -> None:
+    """Remove keys that runs left which were killed on this host; their schedulers are gone."""
+    for owner in work.glob(f"{_KEYS}*/{_OWNER}"):
+        try:
+            process = ProcessName.from_record(json.loads(owner.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+        if process.runs() is False:
+            shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 def _make_keys(folder: Path) -> TlsFiles:
@@ -377,6 +393,7 @@ def _make_keys(folder: Path) -> TlsFiles:
             "in --cluster-config"
         ) from None
     folder.mkdir(parents=True, mode=0o700)
+    (folder / _OWNER).write_text(json.dumps(this_process().to_record()), encoding="utf-8")
     contents = {"ca_file": made.tls_ca_file, "cert": made.tls_worker_cert, "key": made.tls_worker_key}
     for name, content in contents.items():
         path = folder / f"{name}.pem"
