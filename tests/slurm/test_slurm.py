@@ -207,7 +207,7 @@ def _restarts(site: Site, job: str) -> str:
 
 
 def test_jobs_of_a_client_that_was_killed_end_and_the_run_goes_on(site: Site) -> None:
-    out = site.out("slurm")
+    out = site.out("jobs")
     out.parent.mkdir()
     config = site.folder / "cluster.yaml"
     config.write_text(
