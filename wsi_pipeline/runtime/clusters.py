@@ -426,7 +426,12 @@ def security_of(tls: TlsFiles | None) -> Security | None:
 
 def close(part: Client | Cluster) -> None:
     """Close a client or cluster; what the run found is not lost because a worker is slow to stop."""
+    of_callbacks = logging.getLogger("tornado.application")
+    level = of_callbacks.level
+    of_callbacks.setLevel(_SILENT + 1)  # it prints tracebacks of workers that are slow to stop
     try:
         part.close(timeout=_CLOSE_S)
     except TimeoutError:
         _log.info("%s did not close within %s s", type(part).__name__, _CLOSE_S)
+    finally:
+        of_callbacks.setLevel(level)
