@@ -42,7 +42,7 @@ SETTINGS = [
 NAMES = ('it\'s "a" b;$(touch PWNED) %j.tiff', "new\nline `touch PWNED` – ß漢.tiff", "plain.tiff")
 OUT = "out dir; $(touch PWNED) 'q' \"d\" ü"
 PATIENCE_S = float(os.environ.get("WSI_PIPELINE_PATIENCE_S", "180"))
-WALLTIME_MIN = int(os.environ.get("WSI_PIPELINE_WALLTIME_MIN", "1"))
+WALLTIME_MIN = int(os.environ.get("WSI_PIPELINE_WALLTIME_MIN", "2"))
 """For one job, and of the job that is to reach its limit; a machine that does other work needs more."""
 
 
