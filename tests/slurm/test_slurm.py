@@ -215,7 +215,7 @@ def test_jobs_of_a_client_that_was_killed_end_and_the_run_goes_on(site: Site) ->
     out.parent.mkdir()
     config = site.folder / "cluster.yaml"
     config.write_text(
-        f"cores: 1\nmemory: 2GB\nwalltime: '00:20:00'\ninterface: lo\ntls: temporary\ndeath_timeout_s: 20\n"
+        f"cores: 1\nmemory: 2GB\nwalltime: '00:20:00'\ninterface: lo\ntls: temporary\ndeath_timeout_s: 60\n"
         f"scratch: $SCRATCH/it's\nsetup: ['export SCRATCH={site.folder}/scratch']\njobs: {{minimum: 1, maximum: 2}}\n",
         encoding="utf-8",
     )
