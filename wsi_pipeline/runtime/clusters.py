@@ -20,6 +20,7 @@ from wsi_pipeline.config import RuntimeConfig
 from wsi_pipeline.errors import ConfigError, DeviceError
 from wsi_pipeline.runtime.cluster_config import ClusterConfig, SlurmConfig, TlsFiles, load_cluster_config
 from wsi_pipeline.runtime.devices import resolve_device
+from wsi_pipeline.runtime.kept_workers import keep_workers
 from wsi_pipeline.runtime.layout import (
     CPU,
     GPU,
@@ -225,7 +226,8 @@ def _open_local(request: ClusterRequest, config: RuntimeConfig) -> Iterator[Open
     cluster = SpecCluster(workers=workers, scheduler=_scheduler(request, None), silence_logs=_SILENT)
     client = Client(cluster, set_as_default=False)
     try:
-        yield OpenCluster(client=client, device=device, pools=_pools(device))
+        with keep_workers(cluster):
+            yield OpenCluster(client=client, device=device, pools=_pools(device))
     finally:
         close(client)
         close(cluster)

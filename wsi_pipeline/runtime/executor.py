@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 import uuid
@@ -41,7 +42,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _QUEUED_PER_WORKER = 4
-_RESTART_S = 60
 _WORKERS_EVERY_S = 2.0
 _ISOLATED_TRIES = 3
 _NO_SCHEDULER = (
@@ -243,11 +243,15 @@ class Executor(_Reporting):
                 self._client.cancel([future for future, *_ in unfinished.values()])
 
     def _replace(self, address: str) -> None:
-        """Have a worker's nanny start it anew; one without a nanny goes on with the thread that hangs."""
+        """End a worker's process, which its nanny then starts anew; one without a nanny is gone."""
         try:
-            self._client.restart_workers([address], timeout=_RESTART_S, raise_for_error=False)
+            self._client.run(_leave, workers=[address], wait=False, on_error="ignore")
         except Exception as error:  # noqa: BLE001  the slide's own failure is what counts
             _log.warning("worker %s hangs and could not be replaced: %s", address, error)
+
+
+async def _leave() -> None:  # a coroutine, since Dask does not wait for those
+    os._exit(1)
 
 
 def default_workers(config: RuntimeConfig) -> int:

@@ -129,7 +129,13 @@ def read_run_ledger(work: Path) -> RunLedger | None:
     except OSError:
         return None
     if chosen == "sqlite":
-        return SqliteLedger(work / _DATABASE, read_only=True) if (work / _DATABASE).is_file() else None
+        if not (work / _DATABASE).is_file():
+            return None
+        ledger = SqliteLedger(work / _DATABASE, read_only=True)
+        if ledger.is_made():
+            return ledger
+        ledger.close()
+        return None
     return AppendLedger(work, "")
 
 
@@ -186,6 +192,10 @@ class SqliteLedger:
                 )
         except sqlite3.Error as error:
             raise self._error(error) from None
+
+    def is_made(self) -> bool:
+        """Return whether the tables are there: not yet in the first moment of a run."""
+        return self._read("select count(*) from sqlite_master where name in ('slide', 'file')") == [(2,)]
 
     def begin(self, slide_id: str, asked: Mapping[str, Any]) -> None:
         text = json.dumps(dict(asked), sort_keys=True)
@@ -315,11 +325,8 @@ class AppendLedger:
         for path in sorted((self._work / slide_id).glob(f"{_LOG}*.log")):
             for line in path.read_bytes().split(b"\n"):
                 crc, _, text = line.partition(b" ")
-                try:
-                    whole = int(crc, 16) == zlib.crc32(text)
-                except ValueError:
-                    continue  # torn by a loss of power, or between two appends
-                if whole:
+                # One that is torn by a loss of power, or lies between two appends, is none.
+                if text and crc == f"{zlib.crc32(text):08x}".encode():
                     record = json.loads(text)
                     found[record["file"]] = record["bytes"]
         return found

@@ -7,9 +7,10 @@ import pickle
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,7 +19,46 @@ from wsi_pipeline.errors import WsiPipelineError
 
 R = TypeVar("R")
 
+_POLL_S = 0.05
 _of_thread = threading.local()
+
+
+class Stopwatch:
+    """The time of one task, without what it waits for other tasks of its process: that is their time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self._waited = 0.0
+        self._since: float | None = None
+
+    def seconds(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            waiting = 0.0 if self._since is None else now - self._since
+            return now - self._started - self._waited - waiting
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        with self._lock:
+            self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waited += time.monotonic() - self._since
+                self._since = None
+
+
+@contextmanager
+def waiting_for_others() -> Iterator[None]:
+    """Do not count the block's time to the limit of the task that runs in this thread, if there is one."""
+    watch: Stopwatch | None = getattr(_of_thread, "watch", None)
+    if watch is None:
+        yield
+    else:
+        with watch.paused():
+            yield
 
 
 class TaskLostError(WsiPipelineError, RuntimeError):
@@ -91,8 +131,8 @@ def run_task(function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s
     Parameters
     ----------
     timeout_s
-        Seconds after which it is given up. A thread cannot be ended from outside, so the caller must see to it that
-        the process is.
+        Seconds after which it is given up, not counting those it waits for other tasks of the process. A thread cannot
+        be ended from outside, so the caller must see to it that the process is.
 
     Raises
     ------
@@ -152,14 +192,22 @@ def _within(timeout_s: float | None, function: Callable[..., R], *arguments: Any
     runner: ThreadPoolExecutor | None = getattr(_of_thread, "runner", None)
     if runner is None:
         runner = _of_thread.runner = ThreadPoolExecutor(1, thread_name_prefix="task")
-    future: Future[R] = runner.submit(function, *arguments)
-    try:
-        return future.result(timeout=timeout_s)
-    except FutureTimeoutError:
-        if future.done():
-            raise  # the task's own
-        _of_thread.runner = None
-        raise _TimedOutError from None
+    watch = Stopwatch()
+
+    def timed() -> R:
+        _of_thread.watch = watch
+        return function(*arguments)
+
+    future: Future[R] = runner.submit(timed)
+    while True:
+        try:
+            return future.result(timeout=max(_POLL_S, timeout_s - watch.seconds()))
+        except FutureTimeoutError:
+            if future.done():
+                raise  # the task's own
+            if watch.seconds() >= timeout_s:
+                _of_thread.runner = None
+                raise _TimedOutError from None
 
 
 def _address() -> str:
