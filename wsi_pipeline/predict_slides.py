@@ -14,6 +14,7 @@ from wsi_pipeline.exports.report.summary import read_summary
 from wsi_pipeline.galleries.survey import MAX_PIXELS
 from wsi_pipeline.predictions.attention import FILE
 from wsi_pipeline.predictions.bags import FinishedSlide, counts_of, list_runs
+from wsi_pipeline.predictions.bags.routine import panel_of
 from wsi_pipeline.predictions.bags.runs import SMEARS
 from wsi_pipeline.predictions.model_answers import check_names
 from wsi_pipeline.predictions.prediction import PREDICTION_COLUMNS, PredictionLevel
@@ -81,7 +82,7 @@ def predict_slides(
     questions = _questions(slides, loaded)
     told: Sequence[Mapping[str, float] | None] = [None] * len(questions)
     if counts is not None:
-        told, remarks = counts_of(counts, questions)
+        told, remarks = _counts(counts, questions)
         notes += remarks
     _open_folder(out, runs)
     use_threads(1)
@@ -168,6 +169,20 @@ def _questions(slides: Sequence[FinishedSlide], models: Sequence[SlideEnsemble])
             for (patient, _), own in sorted(pooled.items())
         ),
     ]
+
+
+def _counts(table: Path, questions: Sequence[_Question]) -> tuple[list[Mapping[str, float] | None], list[str]]:
+    """Return the routine counts of each subject, of the analytes that stand beside its specimen, and remarks."""
+    told: list[Mapping[str, float] | None] = [None] * len(questions)
+    said: list[str] = []
+    panels = [panel_of(question.slides[0].specimen) for question in questions]
+    for panel in sorted(set(panels)):
+        places = [i for i, own in enumerate(panels) if own == panel]
+        found, remarks = counts_of(table, [questions[i] for i in places], panel=panel)
+        said += remarks
+        for i, values in zip(places, found, strict=True):
+            told[i] = values
+    return told, said
 
 
 def _answered(

@@ -21,9 +21,10 @@ from wsi_pipeline.predictions import (
     pool_counts,
 )
 from wsi_pipeline.predictions.plain_csv import safe_cell
+from wsi_pipeline.predictions.trephines.table import TREPHINE_COLUMNS, TREPHINES_FILE, trephine_row
 from wsi_pipeline.slide_answers import SHA256, SLIDE_MODEL, answer_patient
 
-JOINED = ("red_cells.csv", "dysplasia.csv", "attributes.csv", "fibrosis.csv")
+JOINED = ("red_cells.csv", "dysplasia.csv", "attributes.csv", "phenotypes.csv", "fibrosis.csv")
 """Tables of the slides that the run has as one, too."""
 
 SLIDE_COLUMNS = ("slide_id", "path", "specimen", "status", "reason", "mpp", "area_mm2", "n_cells", "seconds")
@@ -66,6 +67,11 @@ def write_tables(out: Path, jobs: Sequence[SlideJob], summaries: Sequence[dict[s
     write_csv(out / "predictions.csv", PREDICTION_COLUMNS, prediction_rows)
     write_csv(out / "differential.csv", DIFFERENTIAL_COLUMNS, count_rows)
     write_csv(out / "differential_corrected.csv", CORRECTED_COLUMNS, corrected_rows)
+    trephines = [(str(s["slide_id"]), s["trephine"]) for s in summaries if s.get("trephine")]
+    if trephines:
+        write_csv(out / TREPHINES_FILE, TREPHINE_COLUMNS, [trephine_row(*entry) for entry in trephines])
+    else:
+        (out / TREPHINES_FILE).unlink(missing_ok=True)
     finished = [job.folder for job, summary in zip(jobs, summaries, strict=True) if summary["status"] != "failed"]
     for name in JOINED:
         _join(out / name, [folder / name for folder in finished])

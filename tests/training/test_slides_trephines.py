@@ -25,6 +25,7 @@ from wsi_pipeline.predictions.trephines.phenotypes import load_phenotypes
 from wsi_pipeline.training.phenotypes import PhenotypeTraining, train_phenotypes
 from wsi_pipeline.training.slides import SlidesTraining, train_slides
 from wsi_pipeline.training.slides_data import CohortRequest
+from wsi_pipeline.training.slides_evaluation import added_value
 from wsi_pipeline.training.slides_study import SECTION_ALONE
 
 PLAN = Plan(folds=3, repeats=1, null_repeats=0, fractions=(), replicates=100)
@@ -34,7 +35,7 @@ def labels(path: Path, slides: list[MadeTrephine], *, counts: bool) -> Path:
     rng = np.random.default_rng(1)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["patient", "label", *(["PLT_G_L", "HGB_g_dL"] if counts else [])])
+        writer.writerow(["patient", "label", *(["Platelets_G_L", "Hb_g_dL"] if counts else [])])
         for slide in slides:
             own = [f"{rng.normal(600 if slide.label == 'ET' else 300, 120):.0f}", f"{rng.normal(14, 1):.1f}"]
             writer.writerow([slide.subject, slide.label, *(own if counts else [])])
@@ -54,8 +55,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     request = SlidesTraining(
         cohort=CohortRequest(runs=(run,), manifest=table, task=load_task("mpn")), kind="fusion", name="made", plan=PLAN
     )
-    train_slides(request, folder / "fusion")
-    return {"run": run, "table": table, "model": folder / "fusion/made.slides.safetensors", "phenotypes": model}
+    found = train_slides(request, folder / "fusion")
+    (folder / "added.txt").write_text(added_value(found.study))
+    return {
+        "added": folder / "added.txt",
+        "run": run,
+        "table": table,
+        "model": folder / "fusion/made.slides.safetensors",
+        "phenotypes": model,
+    }
 
 
 def test_the_study_tests_what_counts_and_megakaryocytes_add_to_each_other(trained: dict[str, Path]) -> None:
@@ -65,6 +73,9 @@ def test_the_study_tests_what_counts_and_megakaryocytes_add_to_each_other(traine
     pairs = {frozenset((own["first"], own["second"])) for own in study["comparisons"]}
     assert {"fusion", "routine counts, logistic"} in pairs
     assert {"fusion", SECTION_ALONE} in pairs
+    added = trained["added"].read_text()
+    assert "less routine counts, logistic" in added
+    assert f"less {SECTION_ALONE}" in added
     auc = {own["candidate"]: own["per_class"][0]["auc"]["value"] for own in study["assessments"]}
     assert auc[SECTION_ALONE] > 0.8
 
@@ -74,7 +85,7 @@ def test_a_model_answers_with_and_without_counts(trained: dict[str, Path]) -> No
     bags = read_bags([trained["run"]], level="slide", embedding=False)
     bag = next(b for b in bags if b.subject_id == "S000")
     alone = answer(model, bag)
-    both = answer(model, bag, counts={"PLT_G_L": 900.0, "HGB_g_dL": 14.0})
+    both = answer(model, bag, counts={"PLT": 100.0, "Hb": 14.0})
     assert alone.n_cells == len(bag)
     assert sum(alone.probabilities.values()) == pytest.approx(1)
     assert alone.probabilities != both.probabilities
@@ -139,7 +150,7 @@ def test_the_map_lies_beside_the_model_and_has_every_sample(trained: dict[str, P
 
 
 def test_predict_slides_answers_about_trephines(trained: dict[str, Path], tmp_path: Path) -> None:
-    found = predict_slides([str(trained["model"])], [trained["run"]], tmp_path / "answers")
+    found = predict_slides([trained["run"]], tmp_path / "answers", models=[str(trained["model"])])
     answers = [subject.answers[0] for subject in found.subjects if subject.level == "slide"]
     assert len(answers) == 18
     assert {a["task"] for a in answers} == {"mpn"}

@@ -26,7 +26,10 @@ Ignore = Annotated[
 def slides(
     manifest: Manifest,
     task: Annotated[
-        str, typer.Option(help="smear_diagnosis, aml, apl, apl_normal, mds, mds_reactive, or a .yaml file.")
+        str,
+        typer.Option(
+            help="smear_diagnosis, aml, apl, apl_normal, mds, mds_reactive, mpn, mpn_subtype, or a .yaml file."
+        ),
     ],
     cells: Cells,
     more: More = None,
@@ -65,7 +68,7 @@ def slides(
     from wsi_pipeline.predictions.tasks import load_task
     from wsi_pipeline.training.slides import SlidesTraining, train_slides
     from wsi_pipeline.training.slides_data import CohortRequest
-    from wsi_pipeline.training.slides_evaluation import evaluation_table, study_table
+    from wsi_pipeline.training.slides_evaluation import added_value, evaluation_table, study_table
     from wsi_pipeline.weights import beside_weights
 
     asked = load_task(task)
@@ -91,6 +94,8 @@ def slides(
     )
     found = train_slides(request, out, report=lambda line: typer.echo(line, err=True))
     typer.echo(study_table(found.study))
+    if added := added_value(found.study):
+        typer.echo(added)
     for own in found.cells:
         for code, auc in own.auc.items():
             typer.echo(f"image level, {own.of} ({own.n_cells}): AUC of {code} {auc}")

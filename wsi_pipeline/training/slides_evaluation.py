@@ -27,6 +27,7 @@ from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
 from wsi_pipeline.predictions.slide_models.storage import load_slide_model
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.training.slides_data import CohortRequest, read_request
+from wsi_pipeline.training.slides_study import ROUTINE_ALONE, SECTION_ALONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +206,25 @@ def study_table(study: Study) -> str:
             rows.append((name, f"{own.n} of {study.n}", found.candidate, str(own.auc), shown))
     width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(text.ljust(w) for text, w in zip(row, width, strict=True)).rstrip() for row in rows)
+
+
+def added_value(study: Study) -> str:
+    """Return what the models of trephines add to each other, with DeLong's test; empty of other studies.
+
+    For each class the model with routine counts less the one without, and less the counts alone.
+    """
+    others = [a.candidate for a in study.assessments if a.candidate in (SECTION_ALONE, ROUTINE_ALONE)]
+    classes = study.classes[:1] if len(study.classes) == 2 else study.classes
+    pairs = {(c.class_name, c.first, c.second): c.auc for c in study.comparisons}
+    first = study.assessments[0].candidate
+    wanted = [(first, other) for other in others] + ([tuple(others)] if len(others) == 2 else [])
+    lines = []
+    for name in classes if SECTION_ALONE in others or ROUTINE_ALONE in others else ():
+        for one, other in wanted:
+            if (found := pairs.get((name, one, other))) is not None:
+                p = "undefined" if found.p is None else f"{found.p:.3f}"
+                lines.append(f"{name}: AUC of {one} less {other}: {found.difference}, p {p} (DeLong)")
+    return "\n".join(lines)
 
 
 def evaluation_table(found: Evaluation) -> str:

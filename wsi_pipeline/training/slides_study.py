@@ -26,6 +26,8 @@ COLUMN = "drawn number of the subject"
 """By which a candidate finds its cells; it says nothing of them."""
 SECTION_ALONE = "megakaryocytes and marrow alone"
 """The model of trephines without the routine counts, beside that with them: what each adds is tested (DeLong)."""
+ROUTINE_ALONE = "routine counts, logistic"
+"""The baseline of trephines: the counts of the table, without the slide."""
 _CELL_REPLICATES = 300
 
 
@@ -143,7 +145,7 @@ def _section_tables(data: TrainingSet, subjects: Sequence[Subject]) -> dict[str,
     found: dict[str, FloatArray] = {}
     if (read := routine_input(data)) is not None and all(read.applies(s) for s in data.subjects):
         counts = [read.read(s, s.views[0], np.ones((1, len(s.bag))))[0] for s in subjects]
-        found["routine counts, logistic"] = np.stack(counts)
+        found[ROUTINE_ALONE] = np.stack(counts)
     density = np.array([[s.bag.sample.get("arrangement.per_mm2", (0.0, 0))[0]] for s in subjects])
     found["megakaryocytes per mm2"] = np.log1p(density)
     return found

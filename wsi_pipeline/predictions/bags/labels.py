@@ -14,7 +14,7 @@ from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.bags.manifest import Manifest, ManifestRow, read_labels
 from wsi_pipeline.predictions.bags.matching import matched
-from wsi_pipeline.predictions.bags.routine import RoutineCounts, read_routine_counts
+from wsi_pipeline.predictions.bags.routine import RoutineCounts, panel_of, read_routine_counts
 
 AGE = "age"
 
@@ -193,7 +193,7 @@ def read_cohort(
             f"{task.name} needs two or more of its classes {', '.join(_codes(task))}"
         )
     there = {row.name for row in table.rows if row.line in used}
-    counts = read_routine_counts(table, [rows for _, rows, _ in kept])
+    counts = read_routine_counts(table, [rows for _, rows, _ in kept], panel=panel_of(kept[0][0].specimen))
     return Cohort(
         task=task.name,
         bags=tuple(bag for bag, _, _ in kept),

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.predictions.bags.manifest import Manifest, ManifestRow, read_labels
 from wsi_pipeline.predictions.bags.matching import Subject, matched
+from wsi_pipeline.predictions.bags.runs import SECTIONS
 from wsi_pipeline.predictions.counts.analytes import load_analytes
 from wsi_pipeline.predictions.counts.columns import ColumnNames
 from wsi_pipeline.predictions.counts.findings import remark, shown
@@ -27,7 +28,14 @@ class RoutineCounts:
     remarks: tuple[str, ...]
 
 
-def read_routine_counts(table: Manifest, subjects: Sequence[Sequence[ManifestRow]]) -> RoutineCounts:
+def panel_of(specimen: str) -> str:
+    """Return the panel of analytes that stand beside the slides of a specimen."""
+    return "mpn" if specimen in SECTIONS else "acute-leukaemia"
+
+
+def read_routine_counts(
+    table: Manifest, subjects: Sequence[Sequence[ManifestRow]], *, panel: str = "acute-leukaemia"
+) -> RoutineCounts:
     """Return the counts of each subject; of several rows the first value in the order of the table.
 
     Parameters
@@ -36,6 +44,8 @@ def read_routine_counts(table: Manifest, subjects: Sequence[Sequence[ManifestRow
         Its columns are looked up by the names that ``predict counts`` knows.
     subjects
         Rows of each.
+    panel
+        Which analytes (:func:`panel_of`).
 
     Raises
     ------
@@ -43,10 +53,10 @@ def read_routine_counts(table: Manifest, subjects: Sequence[Sequence[ManifestRow
         Two columns of one analyte differ.
     """
     nothing = RoutineCounts(values=np.empty((len(subjects), 0)), names=(), remarks=())
-    analytes = load_analytes()
+    analytes = load_analytes(panel)
     if not ColumnNames(analytes).count(table.other_columns):
         return nothing
-    found = read_counts(table.path, label=table.label_column)
+    found = read_counts(table.path, analytes=analytes, label=table.label_column)
     position = {row.line: i for i, row in enumerate(table.rows)}
     values = np.full((len(subjects), len(analytes)), np.nan)
     differ = np.zeros(len(analytes), np.int64)
@@ -66,7 +76,9 @@ def read_routine_counts(table: Manifest, subjects: Sequence[Sequence[ManifestRow
     )
 
 
-def counts_of(table: Path, subjects: Sequence[Subject]) -> tuple[list[dict[str, float]], tuple[str, ...]]:
+def counts_of(
+    table: Path, subjects: Sequence[Subject], *, panel: str = "acute-leukaemia"
+) -> tuple[list[dict[str, float]], tuple[str, ...]]:
     """Return the routine counts that a table has of each subject, and remarks for a person.
 
     Parameters
@@ -76,6 +88,8 @@ def counts_of(table: Path, subjects: Sequence[Subject]) -> tuple[list[dict[str, 
         ``predict counts`` knows.
     subjects
         Found by their slides, else by their patients; one that the table does not name has no counts.
+    panel
+        Which analytes (:func:`panel_of`).
 
     Returns
     -------
@@ -91,7 +105,7 @@ def counts_of(table: Path, subjects: Sequence[Subject]) -> tuple[list[dict[str, 
     of_each = matched(rows, subjects)
     if not any(of_each):
         raise DataError(f"{table} names none of the subjects: it has {some(row.name for row in rows.rows)}")
-    found = read_routine_counts(rows, of_each)
+    found = read_routine_counts(rows, of_each, panel=panel)
     if not found.names:
         raise DataError(f"{table} has no routine counts of these subjects; found {some(rows.other_columns)}")
     told = [
