@@ -137,6 +137,10 @@ class SegmentationConfig(_Section):
     flow_threshold: float = Field(0.4, ge=0, description="Largest flow error of a cell; 0 switches the check off.")
     niter: int = Field(200, ge=1, le=5000, description="Steps a pixel is followed along the flow.")
     min_area_um2: float = Field(1.0, ge=0)
+    megakaryocyte_model: str | None = Field(
+        None, description="Trephines: a second network that delineates megakaryocytes; None asks the first one."
+    )
+    megakaryocyte_min_area_um2: float = Field(90.0, ge=0, description="Smaller megakaryocytes are dropped.")
     batch_size: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         "auto",
         description="Network tiles per batch; the last is padded. auto (or 0): 8 on a CPU, by free memory on a GPU.",
@@ -159,7 +163,7 @@ class CellsConfig(_Section):
     )
     batch_size: int = Field(64, ge=1, le=1024)
     chunk_cells: int = Field(2048, ge=64, description="Cells classified by one task, in table order.")
-    embedding: bool = Field(False, description="Write the classifier's embedding of each cell.")
+    embedding: bool = Field(False, description="Write an embedding of each typed cell, and of each megakaryocyte.")
 
 
 class FibrosisConfig(_Section):
@@ -245,6 +249,11 @@ class PipelineConfig(_Section):
             raise ValueError(
                 f"predictions.phenotypes is {self.predictions.phenotypes!r}; phenotypes are of the megakaryocytes of "
                 f"trephines, so on specimen {self.specimen} it must be null"
+            )
+        if self.specimen != "trephine" and self.segmentation.megakaryocyte_model is not None:
+            raise ValueError(
+                f"segmentation.megakaryocyte_model is {self.segmentation.megakaryocyte_model!r}, a network for "
+                f"sections; on specimen {self.specimen} it must be null"
             )
         if self.specimen != "blood_smear" and self.cells.red_classifier is not None:
             raise ValueError(

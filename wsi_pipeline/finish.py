@@ -38,6 +38,7 @@ from wsi_pipeline.slide_answers import answer_slide, map_slide, provenance_of
 from wsi_pipeline.stages import (
     Prepared,
     chunk_name,
+    embedded,
     final_regions,
     halved_blocks,
     searched_region,
@@ -255,7 +256,7 @@ def _classifier(job: SlideJob) -> dict[str, Any]:
     """Return what tables are written with: classes, length of the embedding if asked for, evidence, attributes."""
     config = job.config.cells
     if config.classifier is None:
-        return {"classes": (), "embedding_dim": None}
+        return {"classes": (), "embedding_dim": embedded(job.config)}
     weights = find_weights(config.classifier, "cells")
     return {
         "classes": tuple(weights.card["classes"]),
@@ -393,6 +394,8 @@ def _provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
         "regions note": about["regions_note"],
         "segmentation model": about["segmentation_model"],
         "segmentation SHA-256": about["segmentation_sha256"],
+        "megakaryocyte model": about["megakaryocyte_model"],
+        "megakaryocyte SHA-256": about["megakaryocyte_sha256"],
         "segmentation engine": about["segmentation_engine"],
         "precision asked": config.segmentation.precision,
         "precision used": about["precision"],
@@ -426,7 +429,7 @@ def _warnings(
         found.append(about["regions_warning"])
     if about["mpp"]["source"] == "forced":
         found.append("Microns per pixel were forced; what the slide says was overridden.")
-    if job.config.specimen == "trephine":
+    if job.config.specimen == "trephine" and about["megakaryocyte_model"] is None:
         found.append(
             "Megakaryocytes were told from other nuclei by a network that has seen few of them: look before you count."
             if "megakaryocyte" in about["segmentation_kinds"]

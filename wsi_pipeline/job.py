@@ -107,6 +107,7 @@ def results_key(
     device: str,
     red_classifier_sha256: str | None = None,
     evidence_sha256: str | None = None,
+    megakaryocytes_sha256: str | None = None,
 ) -> str:
     """Return the hash of everything that the slide's results depend on."""
     config = job.config
@@ -127,4 +128,6 @@ def results_key(
         device=device,
         engine=engine_for(device),
         threads=config.runtime.threads,
+        # Named only where there is one: parts of other specimens stand.
+        **({"megakaryocytes": megakaryocytes_sha256} if megakaryocytes_sha256 else {}),
     )

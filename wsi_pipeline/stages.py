@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,10 @@ from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.atomic import atomic_path, write_bytes
 from wsi_pipeline.cells.measure import measure_block
+from wsi_pipeline.cells.megakaryocytes import Swallowed, join
 from wsi_pipeline.cells.table import CELLS_FILE, MergedTable, merge_blocks, read_targets, write_classes
 from wsi_pipeline.cells.windows import estimate_background
+from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.job import SlideJob, ledger_of, results_key
 from wsi_pipeline.regions import (
     FieldChoice,
@@ -46,11 +48,13 @@ from wsi_pipeline.runtime.worker import (
     computing,
     evidence_of,
     exclusive,
+    megakaryocyte_model,
     segmentation_model,
     slide_of,
     use_threads,
 )
 from wsi_pipeline.segmentation.engines import engine_for
+from wsi_pipeline.segmentation.megakaryocytes import embed_cells, embedding_dim, megakaryocyte_config, nuclei_only
 from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram, normalisation_from_histogram
 from wsi_pipeline.segmentation.precision import Precision
 from wsi_pipeline.segmentation.predict import pixels_needed
@@ -143,6 +147,7 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
     device = resolve_device(config.runtime.device)
     slide = slide_of(job.spec)
     model = segmentation_model(config, device)
+    megakaryocytes = megakaryocyte_model(config, device)
     classifier = classifier_model(config.cells.classifier, device) if config.cells.classifier else None
     evidence = evidence_of(config.cells.classifier, device) if config.cells.classifier else None
     red_name = config.cells.red_classifier
@@ -156,6 +161,7 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
         red_classifier_sha256=red_weights.sha256 if red_weights else None,
         evidence_sha256=evidence.sha256 if evidence else None,
         device=device,
+        megakaryocytes_sha256=megakaryocytes.sha256 if megakaryocytes else None,
     )
     ledger = ledger_of(job, key)
     regions_file = job.folder / "regions.geojson"
@@ -187,6 +193,8 @@ def prepare(job: SlideJob, regions: Regions | None = None) -> Prepared:
             "segmentation_model": model.name,
             "segmentation_sha256": model.sha256,
             "segmentation_kinds": list(model.kinds),
+            "megakaryocyte_model": megakaryocytes.name if megakaryocytes else None,
+            "megakaryocyte_sha256": megakaryocytes.sha256 if megakaryocytes else None,
             "precision": model.precision,
             "batch_size": network_batch(job.out / "work", model, config, device),
             "segmentation_engine": engine_for(device),
@@ -338,28 +346,37 @@ def find_cells(job: SlideJob, key: str, block: Block) -> BlockRecord:
         ledger.write(MASKED, block.name, {"boxes_px0": masked})
     with computing():
         region_px0 = plan.region_px0.difference(_boxes_union(masked)) if masked else plan.region_px0
+        segmenting: dict[str, Any] = {
+            "dilated_region": plan.dilated, "normalisation": plan.normalisation, "specimen": config.specimen,
+        }  # fmt: skip
+        measuring: dict[str, Any] = {
+            "frame": slide.frame(mpp), "mpp": mpp, "slide_size": plan.size, "region_px0": region_px0,
+            "fingerprint": slide.fingerprint, "background": plan.background,
+        }  # fmt: skip
+
+        def read(box: Box) -> npt.NDArray[np.uint8]:
+            return pixels if box == needed else slide.read(box, mpp)
+
         segmented = segment_block(
-            lambda box: pixels if box == needed else slide.read(box, mpp),
-            block,
-            lattice=lattice,
-            dilated_region=plan.dilated,
-            normalisation=plan.normalisation,
-            model=model,
-            config=config.segmentation,
-            specimen=config.specimen,
-            batch=batch,
+            read, block, lattice=lattice, model=model, config=config.segmentation, batch=batch, **segmenting
         )
+        megakaryocytes = megakaryocyte_model(config, model.device, plan.precision)
+        if megakaryocytes is None:
+            table = measure_block(segmented, **measuring)
+        else:
+            second = batch_of(megakaryocytes, plan.batch_size)
+            large = segment_block(
+                read, block, lattice=_lattice(slide, mpp, megakaryocytes.tile_px, megakaryocytes.overlap_px),
+                model=megakaryocytes, config=megakaryocyte_config(config.segmentation), batch=second, **segmenting,
+            )  # fmt: skip
+            batch = batch if batch.halved else second
+            embed = partial(embed_cells, large, model=megakaryocytes, normalisation=plan.normalisation)
+            table = join(
+                measure_block(nuclei_only(segmented), **measuring),
+                measure_block(large, **measuring, embed=embed if config.cells.embedding else None),
+            )
         if batch.halved:
             ledger.write(HALVED, block.name, {"planned": batch.planned, "used": batch.used})
-        table = measure_block(
-            segmented,
-            frame=slide.frame(mpp),
-            mpp=mpp,
-            slide_size=plan.size,
-            region_px0=region_px0,
-            fingerprint=slide.fingerprint,
-            background=plan.background,
-        )
     with atomic_path(part) as temporary:
         pq.write_table(table, temporary, **CELLS_FILE)
     return BlockRecord(name=block.name, n_cells=len(table), seconds=time.monotonic() - started)
@@ -407,9 +424,19 @@ def merge(job: SlideJob, key: str, blocks: tuple[Block, ...]) -> MergedTable:
         ledger.part("merged", "targets"),
         chunk_cells=job.config.cells.chunk_cells,
         background=plan_of(job, key).background,
+        embedding_dim=embedded(job.config),
+        swallowed=Swallowed([ledger.part("blocks", block.name) for block in blocks])
+        if job.config.segmentation.megakaryocyte_model
+        else None,
     )
     ledger.write("merged", "record", vars(merged))
     return merged
+
+
+def embedded(config: PipelineConfig) -> int | None:
+    """Return the length of the megakaryocytes' embeddings; None where they have none."""
+    name = config.segmentation.megakaryocyte_model
+    return embedding_dim(name) if name is not None and config.cells.embedding else None
 
 
 def wave_stage(number: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
@@ -19,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.cells.features import FEATURES
 from wsi_pipeline.cells.morphology import measure_morphology
-from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, TOO_LARGE_SEEDS
+from wsi_pipeline.cells.schema import EMBEDDING, KIND_CLASS, MEASURED, TOO_LARGE, TOO_LARGE_SEEDS, fixed_list
 from wsi_pipeline.segmentation.instances import Instances, flood
 from wsi_pipeline.segmentation.outlines import Geometries, gather, mask_polygons, region_polygons
 from wsi_pipeline.segmentation.segment import SegmentedBlock
@@ -27,6 +28,8 @@ from wsi_pipeline.units import FrameTransform
 
 CELL_NAMESPACE = uuid.UUID("6b2c5f0e-6a0b-5d55-9a43-0d4f3f1c7e21")
 """Namespace of cell ids: UUIDv5 of slide fingerprint and seed."""
+
+Embed = Callable[[Sequence[int]], npt.NDArray[np.float16]]
 
 _MIN_NUCLEUS_PART_UM2 = 1.0
 
@@ -45,6 +48,7 @@ def measure_block(
     region_px0: BaseGeometry,
     fingerprint: str,
     background: npt.NDArray[np.uint8],
+    embed: Embed | None = None,
 ) -> pa.Table:
     """Return the rows of a block's cells whose seed lies in the region, in the schema ``MEASURED``.
 
@@ -63,6 +67,8 @@ def measure_block(
         Where cells are wanted, level-0 pixels.
     background
         ``(3,)`` uint8 colour of empty glass on the slide, to which optical densities are relative.
+    embed
+        Returns the embeddings of instances; they are a column after those of the schema.
     """
     cells = segmented.instances
     window = segmented.block.window
@@ -71,7 +77,7 @@ def measure_block(
     shapely.prepare(region_px0)
     rows = np.flatnonzero(shapely.intersects_xy(region_px0, seeds_px0[:, 0], seeds_px0[:, 1]))
     if rows.size == 0:
-        return MEASURED.empty_table()
+        return with_embedding(MEASURED.empty_table(), None if embed is None else embed(()))
     corner = (float(window.x0), float(window.y0))
     outlines = region_polygons(cells.labels, cells.boxes, corner)[rows]
     polygons = shapely.transform(outlines, frame.to_px0)
@@ -97,7 +103,11 @@ def measure_block(
     centre = np.stack([moments[:, 1] / area_px + seed_x[rows], moments[:, 0] / area_px + seed_y[rows]], axis=1) + 0.5
     centre_px0 = frame.to_px0(centre)
     columns: dict[str, Any] = {
-        "cell_id": [cell_id(fingerprint, x, y) for x, y in zip(seed_x[rows], seed_y[rows], strict=True)],
+        "cell_id": [
+            # A megakaryocyte found by a network of its own may share its seed with a nucleus of the other.
+            cell_id(f"{fingerprint}/megakaryocyte" if k == "megakaryocyte" and own else fingerprint, x, y)
+            for x, y, k, own in zip(seed_x[rows], seed_y[rows], kind, segmented.nucleated[rows], strict=True)
+        ],
         "geometry": shapely.to_wkb(polygons),
         "x_px0": centre_px0[:, 0],
         "y_px0": centre_px0[:, 1],
@@ -131,7 +141,13 @@ def measure_block(
     large = rows[cells.too_large[rows]]
     seeds = np.stack([seed_x[large], seed_y[large]], axis=1).tolist()
     metadata = {TOO_LARGE: str(len(large)), TOO_LARGE_SEEDS: json.dumps(seeds)}
-    return pa.Table.from_arrays(arrays, schema=MEASURED.with_metadata(metadata))
+    table = pa.Table.from_arrays(arrays, schema=MEASURED.with_metadata(metadata))
+    return with_embedding(table, None if embed is None else embed(rows.tolist()))
+
+
+def with_embedding(table: pa.Table, embedding: npt.NDArray[np.float16] | None) -> pa.Table:
+    """Return a table with a column of embeddings ``(n, d)`` at its end; as it is without any."""
+    return table if embedding is None else table.append_column(EMBEDDING, fixed_list(embedding))
 
 
 def morphology_columns(values: npt.NDArray[np.float32], kind: npt.NDArray[np.object_]) -> dict[str, pa.Array]:

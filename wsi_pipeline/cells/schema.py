@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from wsi_pipeline.cells.features import FEATURES
@@ -66,6 +68,21 @@ TOO_LARGE_SEEDS = b"too_large_seeds"
 """Key beside it: their seeds (x, y; working pixels) as a JSON array."""
 
 
+EMBEDDING = "embedding"
+"""Column of embeddings, where they are asked for."""
+
+
+def embedding_field(dim: int) -> pa.Field:
+    """Return the column of embeddings of a length."""
+    return pa.field(EMBEDDING, pa.list_(pa.float16(), dim))
+
+
+def fixed_list(embedding: npt.NDArray[np.float16]) -> pa.Array:
+    """Return embeddings ``(n, d)`` as a column."""
+    flat = pa.array(np.ascontiguousarray(embedding, dtype=np.float16).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, embedding.shape[1])
+
+
 def table_schema(
     classes: Sequence[str], embedding_dim: int | None, evidence: Sequence[str] = (), attributes: Sequence[str] = ()
 ) -> pa.Schema:
@@ -75,7 +92,7 @@ def table_schema(
     added = [*(f"p_{name}" for name in classes), *evidence, *(f"{COLUMN}{name}" for name in attributes)]
     fields[after:after] = [pa.field(name, pa.float32()) for name in added]
     if embedding_dim is not None:
-        fields.append(pa.field("embedding", pa.list_(pa.float16(), embedding_dim)))
+        fields.append(embedding_field(embedding_dim))
     return pa.schema(fields, metadata={b"geo": json.dumps(_GEO).encode()})
 
 

@@ -22,7 +22,17 @@ import pyarrow.parquet as pq
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cells.ahead import ahead
 from wsi_pipeline.cells.features import FEATURES
-from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, TOO_LARGE, TOO_LARGE_SEEDS, table_schema
+from wsi_pipeline.cells.megakaryocytes import Swallowed
+from wsi_pipeline.cells.schema import (
+    EMBEDDING,
+    KIND_CLASS,
+    MEASURED,
+    TOO_LARGE,
+    TOO_LARGE_SEEDS,
+    embedding_field,
+    fixed_list,
+    table_schema,
+)
 from wsi_pipeline.segmentation.dye import NO_RED_CELLS, RedDye, red_dye, white_in_name_only
 from wsi_pipeline.taxonomies.attributes import COLUMN
 from wsi_pipeline.tiling import ORDER_CELL_PX, Block
@@ -168,7 +178,7 @@ def _settled(band: pa.Table, background: npt.NDArray[np.uint8], dye: RedDye) -> 
         # What the votes left for anything but a white cell.
         columns["class_probability"] = pa.array(np.where(red, 1 - support, support), pa.float32())
         clear(red, (*_only_of("white", "red"), "nucleus"))
-    return pa.table(columns, schema=MEASURED)
+    return pa.table(columns, schema=band.schema.with_metadata(None))
 
 
 def _only_of(kind: str, other: str) -> tuple[str, ...]:
@@ -185,6 +195,8 @@ def merge_blocks(
     background: npt.NDArray[np.uint8],
     keep: Keep | None = None,
     dye: RedDye | None = None,
+    embedding_dim: int | None = None,
+    swallowed: Swallowed | None = None,
 ) -> MergedTable:
     """Merge the parts of all blocks into one ordered table and list the white cells to classify.
 
@@ -205,14 +217,19 @@ def merge_blocks(
         Which cells go into the table; all when None.
     dye
         Of the slide's red cells; that of the cells kept when None.
+    embedding_dim
+        Length of the embeddings that the parts have.
+    swallowed
+        Takes out the nuclei that lie in megakaryocytes.
     """
+    schema = MEASURED if embedding_dim is None else MEASURED.append(embedding_field(embedding_dim))
     dye = dye_of(parts, background, keep) if dye is None else dye
     n_cells = n_targets = n_chunks = 0
     pending = np.empty((0, 2))
     with (
         atomic_path(table) as table_tmp,
         atomic_path(targets) as targets_tmp,
-        pq.ParquetWriter(table_tmp, MEASURED, **_MERGED_FILE) as rows_out,
+        pq.ParquetWriter(table_tmp, schema, **_MERGED_FILE) as rows_out,
         pq.ParquetWriter(targets_tmp, TARGETS, compression="zstd") as targets_out,
     ):
 
@@ -220,7 +237,10 @@ def merge_blocks(
             columns = [pa.array(centres[:, 0]), pa.array(centres[:, 1])]
             targets_out.write_table(pa.Table.from_arrays(columns, schema=TARGETS))
 
-        for band in ahead(_settled(measured, background, dye) for measured in _bands(parts, keep=keep)):
+        bands = _bands(parts, schema.names, keep)
+        if swallowed is not None:
+            bands = map(swallowed, bands)
+        for band in ahead(_settled(measured, background, dye) for measured in bands):
             rows_out.write_table(band, row_group_size=ROW_GROUP)
             n_cells += len(band)
             white = band.filter(pa.compute.equal(band.column("kind"), "white"))
@@ -266,14 +286,9 @@ def write_classes(
     columns |= {name: pa.array(values) for name, values in evidence.items()}
     columns |= {f"{COLUMN}{name}": pa.array(values) for name, values in attributes.items()}
     if embedding is not None:
-        columns["embedding"] = _fixed_list(embedding)
+        columns["embedding"] = fixed_list(embedding)
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(columns), temporary, compression="zstd")
-
-
-def _fixed_list(embedding: npt.NDArray[np.float16]) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(embedding, dtype=np.float16).ravel())
-    return pa.FixedSizeListArray.from_arrays(flat, embedding.shape[1])
 
 
 class _ClassStream:
@@ -470,7 +485,7 @@ def _typed(
             if answers is not None:
                 values[white] = answers.column(f"{COLUMN}{name}").to_numpy()
             columns[f"{COLUMN}{name}"] = pa.array(values, mask=np.isnan(values))
-        if embedding_dim is not None:
+        if embedding_dim is not None and EMBEDDING not in columns:
             taken = np.full(n, -1)
             taken[white] = np.arange(len(white))
             index = pa.array(taken, mask=absent)

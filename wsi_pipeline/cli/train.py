@@ -30,7 +30,10 @@ def _root(data: Path | None) -> Path:
 @app.command()
 def segmentation(
     model: Annotated[
-        str, typer.Option(help="compact-smear or compact-section; with --images the name of the new weights.")
+        str,
+        typer.Option(
+            help="compact-smear, compact-section or compact-megakaryocyte; with --images the name of the new weights."
+        ),
     ],
     data: Data = None,
     images: Annotated[Path | None, typer.Option(help="Folder of fields of your own, 8-bit colour.")] = None,

@@ -21,7 +21,8 @@ from wsi_pipeline.evaluation.images import read_mask
 from wsi_pipeline.evaluation.points import PointsMetrics, evaluate_points, match_points
 from wsi_pipeline.evaluation.segmentation import SegmentationMetrics, evaluate_segmentation, score_image
 from wsi_pipeline.segmentation.dye import red_dye, white_in_name_only
-from wsi_pipeline.segmentation.kinds import CELL_KINDS
+from wsi_pipeline.segmentation.kinds import CELL_KINDS, KIND_OF_CHANNEL
+from wsi_pipeline.segmentation.megakaryocytes import megakaryocyte_config
 from wsi_pipeline.segmentation.models import FlowModel, load_model
 from wsi_pipeline.segmentation.normalise import colour_histogram, normalisation_from_histogram
 from wsi_pipeline.segmentation.segment import SegmentedBlock, segment_block
@@ -89,9 +90,22 @@ class Segmenter:
         DataError
             The image is too large to be segmented in one piece.
         """
+        labels, kinds, _ = self.cells_and_nuclei(slide)
+        return labels, kinds
+
+    def cells_and_nuclei(self, slide: Slide) -> tuple[Labels, npt.NDArray[np.object_], npt.NDArray[np.bool_]]:
+        """Return as :meth:`cells`, and where nuclei are, ``(h, w)`` bool.
+
+        Raises
+        ------
+        DataError
+            The image is too large to be segmented in one piece.
+        """
         self.check_size(slide)
         found = segment_image(slide, self.model, self.config)
-        return _at_level0(found.block.instances.labels, slide, self.config.segmentation.mpp), found.kind
+        mpp = self.config.segmentation.mpp
+        labels, nuclear = (_at_level0(a, slide, mpp) for a in (found.block.instances.labels, found.block.nuclear))
+        return labels, found.kind, nuclear.astype(bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +208,13 @@ def make_segmenter(model: str | None, kind: str | None, device: str, overrides: 
     if model is not None:
         settings["segmentation.model"] = model
     config = load_config(specimen, settings)
+    second = config.segmentation.megakaryocyte_model
+    if kind == "megakaryocyte" and second is not None and model in (None, second):
+        config = config.model_copy(update={"segmentation": megakaryocyte_config(config.segmentation)})
     loaded = load_model(config.segmentation.model, specimen=specimen, device=device)
     # A model without kinds tells platelets by their stain, but nothing tells it megakaryocytes.
-    if ((kind == "platelet" and loaded.kinds) or kind == "megakaryocyte") and kind not in loaded.kinds:
+    told = {KIND_OF_CHANNEL.get(channel) for channel in loaded.kinds}
+    if ((kind == "platelet" and loaded.kinds) or kind == "megakaryocyte") and kind not in told:
         known = ", ".join(loaded.kinds) or "no kinds"
         raise ModelError(f"model {loaded.name} knows {known}, not {kind}")
     return Segmenter(model=loaded, config=config, kind=kind)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.predictions.fibrosis import FibrosisModel
     from wsi_pipeline.predictions.slide_models import SlideEnsemble
     from wsi_pipeline.segmentation.batching import Batch
-    from wsi_pipeline.segmentation.models import FlowModel
+    from wsi_pipeline.segmentation.models import CompactModel, FlowModel
     from wsi_pipeline.segmentation.precision import RequestedPrecision
     from wsi_pipeline.slides import Slide, SlideSpec
 
@@ -110,6 +110,23 @@ def segmentation_model(config: PipelineConfig, device: str, precision: Requested
     model: FlowModel = _once(
         ("segmentation", name, specimen, precision, device),
         lambda: load_model(name, specimen=specimen, device=device, precision=precision),
+    )
+    return model
+
+
+def megakaryocyte_model(
+    config: PipelineConfig, device: str, precision: RequestedPrecision | None = None
+) -> CompactModel | None:
+    """Return the network that delineates megakaryocytes, loaded once a process; None where none is asked for."""
+    from wsi_pipeline.segmentation.megakaryocytes import load_megakaryocyte_model
+
+    name, specimen = config.segmentation.megakaryocyte_model, config.specimen
+    if name is None:
+        return None
+    precision = precision or config.segmentation.precision
+    model: CompactModel = _once(
+        ("megakaryocytes", name, specimen, precision, device),
+        lambda: load_megakaryocyte_model(name, specimen=specimen, device=device, precision=precision),
     )
     return model
 

@@ -6,6 +6,7 @@ them, kind logits. Nothing is downloaded here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -113,6 +114,28 @@ class CompactModel:
             batch = torch.from_numpy(tiles).to(self.device, self._dtype, memory_format=torch.channels_last)
             output: Tensor = self._network(batch).float()
         return output
+
+    def pooled(self, tile: FloatTiles, mask: npt.NDArray[np.bool_], depths: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the network's features on the way down, averaged over a mask, one depth after the other.
+
+        Parameters
+        ----------
+        tile
+            ``(1, 3, t, t)`` normalised.
+        mask
+            ``(t, t)`` with at least one pixel.
+        """
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.from_numpy(tile).to(self.device, self._dtype, memory_format=torch.channels_last)
+            features = [self._network.encode(batch)[depth].float().cpu().numpy()[0] for depth in depths]
+        means = []
+        for values in features:
+            step = mask.shape[0] // values.shape[1]
+            share = mask.reshape(values.shape[1], step, values.shape[2], step).mean(axis=(1, 3), dtype=np.float64)
+            means.append((values.astype(np.float64) * share).sum(axis=(1, 2)) / share.sum())
+        return np.concatenate(means).astype(np.float32)
 
 
 def check_model(name: str, specimen: Specimen) -> None:

@@ -55,12 +55,17 @@ class CompactFlowNet(nn.Module):
         self.up = nn.ModuleList(_Double(a, a) for a in widths[:-1])
         self.head = nn.Conv2d(widths[0], 3 + n_kinds, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(n, 3, t, t)`` normalised RGB to ``(n, 3 + n_kinds, t, t)``."""
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return the features on the way down, one tensor a depth, each of half the resolution of the one before."""
         skips = []
         for depth, block in enumerate(self.down):
             x = block(nn.functional.max_pool2d(x, 2) if depth else x)
             skips.append(x)
+        return skips
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n, 3, t, t)`` normalised RGB to ``(n, 3 + n_kinds, t, t)``."""
+        skips = self.encode(x)
         x = skips[-1]
         for depth in reversed(range(len(self.up))):
             x = nn.functional.interpolate(self.reduce[depth](x), scale_factor=2, mode="nearest")

@@ -5,6 +5,7 @@ The fields carry no pixel size: it is estimated from the median nucleus, taken a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.segmentation.kinds import MEGAKARYOCYTE_KINDS
 from wsi_pipeline.training.segmentation_data import IGNORE, SECTION_KINDS, Sample, read_rgb, split_of
 
 NUCLEUS_UM = 7.0
@@ -52,6 +54,26 @@ def section_sample(root: Path, stem: str) -> Sample:
         name=name, split=split_of(name), rgb=rgb, labels=labels, kinds=kinds,
         known=np.ones(labels.shape, bool), mpp=estimate_section_mpp(labels),
     )  # fmt: skip
+
+
+def megakaryocyte_sample(field: Sample) -> Sample:
+    """Return a ``tissue-nuclei`` field labelled for a network that delineates megakaryocytes, cell and nucleus.
+
+    These fields show no cytoplasm: of a certain megakaryocyte the stained body is cell and nucleus in one, and as the
+    true border of the cell is not seen, its surroundings are unknown. Doubtful nuclei are unknown too.
+    """
+    megakaryocyte = field.kinds == SECTION_KINDS.index("megakaryocyte")
+    numbers = np.unique(field.labels[megakaryocyte])
+    labels = np.zeros_like(field.labels)
+    for new, old in enumerate(numbers, 1):
+        labels[field.labels == old] = new
+    doubtful = cv2.dilate((field.kinds == IGNORE).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    rim = cv2.dilate((labels > 0).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    known = ~doubtful & ((labels > 0) | ~rim)
+    kinds = np.where(labels > 0, MEGAKARYOCYTE_KINDS.index("megakaryocyte_nucleus"), 0).astype(np.uint8)
+    kinds[~known] = IGNORE
+    name = field.name.replace("tissue-nuclei/", "megakaryocyte-fields/", 1)
+    return replace(field, name=name, labels=labels, kinds=kinds, known=known)
 
 
 def estimate_section_mpp(labels: npt.NDArray[np.integer]) -> float:

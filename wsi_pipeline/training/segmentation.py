@@ -20,12 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from wsi_pipeline.errors import DataError
+from wsi_pipeline.segmentation.kinds import MEGAKARYOCYTE_KINDS
 from wsi_pipeline.segmentation.networks import WIDTHS, CompactFlowNet
 from wsi_pipeline.training.averaging import update_average
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint
 from wsi_pipeline.training.precision import training_autocast
 from wsi_pipeline.training.segmentation_augment import Crop, random_crop
 from wsi_pipeline.training.segmentation_data import IGNORE, SECTION_KINDS, SET_SHARES, SMEAR_KINDS, Sample
+from wsi_pipeline.weights import find_weights
 
 TILE_PX, OVERLAP_PX = 256, 32
 """Tiles that runs give the networks."""
@@ -89,7 +91,32 @@ RECIPES = {
         megakaryocyte_offset=2.6,
         steps=1600,
     ),
+    "compact-megakaryocyte": Recipe(
+        kinds=MEGAKARYOCYTE_KINDS,
+        mpp=0.5,
+        scale_range=(0.7, 1.5),
+        side=160,
+        batch=5,
+        eosin=0.15,
+        kind_weight=1.0,
+        steps=600,
+        learning_rate=1.5e-3,
+    ),
 }
+
+
+STARTS_FROM = {"compact-megakaryocyte": "compact-section"}
+"""Shipped networks whose training starts from the weights of another, all but the last layer."""
+
+
+def initial_weights(name: str) -> dict[str, Tensor] | None:
+    """Return the weights that the training of a shipped network starts from; None where it starts at random."""
+    if name not in STARTS_FROM:
+        return None
+    from safetensors.torch import load_file
+
+    weights = load_file(find_weights(STARTS_FROM[name], "segmentation").path)
+    return {key: value for key, value in weights.items() if not key.startswith("head.")}
 
 
 def network_details(recipe: Recipe) -> dict[str, Any]:
@@ -153,7 +180,11 @@ def sampling_weights(samples: Sequence[Sample]) -> np.ndarray:
     return weights / weights.sum()
 
 
-_AIMED_AT = {SMEAR_KINDS: "white_nucleus", SECTION_KINDS: "megakaryocyte"}
+_AIMED_AT = {
+    SMEAR_KINDS: "white_nucleus",
+    SECTION_KINDS: "megakaryocyte",
+    MEGAKARYOCYTE_KINDS: "megakaryocyte_nucleus",
+}
 
 
 def _centre_on_cell(sample: Sample, kinds: tuple[str, ...], rng: np.random.Generator) -> tuple[float, float] | None:

@@ -37,6 +37,8 @@ SET_SHARES = {
     "virtual": 0.22,
     "tissue-nuclei": 0.75,
     "virtual-section": 0.25,
+    "megakaryocyte-fields": 0.2,
+    "megakaryocyte-composite": 0.8,
 }
 """Share of the training crops drawn from each set."""
 

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.training.section_labels import section_sample
+from wsi_pipeline.simulation.megakaryocyte_textures import Half
+from wsi_pipeline.simulation.sprites import Sprite
+from wsi_pipeline.training.megakaryocyte_composites import composites
+from wsi_pipeline.training.section_labels import megakaryocyte_sample, section_sample
 from wsi_pipeline.training.segmentation_data import MARROW_MPP, PBC_MPP, Sample, fold_of, split_of
 from wsi_pipeline.training.smear_labels import bccd_sample, rbc_sample, single_cell_sample
-from wsi_pipeline.training.virtual_fields import virtual_sections, virtual_smears
+from wsi_pipeline.training.virtual_fields import section_sprites, virtual_sections, virtual_smears
 
 SINGLE_CELLS_PER_CLASS = {"pbc": 70, "marrow-cells": 50}
 """Images taken of each class folder, in the order of a hash of their path."""
 
+COMPOSITES = 100
+"""Composites that ``compact-megakaryocyte`` is trained on."""
+
+_MARROW_WEIGHT = 3
+
 FOLDERS = {
     "compact-smear": ("bccd", "rbc-morphology", "pbc", "marrow-cells"),
     "compact-section": ("tissue-nuclei",),
+    "compact-megakaryocyte": ("tissue-nuclei",),
 }
 """Data sets below the root that each network is trained on."""
 
 
 def load_samples(root: Path, model: str, *, fold: tuple[int, int] | None = None) -> list[Sample]:
-    """Return all labelled fields of the shipped recipe for ``compact-smear`` or ``compact-section``.
+    """Return all labelled fields of the shipped recipe of one of :data:`FOLDERS`.
 
     Parameters
     ----------
@@ -46,12 +56,28 @@ def load_samples(root: Path, model: str, *, fold: tuple[int, int] | None = None)
         fields = [section_sample(root, p.stem) for p in sorted((root / "tissue-nuclei" / "images").iterdir())]
         fields = _dealt(fields, fold)
         return fields + virtual_sections(fields)
+    if model == "compact-megakaryocyte":
+        fields = [section_sample(root, p.stem) for p in sorted((root / "tissue-nuclei" / "images").iterdir())]
+        made = composites(COMPOSITES, "train", nuclei_for_composites(root, fields, "train"))
+        return [megakaryocyte_sample(f) for f in _dealt(fields, fold)] + made
     fields = [bccd_sample(root, p.stem) for p in sorted((root / "bccd" / "fields").iterdir())]
     fields += [rbc_sample(root, p.stem) for p in sorted((root / "rbc-morphology" / "images").iterdir())]
     fields = _dealt(fields, fold)
     fields += _single_cells(root, "pbc", PBC_MPP, 1)
     fields += _single_cells(root, "marrow-cells", MARROW_MPP, 2)
     return fields + virtual_smears(root)
+
+
+def nuclei_for_composites(root: Path, fields: Sequence[Sample], half: Half) -> list[Sprite]:
+    """Return cut-outs of the nuclei of a half's fields; those of marrow are there three times, so chosen more often."""
+    with (root / "tissue-nuclei" / "index.csv").open(encoding="utf-8", newline="") as table:
+        marrow = {row["id"] for row in csv.DictReader(table) if row["marrow_like"] == "1"}
+    chosen: list[Sprite] = []
+    for field in fields:
+        if field.split == half:
+            sprites = [sprite for sprite in section_sprites(field) if sprite.kind == "nucleus"]
+            chosen += sprites * (_MARROW_WEIGHT if Path(field.name).stem in marrow else 1)
+    return chosen
 
 
 def _dealt(fields: list[Sample], fold: tuple[int, int] | None) -> list[Sample]:

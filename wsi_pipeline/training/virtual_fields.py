@@ -68,7 +68,7 @@ def virtual_sections(fields: Sequence[Sample], n: int = FIELDS["virtual-section"
     fields
         Labelled ``tissue-nuclei`` fields; those that are not of the training split are left out.
     """
-    sprites = [s for field in fields if field.split == "train" for s in _section_sprites(field)]
+    sprites = [s for field in fields if field.split == "train" for s in section_sprites(field)]
     megakaryocytes = any(s.kind == "megakaryocyte" for s in sprites)
     samples = []
     for number in range(n):
@@ -175,7 +175,11 @@ def _smear_sprites(root: Path) -> Iterator[Sprite]:
             yield from sprites_from_image(read_rgb(root / name), mpp, class_name=class_name, source=name)
 
 
-def _section_sprites(field: Sample) -> Iterator[Sprite]:
+def section_sprites(field: Sample) -> Iterator[Sprite]:
+    """Cut the nuclei and megakaryocytes out of a labelled section field, those that are whole, dense and of known kind.
+
+    Megakaryocytes come at several scales.
+    """
     glass = estimate_glass(field.rgb)
     od = optical_density(field.rgb, glass)
     height, width = field.labels.shape
