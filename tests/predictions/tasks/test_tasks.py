@@ -21,7 +21,9 @@ classes:
 
 
 def test_shipped_tasks_are_those_of_the_contract_and_have_states() -> None:
-    assert set(task_names()) == {"smear_diagnosis", "aml", "apl", "apl_normal", "mds", "mds_reactive"}
+    assert set(task_names()) == {
+        "smear_diagnosis", "aml", "apl", "apl_normal", "mds", "mds_reactive", "mpn", "mpn_subtype",
+    }  # fmt: skip
     for name in task_names():
         task = load_task(name)
         assert task.name == name
@@ -38,6 +40,9 @@ def test_shipped_tasks_are_those_of_the_contract_and_have_states() -> None:
         ("aml", "témoin", "normal"),
         ("smear_diagnosis", "Acute Promyelocytic Leukemia", "apl"),
         ("smear_diagnosis", "MDS-like", "mds_like"),
+        ("mpn", "pre-PMF", "mpn"),
+        ("mpn", "normal", "reactive"),
+        ("mpn_subtype", "Polycythemia vera", "pv"),
         ("apl", "normal", None),
         ("mds", "", None),
     ],
@@ -72,7 +77,8 @@ def test_a_task_of_a_user(tmp_path: Path) -> None:
         (("code: other", "code: one"), "stands twice"),
         (("positive: one", "positive: two"), "positive 'two'"),
         (("[rest]", "[ONE]"), "means one and other"),
-        (("blood_smear", "trephine"), "specimens"),
+        (("blood_smear", "biopsy"), "specimens"),
+        (("[blood_smear", "[trephine, blood_smear"), "not together with smears"),
         (("name: mine", "nom: mine"), "name"),
     ],
 )

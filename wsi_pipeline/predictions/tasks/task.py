@@ -81,6 +81,8 @@ class Task(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Task:
+        if "trephine" in self.specimens and len(set(self.specimens)) > 1:
+            raise ValueError("specimens: trephines are asked about by tasks of their own, not together with smears")
         codes = list(self.codes)
         if len(set(codes)) < len(codes):
             raise ValueError(f"a class stands twice: {', '.join(codes)}")
