@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predictions.differential import Differential
 from wsi_pipeline.predictions.prediction import Proportion
+from wsi_pipeline.sentences import Sentence, say
 from wsi_pipeline.taxonomies import Taxonomy
 
 
@@ -58,7 +59,7 @@ class Finding:
     """
 
     proportion: Proportion
-    text: str
+    text: Sentence
     certain: bool
     decides: bool
 
@@ -99,7 +100,14 @@ def blood_findings(result: Differential, taxonomy: Taxonomy, confidence: float) 
             findings.append(
                 Finding(
                     proportion=share,
-                    text=f"{share}, {'above' if high else 'below'} the adult range {limits.low:g}-{limits.high:g} %",
+                    text=say(
+                        "{share}, above the adult range {low:g}-{high:g} %"
+                        if high
+                        else "{share}, below the adult range {low:g}-{high:g} %",
+                        share=share.said,
+                        low=limits.low,
+                        high=limits.high,
+                    ),
                     certain=100 * share.lower > limits.high if high else 100 * share.upper < limits.low,
                     decides=high or limits.decides == "both",
                 )
@@ -118,7 +126,7 @@ def _own_limits(result: Differential, taxonomy: Taxonomy, confidence: float, tab
         )
         if 100 * share.fraction > limit.high:
             certain = 100 * share.lower > limit.high
-            text = f"{share}, above {limit.high:g} %: {limit.why}"
+            text = say("{share}, above {high:g} %: {why}", share=share.said, high=limit.high, why=limit.why)
             findings.append(Finding(proportion=share, text=text, certain=certain, decides=True))
     return findings
 
@@ -128,12 +136,16 @@ def _nrbc(result: Differential, taxonomy: Taxonomy, confidence: float, table: Re
     per_100 = 100 * k / result.n
     if per_100 <= table.nrbc_per_100_wbc_limit:
         return []
-    share = Proportion(name="nucleated red cells among nucleated cells", k=k, n=k + result.n, confidence=confidence)
+    share = Proportion(
+        name=say("nucleated red cells among nucleated cells"), k=k, n=k + result.n, confidence=confidence
+    )
     limit = table.nrbc_per_100_wbc_limit / (100 + table.nrbc_per_100_wbc_limit)
     return [
         Finding(
             proportion=share,
-            text=f"nucleated red cells: {per_100:.1f} per 100 white cells; normal adult blood has none",
+            text=say(
+                "nucleated red cells: {per_100:.1f} per 100 white cells; normal adult blood has none", per_100=per_100
+            ),
             certain=share.lower > limit,
             decides=True,
         )

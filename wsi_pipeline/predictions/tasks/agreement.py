@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from wsi_pipeline.sentences import say
+
 if TYPE_CHECKING:
     from wsi_pipeline.predictions.slide_models.answer import SlideAnswer
 
@@ -34,5 +36,11 @@ def consistent(answers: Sequence[SlideAnswer]) -> list[SlideAnswer]:
 
 
 def _silenced(one: SlideAnswer, other: SlideAnswer) -> SlideAnswer:
-    said = f"{one.model} would say {one.named()}, {other.model} {other.named()}: both cannot be, so neither answers."
+    said = say(
+        "{model} would say {answer}, {other} {others}: both cannot be, so neither answers.",
+        model=one.model,
+        answer=one.named(),
+        other=other.model,
+        others=other.named(),
+    )
     return replace(one, class_set=(), abstained=True, reason=f"contradicts-{other.task.name}", wording=said)
