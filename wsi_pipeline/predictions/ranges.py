@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Literal
@@ -74,6 +75,44 @@ def adult_blood_ranges() -> ReferenceRanges:
         raise ConfigError(f"reference_ranges.yaml of this installation is damaged: {error}") from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RangeRow:
+    """A group beside its adult range, percent; ``certain`` when the whole interval lies outside."""
+
+    limits: ReferenceRange
+    share: Proportion
+
+    @property
+    def side(self) -> Literal["below", "within", "above"]:
+        percent = 100 * self.share.fraction
+        return "above" if percent > self.limits.high else "below" if percent < self.limits.low else "within"
+
+    @property
+    def certain(self) -> bool:
+        if self.side == "above":
+            return 100 * self.share.lower > self.limits.high
+        return self.side == "below" and 100 * self.share.upper < self.limits.low
+
+
+def range_rows(counts: Mapping[str, int], n: int, taxonomy: Taxonomy, confidence: float) -> list[RangeRow]:
+    """Return every group of blood that has an adult range and that the taxonomy knows.
+
+    Parameters
+    ----------
+    counts
+        Cells by class.
+    n
+        Cells of the denominator, at least 1.
+    """
+    rows = []
+    for limits in adult_blood_ranges().ranges:
+        if limits.roll_up in taxonomy.roll_ups:
+            k = sum(counts.get(code, 0) for code in taxonomy.roll_ups[limits.roll_up])
+            share = Proportion(name=limits.name, k=k, n=n, confidence=confidence)
+            rows.append(RangeRow(limits=limits, share=share))
+    return rows
+
+
 def blood_findings(result: Differential, taxonomy: Taxonomy, confidence: float) -> list[Finding]:
     """Return what lies outside the adult ranges, nucleated red cells first.
 
@@ -86,17 +125,9 @@ def blood_findings(result: Differential, taxonomy: Taxonomy, confidence: float) 
         raise ConfigError(f"blood reference ranges do not apply to {result.specimen}")
     table = adult_blood_ranges()
     findings = _nrbc(result, taxonomy, confidence, table)
-    for limits in table.ranges:
-        if limits.roll_up not in taxonomy.roll_ups:
-            continue
-        share = Proportion(
-            name=limits.name,
-            k=result.count(taxonomy.roll_ups[limits.roll_up]),
-            n=result.n,
-            confidence=confidence,
-        )
-        high = 100 * share.fraction > limits.high
-        if high or 100 * share.fraction < limits.low:
+    for row in range_rows(result.counts, result.n, taxonomy, confidence):
+        limits, share, high = row.limits, row.share, row.side == "above"
+        if row.side != "within":
             findings.append(
                 Finding(
                     proportion=share,
@@ -108,7 +139,7 @@ def blood_findings(result: Differential, taxonomy: Taxonomy, confidence: float) 
                         low=limits.low,
                         high=limits.high,
                     ),
-                    certain=100 * share.lower > limits.high if high else 100 * share.upper < limits.low,
+                    certain=row.certain,
                     decides=high or limits.decides == "both",
                 )
             )
