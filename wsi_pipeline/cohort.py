@@ -367,7 +367,7 @@ def execute(
             "slides": {status: sum(s["status"] == status for s in summaries) for status in ("ok", "empty", "failed")},
         },
     )
-    write_cohort_report(plan.out)
+    write_cohort_report(plan.out, plan.config.exports.language)
     return CohortResult(out=plan.out, summaries=summaries)
 
 

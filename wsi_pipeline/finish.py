@@ -195,6 +195,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
             also=also,
             evidence=None if name is None else evidence_of(name, prepared.about["device"]),
             background=np.array(prepared.about["background"], np.uint8),
+            language=config.exports.language,
         )
     return summary
 

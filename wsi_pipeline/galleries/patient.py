@@ -195,6 +195,7 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
             specimen=config.specimen,
             read=lambda name: read_image(job.patient_folder / name, max_pixels=MAX_PIXELS),
             evidence=evidence,
+            language=config.exports.language,
         )
     return summary
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 # Roll-ups whose cells may change what is done today, the most urgent first; some are so on blood alone.
 _ALERTS = (
-    "abnormal_promyelocytes", "auer_bundle_promyelocytes", "myeloid_blasts", "lymphoblasts", "blasts", "neoplastic_lymphocytes",
+    "abnormal_promyelocytes", "auer_bundle_promyelocytes", "myeloid_blasts", "lymphoblasts", "blasts",
+    "neoplastic_lymphocytes",
 )  # fmt: skip
 _ALERTS_ON_BLOOD = ("not_in_normal_blood", "promyelocytes", "granulocyte_precursors", "erythroid")
 _LAST = ("artefacts",)

@@ -10,6 +10,7 @@ import jinja2
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.exports.report import text
 from wsi_pipeline.exports.report.words import Words
+from wsi_pipeline.sentences import say
 
 
 def environment_of(words: Words) -> jinja2.Environment:
@@ -55,7 +56,12 @@ def environment_of(words: Words) -> jinja2.Environment:
         decimals=words.decimals,
         seconds=words.seconds,
     )
-    environment.globals.update(interval=words.interval, label=words.label, language=words.language)
+    environment.globals.update(
+        interval=words.interval,
+        label=words.label,
+        language=words.language,
+        interval_words=lambda confidence: words.sentence(say("{level:g} % interval", level=100 * confidence)),
+    )
     return environment
 
 

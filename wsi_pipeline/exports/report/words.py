@@ -1,7 +1,7 @@
 """What a report says, in the language asked for: one catalogue for pages, codes and sentences alike.
 
-English is written where it is needed: in the templates (``{% trans %}``), in the tables of codes of :mod:`.text`, and in
-:func:`wsi_pipeline.sentences.say`. ``french.yaml`` holds the French for each. What it does not know, such as names,
+English is written where it is needed: in the templates (``{% trans %}``), in the tables of codes of :mod:`.text`, and
+in :func:`wsi_pipeline.sentences.say`. ``french.yaml`` holds the French for each. What it does not know, such as names,
 messages of other libraries and the words of a user's own models, stays as it is.
 """
 
