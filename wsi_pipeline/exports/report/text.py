@@ -113,6 +113,14 @@ REASONS = {
     "image-too-small": "images are too small for their resolution",
     "missing-weights": "model weights are missing",
     "missing-device": "the device asked for is not there",
+    "no-cells": "no cell was found",
+    "no-tissue": "no tissue was found",
+    "no-stained-area": "no stained area was found",
+    "internal-error": "the program itself failed",
+    "blast-lineage-undetermined": "some blasts are of undetermined lineage",
+    "apl-alert": "abnormal promyelocytes alert",
+    "nothing-left-to-correct": "nothing is left to correct",
+    "glass": "glass",
 }
 
 MEASURES = {
@@ -137,6 +145,8 @@ INDICES = {
     "artefacts_per_100_wbc": "Artefacts and smudged cells per 100 WBC",
     "artefacts_per_100_cells": "Artefacts and smudged cells per 100 cells",
     "platelets_per_1000_red_cells": "Platelets per 1,000 red cells",
+    "red_cells_per_field": "Red cells per field",
+    "platelets_per_field": "Platelets per field",
     "nucleus_per_mm2": "Nuclei per mm²",
     "megakaryocyte_per_mm2": "Megakaryocytes per mm²",
 }
