@@ -17,6 +17,7 @@ MAP_PX = 520
 _MARGIN_PX = 60
 _LEAST_SLIDES, _LEAST_CELLS = 3, 20
 _MOST_CELLS = 2000
+_MOST_LINKS = 200
 _COLOURS = {"blood_smear": "#c0392b", "marrow_smear": "#2c6fbb", "trephine": "#2e8b57"}
 
 
@@ -51,6 +52,11 @@ class SlideMap:
     legend: tuple[tuple[str, str], ...]
     left_out: int
     px: int = MAP_PX
+
+    @property
+    def linked(self) -> bool:
+        """Whether the dots lead to reports; of too many, the keyboard would not get past them."""
+        return len(self.dots) <= _MOST_LINKS
 
 
 def slide_map(slides: Sequence[MappedSlide]) -> SlideMap | None:

@@ -103,6 +103,9 @@ class Words:
         return self.tr(text.INDICES.get(code, text.title(code)))
 
     def group(self, code: str) -> str:
+        """Return the name of a group of classes, or of the classes that are joined by `` + ``."""
+        if " + " in code:
+            return self.class_name(code)
         return self.tr(text.GROUPS.get(code, text.title(code)))
 
     def measure(self, code: str) -> str:
