@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 import jinja2
+
 import wsi_pipeline
 from wsi_pipeline.exports.report import text
 from wsi_pipeline.exports.report.render import environment_of
@@ -70,11 +71,18 @@ def of_codes() -> Iterator[str]:
         yield from table.values()
     yield from (text.CONTRADICTS, " or ", "probability", "yes", "no")
     yield from ("ok", "empty", "failed", "enough", "caution", "not-enough", "slide", "patient", "criteria")
-    yield from ("option", "forced", "manifest", "above", "below", "undecided")
+    yield from ("option", "forced", "manifest", "above", "below", "undecided", "Searched")
 
 
 def of_keys() -> Iterator[str]:
-    """Yield the titles of the entries of quality and provenance that the run itself writes."""
+    """Yield the titles of the entries of quality, provenance and timings that the run itself writes."""
+    for kind in text.KINDS:
+        yield text.title(f"kind {kind}")
+    for key in (
+        "images used", "images left out", "images without a measured cell", "other files", "answers", "classification",
+        "exports", "merge", "regions", "segmentation", "reading", "morphology",
+    ):  # fmt: skip
+        yield text.title(key)
     for name in ("finish.py", "galleries/patient.py"):
         tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
@@ -102,15 +110,23 @@ def every_message() -> set[str]:
     return {one for one in found if re.search(r"[^\W\d_]", re.sub(r"\{[^}]*\}|%\(\w+\)s", "", one))}
 
 
-def bare_texts() -> Iterator[tuple[str, str]]:
-    """Yield words of a template that stand outside of ``{% trans %}``."""
+def bare_text(source: str) -> list[str]:
+    """Return the words of a template that a reader sees and that stand outside of ``{% trans %}``."""
     environment = jinja2.Environment(extensions=["jinja2.ext.i18n"], trim_blocks=True, lstrip_blocks=True)
-    for name, source in templates().items():
-        inside = False
-        for _, kind, value in environment.lex(source):
-            if kind == "name" and value in ("trans", "endtrans"):
-                inside = value == "trans"
-            elif kind == "data" and not inside:
-                words = re.sub(r"<[^>]*>?|^[^<>]*>", " ", value)
-                if found := re.search(r"[^\W\d_]{2,}", re.sub(r"&\w+;|mm²|µm|px0?", " ", words)):
-                    yield name, found[0]
+    found, inside, in_tag = [], False, False
+    for _, kind, value in environment.lex(source):
+        if kind == "name" and value in ("trans", "endtrans"):
+            inside = value == "trans"
+        if kind != "data":
+            continue
+        seen = ""
+        for letter in value:
+            if letter == "<":
+                in_tag = True
+            elif letter == ">" and in_tag:
+                in_tag, seen = False, f"{seen} "
+            elif not in_tag:
+                seen += letter
+        if not inside:
+            found += re.findall(r"[^\W\d_]{2,}", re.sub(r"&\w+;|mm²|µm(/px)?", " ", seen))
+    return found

@@ -56,7 +56,12 @@ class Words:
         if not english or self.language == "en":
             return english or ""
         made = english.to_dict() if isinstance(english, Sentence) else self._made.get(english)
-        return self.tr(english) if made is None else self._filled(made)
+        if made is None:
+            return self.tr(english)
+        try:
+            return self._filled(made)
+        except (KeyError, ValueError, IndexError, AttributeError, TypeError):  # a summary that was changed by hand
+            return str(english)
 
     def _filled(self, made: Mapping[str, Any]) -> str:
         values = {}
@@ -65,10 +70,7 @@ class Words:
                 values[name] = self._filled(value)
             else:
                 values[name] = self._value(value)
-        try:
-            return self._filler.vformat(self.tr(str(made["text"])), (), values)
-        except (KeyError, ValueError, IndexError, AttributeError, TypeError):
-            return Filler().vformat(str(made["text"]), (), values)
+        return self._filler.vformat(self.tr(str(made["text"])), (), values)
 
     def _value(self, value: Any) -> Any:
         if not isinstance(value, str):
