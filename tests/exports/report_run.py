@@ -70,6 +70,7 @@ def by_model(slide_id: str, subject: str, cells: Path, level: str = "slide") -> 
 def hostile_run(folder: Path, slide_ids: tuple[str, ...] = ("a", "b", "c", "d")) -> Path:
     """Write the run; the last slide failed, the others are of one patient."""
     run = make_run(folder, slide_ids, embedding=True)
+    files = folder.parent / f"{folder.name}-slides"
     rows, answers, shares = [], [], []
     for slide_id in slide_ids:
         path = run / "slides" / slide_id / "summary.json"
@@ -81,7 +82,7 @@ def hostile_run(folder: Path, slide_ids: tuple[str, ...] = ("a", "b", "c", "d"))
         data = {
             **summary(COUNTS, slide_id=slide_id), **known, **content, "specimen": "blood_smear", "status": "ok",
             "counts": {"kind": {"white": 185, EVIL: 3}, "class": COUNTS}, "path_name": EVIL, "subject_id": EVIL,
-            "label": EVIL, "path": str(folder.parent / f"{folder.name}-slides" / f"{slide_id}.tiff"), "provenance": provenance, "quality": {EVIL: EVIL, "truncated": 3}, "timings": {EVIL: 1.0},
+            "label": EVIL, "path": str(files / f"{slide_id}.tiff"), "provenance": provenance, "quality": {EVIL: EVIL, "truncated": 3}, "timings": {EVIL: 1.0},
             "mpp": {"x": 0.25, "y": 0.25, "source": "slide"},
         }  # fmt: skip
         status, reason = "ok", ""
@@ -91,7 +92,7 @@ def hostile_run(folder: Path, slide_ids: tuple[str, ...] = ("a", "b", "c", "d"))
                     "subject_id": EVIL, "warnings": [EVIL]}  # fmt: skip
         path.write_text(json.dumps(data))
         rows.append({
-            "slide_id": slide_id, "path": str(folder.parent / f"{folder.name}-slides" / f"{slide_id}.tiff"),
+            "slide_id": slide_id, "path": str(files / f"{slide_id}.tiff"),
             "specimen": "blood_smear", "status": status, "reason": reason, "mpp": 0.25, "area_mm2": 1.0,
             "n_cells": 3396, "seconds": 3,
         })  # fmt: skip

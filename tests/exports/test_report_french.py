@@ -113,11 +113,12 @@ def test_a_french_page(tmp_path: Path) -> None:
     write_slide_report(tmp_path, slide=slide, taxonomy=TAXONOMY, specimen="blood_smear", language="fr")  # type: ignore[arg-type]
     page = re.sub(r"[\u202f\xa0]", " ", (tmp_path / "report.html").read_text(encoding="utf-8"))
     for words in (
-        '<html lang="fr">', "Réservé à la recherche.", "Frottis de sang périphérique", "Qualité : à lire avec prudence.",
+        '<html lang="fr">', "Réservé à la recherche.", "Frottis de sang périphérique",
+        "Qualité : à lire avec prudence.",
         "185 cellules au dénominateur", "Formule leucocytaire", "intervalle à 95 %", "Normes de l’adulte",
         "Polynucléaire neutrophile segmenté", "16,2", "Les cellules les plus sûres", "hors dénominateur",
         "30 % des cellules sont coupées par un bord (limite 10 %)",
     ):  # fmt: skip
         assert words in page, words
-    for english in ("Answers", "Differential", "Quality", "cells", "interval)", "No answer"):
+    for english in ("Answers", "Differential count", "Quality", "cells", "interval)", "No answer"):
         assert not re.search(rf">[^<]*\b{re.escape(english)}", page.split("</style>")[1]), english
