@@ -21,7 +21,7 @@ class Filler(string.Formatter):
         if conversion == "c":
             text = str(value)
             return text[:1].upper() + text[1:]
-        return super().convert_field(value, conversion)  # type: ignore[arg-type]
+        return super().convert_field(value, conversion)
 
 
 class Sentence(str):

@@ -82,7 +82,8 @@ def hostile_run(folder: Path, slide_ids: tuple[str, ...] = ("a", "b", "c", "d"))
         data = {
             **summary(COUNTS, slide_id=slide_id), **known, **content, "specimen": "blood_smear", "status": "ok",
             "counts": {"kind": {"white": 185, EVIL: 3}, "class": COUNTS}, "path_name": EVIL, "subject_id": EVIL,
-            "label": EVIL, "path": str(files / f"{slide_id}.tiff"), "provenance": provenance, "quality": {EVIL: EVIL, "truncated": 3}, "timings": {EVIL: 1.0},
+            "label": EVIL, "path": str(files / f"{slide_id}.tiff"), "provenance": provenance,
+            "quality": {EVIL: EVIL, "truncated": 3}, "timings": {EVIL: 1.0},
             "mpp": {"x": 0.25, "y": 0.25, "source": "slide"},
         }  # fmt: skip
         status, reason = "ok", ""
