@@ -72,6 +72,7 @@ def of_codes() -> Iterator[str]:
     yield from (text.CONTRADICTS, " or ", "probability", "yes", "no")
     yield from ("ok", "empty", "failed", "enough", "caution", "not-enough", "slide", "patient", "criteria")
     yield from ("option", "forced", "manifest", "above", "below", "undecided", "Searched")
+    yield from ("truncated", "overlapping", "unmeasured")
 
 
 def of_keys() -> Iterator[str]:
