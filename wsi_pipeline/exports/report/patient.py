@@ -120,7 +120,7 @@ def patient_files(subjects: Iterable[str]) -> dict[str, str]:
     taken: set[str] = set()
     for subject in dict.fromkeys(subjects):
         safe = re.sub(r"[^A-Za-z0-9._-]+", "_", subject).strip("._")[:_LONGEST]
-        if safe != subject or safe.lower() in taken:
+        if not safe or safe != subject or safe.lower() in taken:
             safe = f"{safe}-{hashlib.sha256(subject.encode()).hexdigest()[:8]}".lstrip("-")
         taken.add(safe.lower())
         found[subject] = f"{safe}.html"
