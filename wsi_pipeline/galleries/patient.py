@@ -285,7 +285,7 @@ def _provenance(
 
 
 def _warnings(job: GalleryJob, found: list[Surveyed], problem: tuple[str, str] | None, without_cell: int) -> list[str]:
-    notes = [NOTE]
+    notes: list[str] = [NOTE]
     if problem is not None:
         notes.append(say("Left out: {what}. All are listed in images.csv.", what=problem[0]))
     notes += duplicates(found)

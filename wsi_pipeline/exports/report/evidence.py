@@ -272,7 +272,8 @@ def _windows(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], list[int], list[str]]:
     """Return windows and glass as the classifier saw them, which of the cells they are of, and what was not read."""
     side = evidence.classifier.window_px
-    windows, backgrounds, readable, problems = [], [], [], []
+    windows, backgrounds, readable = [], [], []
+    problems: list[str] = []
     for i, place in enumerate(places):
         try:
             window, background = read(place)
