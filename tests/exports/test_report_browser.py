@@ -47,6 +47,7 @@ NAMES = ("slide-en", "cohort-en", "patient-en", "gallery-en", "answers-en", "sli
 @pytest.fixture
 def tab(browser: Chromium) -> Iterator[Chromium]:
     """The browser at its usual size and colours."""
+    browser.patience_s = 240  # axe looks at every element of large pages, and the machine may be busy
     browser.resize(1280, 900)
     browser.call("Emulation.setEmulatedMedia", media="", features=[])
     yield browser
