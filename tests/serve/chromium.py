@@ -29,7 +29,7 @@ def find_chromium() -> str | None:
 
 
 class Chromium:
-    """One tab. ``events`` holds all it reported: requests, console lines, exceptions; ``patience_s`` bounds a command."""
+    """One tab. ``events`` holds what it reported (requests, console, exceptions); ``patience_s`` bounds a command."""
 
     def __init__(self, program: str) -> None:
         self._loop = asyncio.new_event_loop()
