@@ -19,6 +19,7 @@ from wsi_pipeline.errors import ConfigError
 
 Specimen = Literal["blood_smear", "marrow_smear", "trephine"]
 SPECIMENS: tuple[Specimen, ...] = ("blood_smear", "marrow_smear", "trephine")
+Language = Literal["en", "fr"]
 
 Stain = Literal["routine", "reticulin"]
 """``routine`` is H&E on trephines and Romanowsky on smears."""
@@ -210,6 +211,7 @@ class ExportsConfig(_Section):
     qupath: bool = True
     labels: bool = False
     report: bool = True
+    language: Language = Field("en", description="Language of the reports; tables and summary.json stay English.")
 
 
 class RuntimeConfig(_Section):
