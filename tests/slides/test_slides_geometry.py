@@ -99,7 +99,7 @@ def test_regions_count_both_axes(tmp_path: Path) -> None:
         searched = find_regions(
             slide,
             specimen="trephine",
-            config=RegionsConfig(all_below_mm2=0, min_area_mm2=0.0005, overview_mpp=1),
+            config=RegionsConfig(all_below_mm2=0, min_area_mm2=0.0005, overview_mpp=1, check_stain=False),
         )
     x0, y0, x1, y1 = searched.included.bounds  # with a margin, which is the same to all sides
     assert (x1 - x0) * MPP[0] == pytest.approx((y1 - y0) * MPP[1], rel=0.03)
@@ -132,7 +132,7 @@ def partly_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_regions_stay_in_what_was_scanned(partly_scanned: Path, settings: dict) -> None:
     with open_slide(partly_scanned) as slide:
         assert (slide.backend, slide.bounds) == ("tiff", SCANNED)
-        regions = find_regions(slide, specimen="trephine", config=RegionsConfig(**settings))
+        regions = find_regions(slide, specimen="trephine", config=RegionsConfig(**settings, check_stain=False))
     scanned = shapely.box(300, 100, 900, 500)
     assert regions.bounds_offset_px0 == (300, 100)
     assert regions.included.area > 0
