@@ -293,7 +293,7 @@ def test_a_killed_run_resumes_to_identical_results(slides: Path, undisturbed: Pa
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 600
-        while len(parts := list(tmp_path.glob("out/work/spread/*/blocks/*.parquet"))) < 1:
+        while not recorded_blocks(tmp_path / "out", "spread"):
             assert process.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline, "no block was finished in time"
             time.sleep(0.02)
@@ -305,7 +305,8 @@ def test_a_killed_run_resumes_to_identical_results(slides: Path, undisturbed: Pa
             break
         time.sleep(0.01)
     assert not (tmp_path / "out" / "slides" / "spread" / "summary.json").exists(), "killed too late to test anything"
-    before = {part: part.stat().st_mtime_ns for part in parts}
+    before = {part: part.stat().st_mtime_ns for part in recorded_blocks(tmp_path / "out", "spread")}
+    assert before
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
     assert {part: part.stat().st_mtime_ns for part in before} == before, "finished blocks were computed again"
