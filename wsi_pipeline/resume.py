@@ -41,7 +41,15 @@ def asked_of(job: SlideJob) -> dict[str, Any]:
         if section not in FREE_SECTIONS:
             asked.update(_flat(value, section))
     asked.update({f"{_WEIGHTS}{name}": sha256 for name, sha256 in _weights(job)})
-    if asked["predictions.slide_models"]:
+    # What these models are counts, not where their files lie.
+    models = asked.pop("predictions.slide_models")
+    phenotypes = asked.pop("predictions.phenotypes")
+    for name in models:
+        card = find_weights(name, "slides").card
+        asked[f"slide model {card['name']}"] = card["sha256"]
+    if phenotypes is not None:
+        asked["phenotypes SHA-256"] = file_sha256(Path(phenotypes))
+    if models or phenotypes is not None:
         asked["--allow-simulated"] = job.allow_simulated
     return asked
 
@@ -65,8 +73,10 @@ def _weights(job: SlideJob) -> Iterator[tuple[str, str]]:
             yield one, find_weights(one, kind).sha256
     if config.cells.dysplasia_reference is not None and (found := reference_sha256(config.cells.dysplasia_reference)):
         yield config.cells.dysplasia_reference, found
-    for one in config.predictions.slide_models:
-        yield one, find_weights(one, "slides").sha256
+    second = config.segmentation.megakaryocyte_model
+    for kind, one in (("segmentation", second), ("fibrosis", config.fibrosis.model)):
+        if one is not None:
+            yield one, find_weights(one, kind).sha256
 
 
 def _stamp(path: Path) -> tuple[int, int]:
