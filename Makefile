@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/wsi-pipeline demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not data"
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not data and not slurm"
 
 lint: $(READY)
 	$(BIN)/ruff check .

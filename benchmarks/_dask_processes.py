@@ -58,7 +58,7 @@ def dask_processes(scratch: Path, *, workers: int, threads: int = 2) -> Iterator
     threads
         Of each worker: one computes, the others read ahead.
     """
-    from wsi_pipeline.runtime.executor import KEEP_MEMORY
+    from wsi_pipeline.runtime.layout import KEEP_MEMORY
 
     environment = {**os.environ, **_SETTINGS, **KEEP_MEMORY, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     scratch.mkdir(parents=True, exist_ok=True)

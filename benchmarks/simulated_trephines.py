@@ -7,7 +7,7 @@ trephine``), runs the pipeline on their slides (the same call again resumes) and
   (``wsi-pipeline evaluate recovery``), and how many megakaryocytes of each kind were found;
 - areas under the ROC curve of ``train slides --task mpn`` on patients left out, with the intervals. They tell nothing
   about patients. With ``--equal-profiles`` labels mean nothing, and the intervals should hold 0.5. Blood counts
-  (``patients.csv``) are drawn from the same groups and go into a model of their own.
+  (``patients.csv``) are drawn from the same groups; the study has them alone, the slide alone, and both.
 
 Figures rest on the cut-outs (docs/virtual-trephines.md counts them), not on the hundreds of cells woven of them.
 """
@@ -45,7 +45,7 @@ def areas(run: Path, counts: Path, out: Path, *, seed: int) -> dict[str, list[fl
             cohort=CohortRequest(
                 runs=(run,), manifest=counts, task=load_task(name), level="patient", ignore_unknown_labels=True
             ),
-            kind="counts",
+            kind="fusion",
             name=f"simulated-{name}".replace("_", "-"),
             plan=Plan(folds=FOLDS, repeats=1, null_repeats=0, fractions=(), seed=seed),
             title="simulated trephines",

@@ -7,10 +7,11 @@
 Slides: ``--files`` virtual smears of 0.05 mm2 under ``--slides`` names (links). Every slide is opened, counted and
 reported by itself; only the system's cache of files is warmer than with as many files.
 
-Scheduler, workers and client are processes of their own. Resident memory of each is read every two seconds. "first" is
-the largest in the second tenth of the run, "last" in the last tenth; flat is last over first near 1. A task's cost:
-2,000 tasks that do nothing, with the arguments of a real one, through the same executor and scheduler; and the share
-that this makes of the run's time, were nothing of it hidden behind computing.
+Scheduler, workers and client are processes of their own. Resident memory of each is read every two seconds, and kept
+in ``memory-*.csv`` of the scratch folder as it goes. "first" is the largest in the second tenth of the run, "last" in
+the last tenth; flat is last over first near 1. A task's cost: 2,000 tasks that do nothing, with the arguments of a real
+one, through the same executor and scheduler; and the share that this makes of the run's time, were nothing of it hidden
+behind computing.
 
 ``--virtual N``: a TIFF of N x N pixels at 0.25 um/px, all of it the same white tile but for at most 2 % of tiles from
 real fields, which are shared, so the file is small and the work is not. Memory of the largest worker is told.
@@ -80,8 +81,8 @@ def _child(pipe: Connection, manifest: str, out: str, address: str, overrides: d
 class Samples:
     """Resident memory over time, MiB, of the client, the scheduler and the largest worker."""
 
-    def __init__(self, client: int, cluster: Cluster) -> None:
-        self._client, self._cluster = client, cluster
+    def __init__(self, client: int, cluster: Cluster, log: Path) -> None:
+        self._client, self._cluster, self._log = client, cluster, log
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.rows: list[tuple[float, float, float, float]] = []
@@ -98,6 +99,7 @@ class Samples:
         from wsi_pipeline.runtime.tasks import rss_mib
 
         began = time.monotonic()
+        self._log.write_text("seconds,client_mib,scheduler_mib,largest_worker_mib\n", encoding="utf-8")
         while not self._stop.wait(_SAMPLE_S):
             pids = self._cluster.pids()
             self.rows.append(
@@ -108,6 +110,8 @@ class Samples:
                     max((rss_mib(pid) for pid in pids["workers"]), default=0.0),
                 )
             )
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(",".join(f"{value:.1f}" for value in self.rows[-1]) + "\n")
 
     def flatness(self) -> dict[str, dict[str, float]]:
         """Return first, last and peak of each process; see the module's text."""
@@ -220,7 +224,7 @@ def run(options: Any, manifest: Path, *, case: str, overrides: dict[str, Any], s
         theirs.close()
         try:
             _, (cost, client_cpu) = mine.recv()
-            with Samples(int(process.pid or 0), cluster) as samples:
+            with Samples(int(process.pid or 0), cluster, options.scratch / f"memory-{case}.csv") as samples:
                 _, (seconds, ended, tasks) = mine.recv()
         except EOFError:
             raise SystemExit("the run failed; its message is above") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -242,3 +243,27 @@ def test_a_manifest_says_what_is_simulated(tmp_path: Path, text: str, simulated:
 def test_simulated_is_true_or_false(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="line 2: simulated is 'yes'; it must be true, false or empty"):
         read_manifest(write(tmp_path, "slide,simulated", "a.svs,yes"))
+
+
+def test_a_name_may_hold_whatever_a_file_system_takes(tmp_path: Path) -> None:
+    names = ["new\nline.tiff", 'it\'s "a"; b.tiff', "ca\r\nrriage.tiff", "..\\x.tiff"]
+    with (tmp_path / "m.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["slide"], *([name] for name in names)])
+    found = read_manifest(tmp_path / "m.csv")
+    assert [entry.path.name for entry in found] == names
+
+
+def test_a_manifest_names_batches(tmp_path: Path) -> None:
+    first, second = read_manifest(write(tmp_path, "slide,batch", "a.svs,monday; stain 3", "b.svs,"))
+    assert (first.batch, second.batch) == ("monday; stain 3", "")
+
+
+def test_a_slide_listed_twice_with_different_columns_is_refused(tmp_path: Path) -> None:
+    """One row a slide: of two that differ one would be lost without a word."""
+    manifest = write(tmp_path, "slide,slide_id,mpp", "a.svs,one,0.25", "a.svs,two,0.5")
+    with pytest.raises(ConfigError, match=r"a.svs is listed twice"):
+        list_slides([manifest])
+    again = write(tmp_path, "slide,slide_id", "a.svs,one", "a.svs,one")
+    assert [entry.slide_id for entry in list_slides([again])] == ["one"]
+    # What a manifest tells of a file that is named beside it, too.
+    assert [e.slide_id for e in list_slides([again, tmp_path / "a.svs"])] == ["one"]

@@ -24,6 +24,7 @@ import shapely
 from wsi_pipeline import cohort
 from wsi_pipeline.cli import main as cli
 from wsi_pipeline.runtime.executor import SerialExecutor
+from wsi_pipeline.runtime.run_ledger import read_run_ledger
 from wsi_pipeline.simulation import make_virtual_slide
 from wsi_pipeline.slides import SLIDE_SUFFIXES
 from wsi_pipeline.weights import shipped_weights
@@ -264,6 +265,17 @@ def test_one_worker_two_and_four_give_the_same(
 # Kill and resume ---------------------------------------------------------------------------------------------------
 
 
+def recorded_blocks(out: Path, slide_id: str) -> list[Path]:
+    """Return the blocks that a rerun believes to be done."""
+    ledger = read_run_ledger(out / "work")
+    if ledger is None:
+        return []
+    try:
+        return [out / name for name in ledger.files(slide_id) if "/blocks/" in name]
+    finally:
+        ledger.close()
+
+
 def group_is_gone(group: int) -> bool:
     try:
         os.killpg(group, 0)
@@ -313,7 +325,7 @@ class Dying(SerialExecutor):
         super().__init__()
         self._left = tasks
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float | None = None) -> Any:
         result = super().call(function, *arguments)
         self._left -= 1
         if self._left <= 0:
@@ -341,7 +353,7 @@ def test_a_rerun_does_nothing(slides: Path, undisturbed: Path) -> None:
     tables = {name: (undisturbed / name).read_bytes() for name in (*TABLES, "slides.csv")}
 
     class Idle(SerialExecutor):
-        def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        def call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float | None = None) -> Any:
             raise AssertionError(f"{function.__name__} ran again")
 
     started = time.monotonic()

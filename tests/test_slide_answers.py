@@ -19,6 +19,7 @@ from wsi_pipeline.cli import main as cli
 from wsi_pipeline.cohort import CohortResult, execute, plan_cohort, plan_gallery
 from wsi_pipeline.errors import ConfigError, DataError, ModelError, OutputError
 from wsi_pipeline.exports.qupath_validator import validate_qupath
+from wsi_pipeline.exports.report import answers as report_of_answers
 from wsi_pipeline.predict_slides import predict_slides
 from wsi_pipeline.simulation import make_virtual_slide
 
@@ -212,6 +213,38 @@ def test_folders_that_hold_something_else_are_refused_and_earlier_answers_replac
     predict_slides([plain], out, models=[model])
     assert (out / "predictions.csv").read_bytes() == first
     assert not (stale / "attention.parquet").exists()
+
+
+def test_a_page_of_many_subjects_stays_small(gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(gallery, tmp_path / "plain")
+    model, out = str(write_toy(tmp_path)), tmp_path / "out"
+
+    def page() -> tuple[int, int, bool]:
+        predict_slides([tmp_path / "plain"], out, models=[model])
+        text = (out / "report.html").read_text()
+        return len(text.encode()), text.count("data:image/jpeg"), "To keep this page small" in text
+
+    size, pictures, said = page()
+    assert (pictures, said) == (12, False)
+    monkeypatch.setattr(report_of_answers, "MOST_BYTES", size - 1)
+    smaller, fewer, said = page()
+    assert smaller < size
+    assert 0 < fewer < pictures
+    assert said
+    monkeypatch.setattr(report_of_answers, "MOST_BYTES", 1)
+    assert page()[1:] == (0, True)
+
+
+def test_what_cannot_be_asked_leaves_earlier_answers(gallery: Path, tmp_path: Path) -> None:
+    run(gallery, tmp_path / "plain")
+    model, out = str(write_toy(tmp_path)), tmp_path / "out"
+    predict_slides([tmp_path / "plain"], out, models=[model])
+    before = snapshot(out)
+    table = tmp_path / "plain" / "slides" / "P1" / "cells.parquet"
+    pq.write_table(pq.read_table(table).drop_columns(["embedding"]), table)
+    with pytest.raises(DataError, match="has no embeddings"):
+        predict_slides([tmp_path / "plain"], out, models=[model])
+    assert snapshot(out) == before
 
 
 def test_the_command_says_what_was_answered(

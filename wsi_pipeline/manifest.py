@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 import unicodedata
@@ -117,11 +118,13 @@ def _is_slide_folder(path: Path) -> bool:
 def read_manifest(path: Path) -> list[SlideEntry]:
     """Return the slides of a CSV manifest with the columns :data:`COLUMNS`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            text = file.read()  # line ends as they are: in quotes one may be part of a file's name
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"manifest {path} cannot be read: {error}") from None
     sample = text.splitlines()[0] if text.strip() else ""
-    rows = csv.DictReader(text.splitlines(), delimiter=";" if sample.count(";") > sample.count(",") else ",")
+    lines = io.StringIO(text, newline="")
+    rows = csv.DictReader(lines, delimiter=";" if sample.count(";") > sample.count(",") else ",")
     entries = []
     try:
         header = [name.strip() for name in rows.fieldnames or ()]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.atomic import write_json, writing
-from wsi_pipeline.errors import ModelError, OutputError, some
+from wsi_pipeline.errors import OutputError, some
 from wsi_pipeline.exports.report.answers import Subject, write_answers_report
 from wsi_pipeline.exports.report.summary import read_summary
 from wsi_pipeline.galleries.survey import MAX_PIXELS
 from wsi_pipeline.predictions.attention import FILE
-from wsi_pipeline.predictions.bags import FinishedSlide, counts_of, list_runs
+from wsi_pipeline.predictions.bags import FinishedSlide, check_embeddings, counts_of, list_runs
 from wsi_pipeline.predictions.bags.routine import panel_of
 from wsi_pipeline.predictions.bags.runs import SMEARS
 from wsi_pipeline.predictions.model_answers import check_names
@@ -96,25 +96,21 @@ def predict_slides(
 
 
 def _check_fit(models: Sequence[SlideEnsemble], slides: Sequence[FinishedSlide]) -> list[str]:
-    """Refuse models that fit no slide; return sentences on slides that a model is not asked about."""
+    """Refuse models that fit no slide, and slides without what they read; tell of slides a model is not asked about."""
     notes = []
     for model in models:
-        name, needed = model.card["name"], model.card["classifier"]
-        others = [slide for slide in slides if slide.specimen not in model.card["specimens"]]
-        typed = [s for s in slides if s not in others and s.classifier_sha256 != needed["sha256"]]
-        if len(others) == len(slides):
-            found = ", ".join(sorted({slide.specimen for slide in slides})) or "no slide with cells"
-            made_for = ", ".join(model.card["specimens"])
-            raise ModelError(f"model {name} was made for {made_for}; the runs hold {found}")
+        model.check_made_for(*sorted({slide.specimen for slide in slides}), whose="the runs")
+        asked = [slide for slide in slides if slide.specimen in model.card["specimens"]]
+        typed = [slide for slide in asked if slide.classifier_sha256 != model.card["classifier"]["sha256"]]
         if typed:
-            raise ModelError(
-                f"model {name} was trained on cells that classifier {needed['name']} typed; those of "
-                f"{some(slide.slide_id for slide in typed)} were typed by another, whose answers and embeddings mean "
-                "something else. Run them with that classifier, or train the model again"
-            )
+            model.check_typed_by(typed[0].classifier_sha256, whose=some(slide.slide_id for slide in typed))
+        if model.card["reads_embedding"]:
+            for slide in asked:
+                check_embeddings(slide)
+        others = [slide.slide_id for slide in slides if slide not in asked]
         if others:
             notes.append(
-                f"Model {name} was not asked about {some(s.slide_id for s in others)}: it was made for "
+                f"Model {model.card['name']} was not asked about {some(others)}: it was made for "
                 f"{', '.join(model.card['specimens'])}."
             )
     return notes

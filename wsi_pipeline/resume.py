@@ -111,4 +111,4 @@ def _short(value: Any) -> str:
 
 def told(differences: list[str]) -> str:
     """Return differences as part of a sentence."""
-    return some(differences) if differences else "what was asked for differs, and the ledger that says how is gone"
+    return some(differences) if differences else "what was asked for differs, and the ledger does not know in what"

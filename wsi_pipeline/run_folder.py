@@ -162,17 +162,12 @@ def _check_same(job: SlideJob, ledger: RunLedger) -> None:
     if (before is not None and before.get("status") == "failed") or (known is not None and known.status == "failed"):
         return  # nothing stands there that could be mixed
     now = asked_of(job)
-    if known is not None and known.asked:
-        differences = changes(known.asked, now)
-    else:
-        differences = changes(asked_by_summary(before or {}, now), now)
-        if not differences and before is not None and before.get("attempt") == attempt_key(job):
-            return
-        differences = differences or [""]
-    if differences:
+    asked = known.asked if known is not None and known.asked else asked_by_summary(before or {}, now)
+    differences = changes(asked, now)
+    if differences or (before is not None and before.get("attempt") != attempt_key(job)):
         raise ConfigError(
-            f"{job.folder} holds results of another configuration or of a changed slide: "
-            f"{told([d for d in differences if d])}; choose another --out, or use --restart to throw them away"
+            f"{job.folder} holds results of another configuration or of a changed slide: {told(differences)}; "
+            "choose another --out, or use --restart to throw them away"
         )
 
 

@@ -110,21 +110,16 @@ def check_models(config: PipelineConfig) -> PipelineConfig:
     models = models_of(config)
     check_names(models)
     for model in models:
-        name, specimens = model.card["name"], model.card["specimens"]
-        if config.specimen not in specimens:
-            raise ModelError(f"model {name} was made for {', '.join(specimens)}, not for {config.specimen}")
+        model.check_made_for(config.specimen, whose="the configuration")
         if config.specimen == "trephine":
             _check_phenotypes(model, config)
             continue
         if config.cells.classifier is None:
-            raise ConfigError(f"model {name} reads classified cells, and cells.classifier is null; name a classifier")
-        own, needed = find_weights(config.cells.classifier, "cells"), model.card["classifier"]
-        if own.sha256 != needed["sha256"]:
-            raise ModelError(
-                f"model {name} was trained on cells that classifier {needed['name']} typed; cells.classifier is "
-                f"{own.name}, whose answers and embeddings mean something else. Run with that classifier, or train "
-                "the model again on cells of this one"
+            raise ConfigError(
+                f"model {model.card['name']} reads classified cells, and cells.classifier is null; name a classifier"
             )
+        own = find_weights(config.cells.classifier, "cells")
+        model.check_typed_by(own.sha256, whose=f"this run, cells.classifier {own.name},")
     readers = [model.card["name"] for model in models if model.card["reads_embedding"]]
     if not readers or config.cells.embedding:
         return config

@@ -90,7 +90,7 @@ def prediction_row(prediction: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of ``predictions.csv`` of an entry of ``predictions`` of a summary."""
     row = {name: prediction.get(name) for name in PREDICTION_COLUMNS}
     row["abstained"] = "true" if row["abstained"] else "false"
-    row |= {name: safe_cell(str(row[name])) for name in ("model", "trained_on")}
+    row |= {name: safe_cell(str(row[name])) for name in ("subject_id", "model", "trained_on") if row[name] is not None}
     return {name: "" if value is None else value for name, value in row.items()}
 
 

@@ -21,7 +21,7 @@ from wsi_pipeline.errors import LeaseHeldError, LeaseLostError, OutputError
 from wsi_pipeline.runtime import lease as module
 from wsi_pipeline.runtime import process
 from wsi_pipeline.runtime.lease import Holding, Lease, Leases, read_holding
-from wsi_pipeline.runtime.process import ProcessName, process_start, this_process
+from wsi_pipeline.runtime.process import ProcessName, process_start, this_process, told_to_end
 
 HOLD = """
 import sys, time
@@ -212,6 +212,21 @@ def test_without_proc_the_same_is_known(monkeypatch: pytest.MonkeyPatch) -> None
     assert process_start(os.getpid()) == started
     assert process_start(2**22 - 1) is None
     assert process._boot()
+
+
+def test_a_process_that_is_told_to_end_gives_its_leases_back(folder: Path) -> None:
+    def work() -> None:
+        with told_to_end(), Leases().acquire(folder, "the run"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    holding = read_holding(folder)
+    assert holding is not None
+    assert holding.released
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("links", [True, False])

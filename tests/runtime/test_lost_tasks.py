@@ -77,7 +77,9 @@ def test_a_task_that_hangs_is_given_up_and_its_worker_replaced(cluster: Executor
         cluster.call(hang, timeout_s=3)
     assert caught.value.reason == "timeout"
     assert time.monotonic() - started < 120
-    assert cluster.call(who, timeout_s=300) != before
+    deadline = time.monotonic() + 120
+    while cluster.call(who, timeout_s=300) == before:
+        assert time.monotonic() < deadline, "the worker that hangs was not replaced"
 
 
 def test_a_limit_that_is_kept_costs_nothing(cluster: Executor) -> None:

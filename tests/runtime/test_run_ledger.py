@@ -145,6 +145,14 @@ def test_a_damaged_ledger_is_said(tmp_path: Path) -> None:
         open_run_ledger(work, writer="x")
 
 
+def test_one_that_is_not_made_yet_is_none(tmp_path: Path) -> None:
+    assert read_run_ledger(tmp_path) is None
+    (tmp_path / ".ledger-form").write_text("sqlite\n")
+    assert read_run_ledger(tmp_path) is None
+    sqlite3.connect(tmp_path / ".ledger.sqlite").close()
+    assert read_run_ledger(tmp_path) is None
+
+
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     ledger = open_run_ledger(tmp_path / "work", "sqlite", writer="x")
     db = sqlite3.connect(tmp_path / "work" / ".ledger.sqlite")

@@ -161,6 +161,6 @@ def test_a_perfect_output_has_next_to_no_loss() -> None:
 
 
 def test_the_recipes_are_those_of_the_shipped_networks() -> None:
-    assert set(RECIPES) == {"compact-smear", "compact-section"}
+    assert set(RECIPES) == {"compact-smear", "compact-section", "compact-megakaryocyte"}
     assert all(isinstance(recipe, Recipe) and recipe.kinds[0] == "background" for recipe in RECIPES.values())
     assert [RECIPES[name].mpp for name in ("compact-smear", "compact-section")] == [0.25, 0.5]

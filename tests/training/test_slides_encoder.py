@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +101,21 @@ def test_company_and_order_of_cells_change_nothing(encoder: TunedEncoder, bags: 
     alone = TunedEncoder.of_arrays(encoder.spec.to_dict(), encoder.arrays())
     one = alone.look(bag.take([2])).logits[0]
     np.testing.assert_array_equal(alone.look(bag.take([4, 2, 0])).logits[1], one)
+
+
+def test_a_bag_asked_while_another_is_looked_at_keeps_its_own_answer(maps: CellMaps, bags: list[CellBag]) -> None:
+    """As threads of a gallery do it."""
+    alone = tune_encoder(maps, range(6), [i % 2 for i in range(6)], seed=0)
+    wanted = alone.look(bags[7]).logits
+
+    class Interrupted(TunedEncoder):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "_last" and value is not None:
+                value = "of another thread", replace(value[1], logits=value[1].logits + 1)
+            super().__setattr__(name, value)
+
+    shared = Interrupted(alone.spec, maps.trunk, alone._tunings, known=maps.of)
+    np.testing.assert_array_equal(shared.look(bags[7]).logits, wanted)
 
 
 def test_a_subject_without_immature_cells_says_nothing(encoder: TunedEncoder, bags: list[CellBag]) -> None:

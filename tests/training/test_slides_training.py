@@ -10,22 +10,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_bags import made_training_set, two_groups
+from made_bags import CLASSES, SHA256, made_bag, made_training_set, two_groups
 from made_runs import MadeSlide, make_run
 from typer.testing import CliRunner
 
 from wsi_pipeline.cli.main import app
 from wsi_pipeline.errors import ConfigError, DataError, ModelError
 from wsi_pipeline.predictions.assessment import Plan
+from wsi_pipeline.predictions.bags import CellBag
 from wsi_pipeline.predictions.slide_models import answer, load_slide_model
+from wsi_pipeline.predictions.slide_models.member import Member
 from wsi_pipeline.predictions.tasks import load_task
+from wsi_pipeline.training import slides_fit
 from wsi_pipeline.training.slides import SlidesTraining, train_slides
 from wsi_pipeline.training.slides_data import CohortRequest, read_request
 from wsi_pipeline.training.slides_evaluation import evaluate_slides
 from wsi_pipeline.training.slides_fit import family_weights, fit_slide_model
-from wsi_pipeline.training.slides_members import RECIPES, members_of
+from wsi_pipeline.training.slides_members import RECIPES, TrainingSet, fit_members, members_of
 from wsi_pipeline.training.slides_study import cell_level, study_slides
 
+CARD = {
+    "name": "m", "sha256": "0", "specimens": ["blood_smear"], "reads_embedding": False, "simulated": False,
+    "classifier": {"name": "c", "sha256": SHA256, "classes": list(CLASSES)},
+}  # fmt: skip
 _QUICK = ("composition", "immature", "beyond-class")
 _SMALL = Plan(folds=2, repeats=1, null_repeats=0, fractions=(), replicates=50)
 _PLAN = Plan(folds=4, repeats=1, null_repeats=0, fractions=(), replicates=300)
@@ -158,6 +165,128 @@ def test_a_training_on_simulated_slides_says_so(tmp_path: Path) -> None:
 
     bag = read_bags([run], embedding=False)[0]
     assert answer(model, bag).reason == "no-real-training-data"
+
+
+def test_members_that_a_fold_lacks_leave_no_holes(monkeypatch: pytest.MonkeyPatch) -> None:
+    bags, labels = two_groups(40)
+    known = [i for i, label in enumerate(labels) if label == "aml_other" or i < 12]
+    counts = np.array([[10.0 + i % 2 if i in known else np.nan] for i in range(40)])
+    data = made_training_set(bags, labels, counts=counts)
+    for seed in range(4):
+        fitted = fit_slide_model(data, ("composition", "routine counts"), seed=seed)
+        assert np.isfinite(fitted.held_out).all()
+    first = iter([True])
+
+    def one_fold_less(names: tuple[str, ...], part: TrainingSet, *, seed: int) -> list[Member]:
+        return fit_members(tuple(n for n in names if n != "immature" or not next(first, False)), part, seed=seed)
+
+    monkeypatch.setattr(slides_fit, "fit_members", one_fold_less)
+    fitted = fit_slide_model(data, ("composition", "immature"), seed=0)
+    assert fitted.left_out == ("immature",)
+    assert set(fitted.model.scalings) == {m.name for m in fitted.model.members} == {"composition"}
+    assert np.isfinite(fitted.held_out).all()
+
+
+def test_subjects_without_labels_are_calibrated_as_they_are_answered() -> None:
+    """Labels tell the classes apart here, and the classifier does not."""
+
+    def drawn(n: int, seed: int) -> tuple[list[CellBag], list[str]]:
+        bags, labels = [], []
+        for i in range(n):
+            apl = i % 2 == 0
+            bag = made_bag(f"P{seed}-{i}", seed=seed + i, promyelocytes=0.9 if apl else 0.05, labelled=True)
+            blind = np.random.default_rng(seed + i).dirichlet(np.full(len(CLASSES), 0.5), len(bag))
+            bags.append(replace(bag, probabilities=blind.astype(np.float32)))
+            labels.append("apl" if apl else "aml_other")
+        return bags, labels
+
+    bags, labels = drawn(40, 0)
+    model = fit_slide_model(made_training_set(bags, labels), ("composition", "labels"), seed=0, card=CARD).model
+    later, truth = drawn(60, 1000)
+    bare = [replace(bag, given=np.full(len(bag), -1), given_labels=None) for bag in later]
+    right = np.array([label == "aml_other" for label in truth], np.int64)
+    with_labels, without = (model.probabilities(own)[np.arange(60), right] for own in (later, bare))
+    assert with_labels.min() > 0.8
+    assert -np.log(without).mean() < np.log(2) + 0.03, "no worse than the frequencies of the classes"
+    sets = model.combinations[""].sets
+    covered = np.mean([c in sets.classes_of(p) for c, p in zip(right, model.probabilities(bare), strict=True)])
+    assert covered >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("APL", *["AML"] * 9), "could not be evaluated: a class has one patient only"),
+        (("APL",) * 10, "one class only"),
+    ],
+)
+def test_another_cohort_that_cannot_be_measured_loses_nothing(tmp_path: Path, labels: Sequence[str], said: str) -> None:
+    run, table = _cohort(tmp_path, 30, cohorts=("x", "x", "y"))
+    with table.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    others = iter(labels)
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *([*r[:1], next(others), *r[2:]] if r[2] == "y" else r for r in rows)])
+    out, lines = tmp_path / "out", []  # type: ignore[var-annotated]
+    (out).mkdir()
+    (out / "external.html").write_text("of an earlier training")
+    found = train_slides(_request(run, table, train_cohort="x", plan=_SMALL), out, report=lines.append)
+    assert found.external is None
+    assert any(said in line for line in lines)
+    assert (out / "evaluation.html").is_file()
+    assert (out / "metrics.json").is_file()
+    assert not (out / "external.html").exists()
+
+
+def test_other_cohorts_may_have_classes_that_the_model_does_not_know(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 30, cohorts=("x", "x", "y"))
+    with table.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    for i, row in enumerate(r for r in rows if r[2] == "y"):
+        row[1] = ("normal", "M3", "AML", "MDS")[i % 4]
+    for row in rows:
+        row[1] = {"APL": "normal"}.get(row[1], row[1])
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    lines: list[str] = []
+    request = _request(run, table, train_cohort="x", plan=_SMALL)
+    request = replace(request, cohort=replace(request.cohort, task=load_task("smear_diagnosis")))
+    found = train_slides(request, tmp_path / "out", report=lines.append)
+    assert any("2 subjects are of classes that the model does not know: mds_like" in line for line in lines)
+    assert found.external is not None
+    assert found.external.study.n_by_class == (3, 5), "APL counts as AML where the model has no class of its own"
+
+
+def test_cells_of_the_training_in_another_cohort_are_told(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 30, cohorts=("x", "x", "y"))
+    # P04 is of the other cohort: the first patient once more, under another name.
+    twin, first = (run / "slides" / name / "cells.parquet" for name in ("P04", "P00"))
+    twin.write_bytes(first.read_bytes())
+    lines: list[str] = []
+    found = train_slides(_request(run, table, train_cohort="x", plan=_SMALL), tmp_path / "out", report=lines.append)
+    assert found.external is not None
+    (finding,) = found.external.study.findings
+    assert "P00 and P04 (40)" in finding.message
+    assert "trained on one and is tested on the other" in finding.message
+    assert any(line.startswith("note: other cohorts: 1 pairs of patients share 40 identical") for line in lines)
+    assert not found.study.findings
+
+
+def test_cards_say_what_the_model_cannot_notice(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 12)
+    train_slides(_request(run, table, plan=_SMALL), tmp_path / "out")
+    said = json.loads((tmp_path / "out" / "made.slides.json").read_text())["limits"]
+    assert any("Of apl, aml_other there were too few subjects" in line for line in said)
+    assert any("does not notice an unusual mix of cells or look of the cells" in line for line in said)
+    assert not any("guaranteed is" in line for line in said)
+
+
+def test_more_folds_than_patients_are_refused_before_anything_is_fitted(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 12)
+    lines: list[str] = []
+    with pytest.raises(DataError, match="apl 6, aml_other 6; 10 of each class are needed for a study of 10 folds"):
+        train_slides(_request(run, table, plan=replace(_PLAN, folds=10)), tmp_path / "out", report=lines.append)
+    assert not any("fitting" in line for line in lines)
 
 
 def test_slides_of_a_run_without_patients_are_pooled_by_the_table(tmp_path: Path) -> None:

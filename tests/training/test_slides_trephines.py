@@ -15,7 +15,7 @@ from made_trephines import MadeTrephine, make_trephines, two_groups
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.predict_slides import predict_slides
 from wsi_pipeline.predictions.assessment import Plan
-from wsi_pipeline.predictions.bags import read_bags
+from wsi_pipeline.predictions.bags import read_bags, read_runs
 from wsi_pipeline.predictions.slide_features import feature_table
 from wsi_pipeline.predictions.slide_models import answer, load_slide_model
 from wsi_pipeline.predictions.slide_models.storage import map_file
@@ -114,6 +114,18 @@ def test_features_have_the_cells_behind_them(trained: dict[str, Path]) -> None:
     assert n["cellularity.percent"] == 8
     assert values["mekanet.Num_Megakaryocytes"] == len(bags[0])
     assert np.isfinite(values["arrangement.clark_evans"])
+
+
+def test_phenotypes_told_anew_are_those_of_a_run_with_the_model(trained: dict[str, Path], tmp_path: Path) -> None:
+    plain = make_trephines(tmp_path / "run", two_groups(18))
+    model = load_phenotypes(trained["phenotypes"])
+    anew, _ = read_runs([plain], embedding=False, phenotypes=model)
+    told, _ = read_runs([trained["run"]], embedding=False)
+    assert feature_table(anew).names == feature_table(told).names
+    assert np.array_equal(feature_table(anew).values, feature_table(told).values, equal_nan=True)
+    assert {bag.classifier_sha256 for bag in anew} == {model.sha256}
+    with pytest.raises(ConfigError, match="task aml is of smears"):
+        CohortRequest(runs=(plain,), manifest=trained["table"], task=load_task("aml"), phenotypes=trained["phenotypes"])
 
 
 def test_slides_of_a_patient_are_pooled_by_their_cells(tmp_path: Path) -> None:

@@ -148,10 +148,11 @@ def demo(
 def _execute(plan: Any, **options: Any) -> None:
     """Run a plan with progress, print the result, and leave with 1 when slides failed."""
     from wsi_pipeline.cohort import execute
+    from wsi_pipeline.runtime.process import told_to_end
     from wsi_pipeline.runtime.progress import show_progress
 
     try:
-        with show_progress(len(plan.jobs)) as progress:
+        with told_to_end(), show_progress(len(plan.jobs)) as progress:
             result = execute(plan, progress=progress, **options)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command resumes", err=True)

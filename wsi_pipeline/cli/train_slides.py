@@ -17,6 +17,10 @@ Cells = Annotated[list[Path], typer.Option("--cells", help="Folder that `run` wr
 More = Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Further folders: --cells A B C.")]
 CohortColumn = Annotated[str | None, typer.Option(help="Column of the cohort or centre, when it has another name.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, when it has another name.")]
+Phenotypes = Annotated[
+    Path | None,
+    typer.Option(help="Tasks of trephines: file of `train phenotypes`; default what the runs told."),
+]
 Ignore = Annotated[
     bool, typer.Option("--ignore-unknown-labels", help="Leave out subjects whose label is outside the task.")
 ]
@@ -28,7 +32,7 @@ def slides(
     task: Annotated[
         str,
         typer.Option(
-            help="smear_diagnosis, aml, apl, apl_normal, mds, mds_reactive, mpn, mpn_subtype, or a .yaml file."
+            help="smear_diagnosis, aml, apl, apl_normal, mds, mds_reactive; of trephines mpn, mpn_subtype; or a .yaml."
         ),
     ],
     cells: Cells,
@@ -48,6 +52,7 @@ def slides(
         str | None, typer.Option(help="Train on this cohort alone and evaluate on the others.")
     ] = None,
     ignore_unknown_labels: Ignore = False,
+    phenotypes: Phenotypes = None,
     licence: Annotated[str, typer.Option(help="Licence of the slides and of the model, for the card.")] = "not stated",
     title: Annotated[
         str | None, typer.Option(help="What the cohort is, for the card; default the table's name.")
@@ -81,6 +86,7 @@ def slides(
             cohort_column=cohort_column,
             label_column=label_column,
             ignore_unknown_labels=ignore_unknown_labels,
+            phenotypes=phenotypes,
         ),
         kind=model,
         encoder=encoder,
@@ -114,6 +120,7 @@ def evaluate_slides(
     cohort_column: CohortColumn = None,
     label_column: LabelColumn = None,
     ignore_unknown_labels: Ignore = False,
+    phenotypes: Phenotypes = None,
     allow_simulated: Annotated[
         bool, typer.Option("--allow-simulated", help="Allow a model that was trained on simulated cohorts.")
     ] = False,
@@ -137,6 +144,7 @@ def evaluate_slides(
             cohort_column=cohort_column,
             label_column=label_column,
             ignore_unknown_labels=ignore_unknown_labels,
+            phenotypes=phenotypes,
         )
 
     result = slides_evaluation.evaluate_slides(

@@ -2,7 +2,7 @@
 
 *Identical* are runs whose ``cells.parquet`` agrees bit by bit in every column but ``block``, in row groups and
 metadata, and whose ``differential.csv``, ``differential_corrected.csv``, ``predictions.csv``, ``red_cells.csv``,
-``regions.geojson`` and ``qupath.geojson.gz`` agree byte by byte.
+``megakaryocytes.csv``, ``phenotypes.csv``, ``regions.geojson`` and ``qupath.geojson.gz`` agree byte by byte.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MATCHED_IOU = 0.9
 """Cells of two runs that are not identical are the same cell from this intersection over union on."""
 
 TABLES = ("differential.csv", "differential_corrected.csv", "predictions.csv")
-SLIDE_TABLES = ("red_cells.csv", "fibrosis.csv")
+SLIDE_TABLES = ("red_cells.csv", "megakaryocytes.csv", "phenotypes.csv", "fibrosis.csv")
 FILES = ("regions.geojson", "qupath.geojson.gz")
 
 _BATCH = 4096

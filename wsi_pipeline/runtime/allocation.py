@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wsi_pipeline.config import RuntimeConfig
 from wsi_pipeline.errors import ConfigError
@@ -105,7 +105,8 @@ class _Workers:
             while not self._stopping.wait(_LOOK_S):
                 if self._process.poll() is not None:
                     _log.error("all workers of the allocation ended; srun's status is %s", self._process.returncode)
-                    cluster.sync(cluster.scheduler.close)
+                    scheduler: Any = cluster.scheduler
+                    cluster.sync(scheduler.close)
                     return
 
         self._thread = threading.Thread(target=look, name="srun", daemon=True)

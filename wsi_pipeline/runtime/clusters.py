@@ -216,7 +216,7 @@ def _open_local(request: ClusterRequest, config: RuntimeConfig) -> Iterator[Open
     device: Literal["cpu", "cuda"] = "cuda" if resolve_device(config.device) == "cuda" else "cpu"
     gpus = visible_gpus() if device == "cuda" else ()
     layout = layout_of(config, cores=usable_cores(), gpus=len(gpus))
-    alike = {"host": LOOPBACK, "memory_limit": _share_of_memory(layout.processes), "silence_logs": _SILENT}
+    alike = {"host": LOOPBACK, "silence_logs": _SILENT}
     workers = {i: {"cls": Nanny, "options": {**alike, **options}} for i, options in enumerate(layout.options(gpus))}
     cluster = SpecCluster(workers=workers, scheduler=_scheduler(request, None), silence_logs=_SILENT)
     client = Client(cluster, set_as_default=False)
@@ -229,13 +229,6 @@ def _open_local(request: ClusterRequest, config: RuntimeConfig) -> Iterator[Open
 
 def _pools(device: str) -> frozenset[str]:
     return frozenset((CPU, GPU) if device == "cuda" else (CPU,))
-
-
-def _share_of_memory(processes: int) -> int:
-    from dask.system import CPU_COUNT
-    from distributed.system import MEMORY_LIMIT
-
-    return int(MEMORY_LIMIT / max(processes, min(processes, CPU_COUNT)))
 
 
 def _scheduler(request: ClusterRequest, security: Security | None) -> dict[str, Any]:
@@ -321,8 +314,8 @@ def _open_address(request: ClusterRequest, config: RuntimeConfig) -> Iterator[Op
     from distributed import Client
 
     tls = request.config.tls
+    security = security_of(tls) if isinstance(tls, TlsFiles) else None
     try:
-        security = security_of(tls) if isinstance(tls, TlsFiles) else None
         client = Client(request.kind, timeout=_ANSWER_S, set_as_default=False, security=security)
     except (OSError, ValueError, TypeError) as error:
         hint = ""

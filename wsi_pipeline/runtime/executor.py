@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from wsi_pipeline.config import RuntimeConfig
@@ -40,7 +42,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _QUEUED_PER_WORKER = 4
-_RESTART_S = 60
 _WORKERS_EVERY_S = 2.0
 _ISOLATED_TRIES = 3
 _NO_SCHEDULER = (
@@ -189,20 +190,23 @@ class Executor(_Reporting):
         running: Any = as_completed(loop=self._client.loop)
 
         def fill() -> None:
+            # Half of them at once: what the scheduler does for a call of the client is much of what a task costs it.
             most = _QUEUED_PER_WORKER * self.n_workers
-            while len(unfinished) < most:
-                arguments = next(waiting, None)
-                if arguments is None:
-                    break
-                submit(arguments, isolated=0)
+            if len(unfinished) <= most // 2 and (more := list(islice(waiting, most - len(unfinished)))):
+                submit(more, isolated=0)
 
-        def submit(arguments: tuple[Any, ...], *, isolated: int) -> None:
-            run = run_isolated if isolated else run_packed
-            key = f"{name_of(function)}-{uuid.uuid4().hex}"
-            what = pack(function, arguments)
-            future = self._client.submit(run, what, timeout_s, key=key, pure=False, resources=resources)
-            unfinished[future.key] = future, arguments, isolated
-            running.add(future)
+        def submit(arguments: list[tuple[Any, ...]], *, isolated: int) -> None:
+            futures: list[Any] = self._client.map(
+                run_isolated if isolated else run_packed,
+                [pack(function, one) for one in arguments],
+                key=[f"{name_of(function)}-{uuid.uuid4().hex}" for _ in arguments],
+                timeout_s=timeout_s,
+                pure=False,
+                resources=resources,
+            )
+            for future, one in zip(futures, arguments, strict=True):
+                unfinished[future.key] = future, one, isolated
+            running.update(futures)
 
         try:
             fill()
@@ -218,7 +222,7 @@ class Executor(_Reporting):
                             f"workers died again and again beside {name_of(function)}, which ran in a process of its "
                             "own; the machine is short of memory, or something ends its workers"
                         ) from None
-                    submit(arguments, isolated=isolated + 1)
+                    submit([arguments], isolated=isolated + 1)
                 finally:
                     future.release()
                 if outcome is not None and outcome.report.timed_out:
@@ -239,11 +243,15 @@ class Executor(_Reporting):
                 self._client.cancel([future for future, *_ in unfinished.values()])
 
     def _replace(self, address: str) -> None:
-        """Have a worker's nanny start it anew; one without a nanny goes on with the thread that hangs."""
+        """End a worker's process, which its nanny then starts anew; one without a nanny is gone."""
         try:
-            self._client.restart_workers([address], timeout=_RESTART_S, raise_for_error=False)
+            self._client.run(_leave, workers=[address], wait=False, on_error="ignore")
         except Exception as error:  # noqa: BLE001  the slide's own failure is what counts
             _log.warning("worker %s hangs and could not be replaced: %s", address, error)
+
+
+async def _leave() -> None:  # a coroutine, since Dask does not wait for those
+    os._exit(1)
 
 
 def default_workers(config: RuntimeConfig) -> int:

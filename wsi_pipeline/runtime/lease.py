@@ -17,6 +17,7 @@ two checks it may still write; so what is written under a lease must be whole fi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -337,7 +338,8 @@ class Lease:
             temporary.write_bytes(after.to_bytes())
             os.replace(temporary, self.folder / f"{mine.number}.json")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # on a file system that has become read-only
+                temporary.unlink(missing_ok=True)
             return error.strerror or str(error)
         self._holding, self._beaten = after, now
         return ""

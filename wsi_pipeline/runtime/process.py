@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -101,6 +105,26 @@ def _link(path: str) -> str:
         return os.readlink(path)
     except OSError:
         return ""
+
+
+@contextmanager
+def told_to_end() -> Iterator[None]:
+    """Take SIGTERM, which Slurm and other keepers of processes send, as an interruption from the keyboard.
+
+    So what is held is given back: leases, workers, jobs in a queue. Outside the main thread nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def process_start(pid: int) -> str | None:

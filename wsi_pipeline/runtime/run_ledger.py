@@ -129,7 +129,13 @@ def read_run_ledger(work: Path) -> RunLedger | None:
     except OSError:
         return None
     if chosen == "sqlite":
-        return SqliteLedger(work / _DATABASE, read_only=True) if (work / _DATABASE).is_file() else None
+        if not (work / _DATABASE).is_file():
+            return None
+        ledger = SqliteLedger(work / _DATABASE, read_only=True)
+        if ledger.is_made():
+            return ledger
+        ledger.close()
+        return None
     return AppendLedger(work, "")
 
 
@@ -186,6 +192,10 @@ class SqliteLedger:
                 )
         except sqlite3.Error as error:
             raise self._error(error) from None
+
+    def is_made(self) -> bool:
+        """Return whether the tables are there: not yet in the first moment of a run."""
+        return self._read("select count(*) from sqlite_master where name in ('slide', 'file')") == [(2,)]
 
     def begin(self, slide_id: str, asked: Mapping[str, Any]) -> None:
         text = json.dumps(dict(asked), sort_keys=True)

@@ -70,7 +70,10 @@ def embedding_dim(name: str) -> int:
     ModelError, MissingWeightsError
         The weights are not on this machine, or their card is damaged.
     """
-    widths = find_segmentation_weights(name).card["widths"]
+    return _dim(find_segmentation_weights(name).card["widths"])
+
+
+def _dim(widths: Sequence[int]) -> int:
     return sum(int(widths[depth]) for depth in _DEPTHS)
 
 
@@ -102,4 +105,4 @@ def embed_cells(
         box = (slice(y, y + EMBEDDING_SIDE_PX), slice(x, x + EMBEDDING_SIDE_PX))
         tile = normalisation.apply(rgb[box]).transpose(2, 0, 1)[None]
         found.append(model.pooled(np.ascontiguousarray(tile), labels[box] == row + 1, _DEPTHS))
-    return np.array(found, np.float16).reshape(len(found), -1)
+    return np.array(found, np.float16).reshape(len(found), _dim(model.widths))

@@ -87,7 +87,8 @@ class CompactModel:
             raise ModelError(f"{weights.path.with_suffix('.json')}: the card lacks {', '.join(missing)}")
         self.kinds = tuple(card["kinds"])
         self.tile_px, self.overlap_px = int(card["tile_px"]), int(card["overlap_px"])
-        network = CompactFlowNet(len(self.kinds), tuple(card["widths"]))
+        self.widths = tuple(card["widths"])
+        network = CompactFlowNet(len(self.kinds), self.widths)
         try:
             network.load_state_dict(load_file(weights.path))
         except (RuntimeError, SafetensorError) as error:

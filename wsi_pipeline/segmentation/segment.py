@@ -19,6 +19,7 @@ from wsi_pipeline.segmentation.kinds import decide_kinds, has_nucleus
 from wsi_pipeline.segmentation.models import FlowModel
 from wsi_pipeline.segmentation.normalise import Normalisation
 from wsi_pipeline.segmentation.predict import Reader, predict_window, predict_window_on_device
+from wsi_pipeline.segmentation.sharpen import sharpen_nuclei
 from wsi_pipeline.tiling import Block, TileLattice
 from wsi_pipeline.units import Box
 
@@ -139,12 +140,16 @@ def segment_block(
         um2_per_px=um2_per_px,
         specimen=specimen,
     )
+    nucleated = has_nucleus(kind, model.kinds)
+    large = nucleated & (kind == "megakaryocyte")
+    if large.any():
+        nuclear = sharpen_nuclei(instances.labels, instances.boxes, rgb, nuclear, large, mpp=config.mpp)
     return SegmentedBlock(
         block=block,
         instances=instances,
         kind=kind,
         kind_support=support,
-        nucleated=has_nucleus(kind, model.kinds),
+        nucleated=nucleated,
         cell_probability=instances.sums[:, 0] / (255 * area),
         mean_rgb=instances.sums[:, 1:4] / area[:, None],
         nuclear=nuclear,

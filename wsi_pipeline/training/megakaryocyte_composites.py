@@ -33,6 +33,7 @@ _CYTOPLASM, _NUCLEUS = (
     MEGAKARYOCYTE_KINDS.index("megakaryocyte_nucleus"),
 )
 _LEAST_LEFT = 0.75
+_SMALL_UM = 16.0
 _SMEAR_OF_LIGHT_PX = 1.0
 _FloatImage = npt.NDArray[np.float32]
 
@@ -90,7 +91,7 @@ def composite(
         _giant_cell(canvas, nuclei, rng)
     for _ in range(int(rng.choice([0, 1, 3]))):
         _pink_body(canvas, rng)
-    for _ in range(int(rng.choice([0, 2, 6, 12]))):
+    for _ in range(int(rng.choice([0, 5, 12, 24]))):
         _ordinary_cell(canvas, rng)
     _scatter(canvas, nuclei, rng)
     if rng.random() < 0.2:
@@ -186,10 +187,13 @@ def _draw_shape(rng: np.random.Generator) -> MegakaryocyteShape:
     bare = rng.random() < 0.15
     lobes = int(rng.integers(1, 11))
     lobulation = float(rng.uniform(0, 1)) if lobes > 1 else 0.0
-    diameter = rng.uniform(12, 24) if bare else np.clip(np.exp(rng.normal(math.log(25), 0.33)), 13.5, 60)
+    diameter = rng.uniform(13, 24) if bare else np.clip(np.exp(rng.normal(math.log(26), 0.33)), 14.0, 60)
+    small = diameter < _SMALL_UM
+    if small and bare:  # or it is any large nucleus
+        lobes, lobulation = max(lobes, 2), max(lobulation, 0.4)
     return MegakaryocyteShape(
         diameter_um=float(diameter),
-        nc_ratio=float(rng.uniform(0.15, 0.6)),
+        nc_ratio=float(rng.uniform(0.15, 0.4 if small else 0.6)),
         lobes=lobes,
         lobulation=lobulation,
         darkness=float(np.exp(rng.normal(-0.1, 0.35))),
@@ -275,15 +279,19 @@ def _lay(
 
 
 def _ordinary_cell(canvas: _Canvas, rng: np.random.Generator) -> None:
-    """Lay down a cell with cytoplasm that is too small for a megakaryocyte, or a large nucleus without any."""
-    bare = rng.random() < 0.35
+    """Lay down a cell with cytoplasm that is no megakaryocyte, or a large nucleus without any.
+
+    The largest other cells of marrow, pronormoblasts and promyelocytes, are 12 to 14 um across on sections, most of it
+    a round nucleus.
+    """
+    large = rng.random() < 0.4
     shape = MegakaryocyteShape(
-        diameter_um=float(rng.uniform(7, 11)),
-        nc_ratio=float(rng.uniform(0.3, 0.8)),
-        lobes=int(rng.integers(1, 4)),
-        lobulation=float(rng.uniform(0, 0.6)),
+        diameter_um=float(rng.uniform(10.5, 14.0) if large else rng.uniform(7, 10.5)),
+        nc_ratio=float(rng.uniform(0.5, 0.85) if large else rng.uniform(0.3, 0.8)),
+        lobes=1 if large else int(rng.integers(1, 4)),
+        lobulation=0.0 if large else float(rng.uniform(0, 0.6)),
         darkness=float(np.exp(rng.normal(-0.2, 0.3))),
-        bare=bare,
+        bare=bool(rng.random() < 0.25 and not large),
     )
     sprite = draw_megakaryocyte(shape, rng, textures=canvas.textures)
     _lay(canvas, sprite, *rng.uniform(0, _SIDE_UM, 2), rng, is_megakaryocyte=False)

@@ -35,7 +35,7 @@ from wsi_pipeline.training.segmentation_data import Sample, split_of
 from wsi_pipeline.training.shipped_fields import nuclei_for_composites
 from wsi_pipeline.units import Box
 
-COMPOSITES = 60
+COMPOSITES = 40
 """Composites of held-out cut-outs that figures are measured on."""
 
 _TOUCHING_PX = 2

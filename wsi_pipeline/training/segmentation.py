@@ -99,7 +99,7 @@ RECIPES = {
         batch=5,
         eosin=0.15,
         kind_weight=1.0,
-        steps=600,
+        steps=800,
         learning_rate=1.5e-3,
     ),
 }

@@ -85,7 +85,7 @@ _ABOUT: dict[str, dict[str, Any]] = {
         "specimens": ("trephine",),
         "description": "Delineates megakaryocytes on H&E sections, cell and nucleus, beside the network of nuclei.",
         "fails_on": (
-            "Nearly all megakaryocytes it was trained on are drawn; real are their chromatin (10 nuclei of 6 fields), "
+            "Nearly all megakaryocytes it was trained on are drawn; real are their chromatin (12 nuclei of 6 fields), "
             "their cytoplasm (two H&E fields of another tissue) and the nuclei around them.",
             "Measured on a handful of real ones only: look at the overlay before you count.",
             "Osteoclasts, macrophages with wide cytoplasm, and lumps of platelets may be called megakaryocytes; "

@@ -26,7 +26,7 @@ from wsi_pipeline.predictions.trephines.cohort_map import fit_cohort_map
 from wsi_pipeline.training.cards import write_card
 from wsi_pipeline.training.slides_card import slide_card
 from wsi_pipeline.training.slides_data import CohortRequest, maps_of, read_request, training_set
-from wsi_pipeline.training.slides_evaluation import Evaluation, evaluate_model
+from wsi_pipeline.training.slides_evaluation import Evaluation, class_within, evaluate_model
 from wsi_pipeline.training.slides_fit import FittedModel, fit_slide_model
 from wsi_pipeline.training.slides_members import TrainingSet, is_of_sections, members_of, reads_embedding
 from wsi_pipeline.training.slides_study import CellLevel, cell_level, plain_answers, study_slides
@@ -111,13 +111,12 @@ def train_slides(
         report(f"note: {line}")
     inside, outside = _parted(cohort, request.train_cohort)
     data = training_set(inside, request.cohort.task)
-    few = [
-        f"{code} {n}" for code, n in zip(data.task.codes, data.patients_of_classes(), strict=True) if n < LEAST_PATIENTS
-    ]
+    least = max(LEAST_PATIENTS, request.plan.folds)
+    few = [f"{code} {n}" for code, n in zip(data.task.codes, data.patients_of_classes(), strict=True) if n < least]
     if few:
         raise DataError(
-            f"{request.cohort.manifest}: too few patients with cells to train on: {', '.join(few)}; {LEAST_PATIENTS} "
-            "of each class are needed"
+            f"{request.cohort.manifest}: too few patients with cells to train on: {', '.join(few)}; {least} of each "
+            f"class are needed for a study of {request.plan.folds} folds"
         )
     findings = cell_leakage(inside.bags, inside.patients)
     for finding in findings:
@@ -131,6 +130,8 @@ def train_slides(
     if request.encoder == "tune":
         data = replace(data, maps=maps_of(data, request.classifier, report))
     fitted = fit_slide_model(data, names, seed=request.plan.seed)
+    if fitted.left_out:
+        report(f"note: left out, since some folds lack what they learn from: {', '.join(fitted.left_out)}")
     plan = request.plan
     report(f"study: {plan.repeats} x {plan.folds} folds by patient, everything fitted anew inside each")
     study = study_slides(data, names, request.kind, plan, centres=inside.centres, findings=findings)
@@ -142,7 +143,6 @@ def train_slides(
         write_card(slide_card(request, inside, data, fitted, study, alone), path)
         if sections:
             _write_map(path, data)
-        external = _external(path, outside, data, request, out, report)
         write_assessment(
             study,
             out / "evaluation.html",
@@ -150,6 +150,7 @@ def train_slides(
             notes=_notes(request, fitted.model),
         )
         write_text(out / "held_out.csv", _held_out(inside, data, fitted))
+        external = _external(path, inside, outside, data, request, out, report)
         write_json(out / "metrics.json", _metrics(study, alone, external))
     return TrainedSlides(path=path, study=study, cells=alone, external=external)
 
@@ -190,25 +191,48 @@ def _parted(cohort: Cohort, name: str | None) -> tuple[Cohort, Cohort | None]:
 
 def _external(
     path: Path,
+    inside: Cohort,
     outside: Cohort | None,
     data: TrainingSet,
     request: SlidesTraining,
     out: Path,
     report: Callable[[str], None],
 ) -> Evaluation | None:
+    for name in ("external.html", "external.json"):  # of an earlier training
+        (out / name).unlink(missing_ok=True)
     if outside is None:
         return None
     report(f"other cohorts: {len(outside)} subjects")
     model = load_slide_model(path)
-    if len(set(outside.labels) & set(model.task.codes)) < 2:
+    outside = _answerable(model, outside, report)
+    if len({class_within(model, label) for label in outside.labels}) < 2:
         report("note: the other cohorts have subjects of one class only; nothing can be measured there")
         return None
     others = subjects_of(outside.bags, counts=outside.counts, count_names=outside.count_names)
-    found = evaluate_model(model, outside, request.plan, beside=plain_answers(data, others))
+    try:
+        found = evaluate_model(model, outside, request.plan, beside=plain_answers(data, others), trained_on=inside)
+    except DataError as error:
+        report(f"note: the other cohorts could not be evaluated: {error}")
+        return None
+    for finding in found.study.findings:
+        report(f"note: other cohorts: {finding.message}")
     write_assessment(
         found.study, out / "external.html", title=f"{request.name}: other cohorts", notes=_notes(request, model)
     )
     return found
+
+
+def _answerable(model: SlideEnsemble, cohort: Cohort, report: Callable[[str], None]) -> Cohort:
+    """Return the subjects whose class and specimen the model knows; tell of the others."""
+    told = {
+        "classes": [label if class_within(model, label) is None else "" for label in cohort.labels],
+        "specimens": ["" if bag.specimen in model.card["specimens"] else bag.specimen for bag in cohort.bags],
+    }
+    for what, strange in told.items():
+        if any(strange):
+            named = ", ".join(sorted(set(strange) - {""}))
+            report(f"note: {sum(map(bool, strange))} subjects are of {what} that the model does not know: {named}")
+    return cohort.take([i for i in range(len(cohort)) if not any(strange[i] for strange in told.values())])
 
 
 def _notes(request: SlidesTraining, model: SlideEnsemble) -> list[str]:

@@ -8,8 +8,10 @@ import numpy as np
 
 from wsi_pipeline.predictions.assessment import Study
 from wsi_pipeline.predictions.bags import CellBag, Cohort
+from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
 from wsi_pipeline.predictions.slide_models.storage import TASK
 from wsi_pipeline.predictions.slide_models.trees import TreeMember
+from wsi_pipeline.predictions.slide_models.unusual import WORDS
 from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of
 from wsi_pipeline.training.cells import today
 from wsi_pipeline.training.slides_fit import COVERAGE, FittedModel
@@ -56,7 +58,7 @@ def slide_card(
         licence=request.licence,
         split={"by": "patient", "folds": request.plan.folds, "repeats": request.plan.repeats, **counts},
         figures=tuple([*_figures(study, request.kind), *_cells(alone)]),
-        fails_on=limits(data, cohort, simulated),
+        fails_on=limits(data, cohort, fitted.model),
         date=today(),
         details={
             "slide_task": data.task.model_dump(mode="json"),
@@ -65,7 +67,7 @@ def slide_card(
             "reads_embedding": reads_embedding(request.kind, sections=is_of_sections(data.task)),
             "simulated": simulated,
             "trained_on": trained_on,
-            "limits": list(limits(data, cohort, simulated)),
+            "limits": list(limits(data, cohort, fitted.model)),
             "kind": request.kind,
             "encoder": request.encoder,
             "level": request.cohort.level,
@@ -77,24 +79,29 @@ def slide_card(
     )  # fmt: skip
 
 
-def limits(data: TrainingSet, cohort: Cohort, simulated: bool) -> tuple[str, ...]:
+def limits(data: TrainingSet, cohort: Cohort, model: SlideEnsemble) -> tuple[str, ...]:
     """Return what the model cannot know, one sentence each."""
     others = ", ".join(own.name_en for own in data.task.classes)
-    few = [c for c, n in zip(data.task.codes, data.patients_of_classes(), strict=True) if n < COVERAGE / (1 - COVERAGE)]
+    few = [data.task.codes[c] for c in model.combinations[""].sets.never_left_out]
+    unseen = [words for name, words in WORDS.items() if name not in model.unusual.parts]
     said = [
         f"It calls everyone one of: {others}. Whoever has something else is called one of them, too.",
         f"Its probabilities hold for the mix of classes it was trained on ({_mix(data)}); elsewhere they shift.",
         "It sees cells alone: no genetics, no clinical findings, no treatment.",
-        f"Sets of classes are meant to hold the true one in {100 * COVERAGE:.0f} % of subjects like those of the "
-        f"training; what is guaranteed is {100 * (2 * COVERAGE - 1):.0f} %, and nothing for other laboratories.",
+        f"Sets of classes aim to hold the true one in {100 * COVERAGE:.0f} % of subjects like those of the training; "
+        "this is not guaranteed, least of all for other laboratories.",
     ]
     if cohort.centres is None or len(set(cohort.centres)) < 2:
         said.append("It was trained on one cohort; how it does in another laboratory is not known.")
     if data.maps is not None:
         said.append("It reads the pixels of cells again: a run whose images or slides were moved gets no answer.")
     if few:
-        said.append(f"Of {', '.join(few)} there were too few patients to ever leave the class out of a set.")
-    if simulated:
+        said.append(f"Of {', '.join(few)} there were too few subjects to ever leave the class out of a set.")
+    if unseen:
+        said.append(
+            f"It does not notice an unusual {' or '.join(unseen)}: too few training subjects to tell, or no data."
+        )
+    if any(bag.simulated for bag in cohort.bags):
         said.insert(0, "SIMULATED: it learnt from simulated subjects and says nothing of a patient.")
     return tuple(said)
 

@@ -17,6 +17,7 @@ from wsi_pipeline.predictions.bags.runs import SECTIONS, SMEARS
 from wsi_pipeline.predictions.slide_features import Vocabulary
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.predictions.tasks import Task
+from wsi_pipeline.predictions.trephines.phenotypes import load_phenotypes
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.training.slides_encoder import CellMaps, EncoderRecipe, read_cell_maps
 from wsi_pipeline.training.slides_members import TrainingSet, is_of_sections
@@ -35,6 +36,13 @@ class CohortRequest:
         ``patient`` pools the slides of each, ``slide`` does not.
     cohort_column, label_column
         Names of these columns, where they have others than usual.
+    phenotypes
+        Of trephines: the model that tells phenotypes; None takes what the runs told.
+
+    Raises
+    ------
+    ConfigError
+        Phenotypes for a task of smears.
     """
 
     runs: tuple[Path, ...]
@@ -44,6 +52,11 @@ class CohortRequest:
     cohort_column: str | None = None
     label_column: str | None = None
     ignore_unknown_labels: bool = False
+    phenotypes: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.phenotypes is not None and not is_of_sections(self.task):
+            raise ConfigError(f"--phenotypes: task {self.task.name} is of smears, which have none; leave it out")
 
 
 def read_request(request: CohortRequest, *, embedding: bool) -> tuple[Cohort, list[str]]:
@@ -65,6 +78,7 @@ def read_request(request: CohortRequest, *, embedding: bool) -> tuple[Cohort, li
         embedding=embedding,
         patients=patients_of(table),
         specimens=specimens_of(request.task),
+        phenotypes=None if request.phenotypes is None else load_phenotypes(request.phenotypes),
     )
     cohort = read_cohort(
         request.manifest,

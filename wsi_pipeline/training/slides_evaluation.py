@@ -16,6 +16,7 @@ from wsi_pipeline.errors import ConfigError, DataError, ModelError
 from wsi_pipeline.exports.report.assessment import write_assessment
 from wsi_pipeline.predictions.assessment import BASELINE, Estimate, Plan, Study
 from wsi_pipeline.predictions.assessment.document import document
+from wsi_pipeline.predictions.assessment.leakage import Finding
 from wsi_pipeline.predictions.assessment.study import study_answers
 from wsi_pipeline.predictions.bags import Cohort, cell_leakage
 from wsi_pipeline.predictions.intervals import wilson
@@ -110,7 +111,12 @@ def evaluate_slides(
 
 
 def evaluate_model(
-    model: SlideEnsemble, cohort: Cohort, plan: Plan, *, beside: Mapping[str, FloatArray] | None = None
+    model: SlideEnsemble,
+    cohort: Cohort,
+    plan: Plan,
+    *,
+    beside: Mapping[str, FloatArray] | None = None,
+    trained_on: Cohort | None = None,
 ) -> Evaluation:
     """Return the figures of a model on subjects that it has not seen; beside it, where there are any, the criteria.
 
@@ -118,6 +124,8 @@ def evaluate_model(
     ----------
     beside
         Probabilities ``(n, classes)`` of other models, by name.
+    trained_on
+        Whom the model was trained on, where that is known: cells that both share are looked for.
 
     Raises
     ------
@@ -148,11 +156,18 @@ def evaluate_model(
         classes=[codes[c] for c in present],
         feature_names=["nucleated cells"],
         plan=replace(plan, folds=min(plan.folds, rarest)),
-        findings=cell_leakage(cohort.bags, cohort.patients),
+        findings=_shared_cells(cohort, trained_on),
     )
     subjects = subjects_of(cohort.bags, counts=cohort.counts, count_names=cohort.count_names)
     decided = [decide(model, subject) for subject in subjects]
     return _evaluation(model, decided, labels, study, tuple(c for c in codes if c not in labels))
+
+
+def _shared_cells(cohort: Cohort, trained_on: Cohort | None) -> tuple[Finding, ...]:
+    if trained_on is None:
+        return cell_leakage(cohort.bags, cohort.patients)
+    patients = (*trained_on.patients, *cohort.patients)
+    return cell_leakage((*trained_on.bags, *cohort.bags), patients, trained_on=trained_on.patients)
 
 
 def _evaluation(
@@ -171,9 +186,13 @@ def _evaluation(
     )
 
 
+def class_within(model: SlideEnsemble, label: str) -> str | None:
+    """Return the class of the model that a class of the full task belongs to; None where the model knows none."""
+    return label if label in model.task.codes else model.task.class_of(label)
+
+
 def _within(model: SlideEnsemble, label: str) -> str:
-    """Return the class of the model that a class of the full task belongs to."""
-    own = label if label in model.task.codes else model.task.class_of(label)
+    own = class_within(model, label)
     if own is None:
         known = ", ".join(model.task.codes)
         raise DataError(f"model {model.card['name']} does not know the class {label}; it knows {known}")

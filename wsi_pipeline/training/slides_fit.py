@@ -20,9 +20,11 @@ from wsi_pipeline.predictions.assessment.cross_validation import sub_seed
 from wsi_pipeline.predictions.assessment.folds import grouped_folds
 from wsi_pipeline.predictions.slide_features.feature import FloatArray
 from wsi_pipeline.predictions.slide_models.calibration import ConformalSets, Scaling, fit_scaling
+from wsi_pipeline.predictions.slide_models.encoder_member import EncoderMember
 from wsi_pipeline.predictions.slide_models.ensemble import Combination, SlideEnsemble, combination_key
 from wsi_pipeline.predictions.slide_models.inputs import PARTS
 from wsi_pipeline.predictions.slide_models.member import Member
+from wsi_pipeline.predictions.slide_models.subject import Subject
 from wsi_pipeline.predictions.slide_models.unusual import Unusual
 from wsi_pipeline.training.slides_members import LABELS, OPTIONAL, TrainingSet, fit_members
 
@@ -48,18 +50,22 @@ class FittedModel:
     Parameters
     ----------
     held_out
-        ``(n, classes)`` calibrated probabilities of the training subjects, each by the folds that did not see it.
+        ``(n, classes)`` probabilities of the training subjects, each by the members that did not see it; weights and
+        calibration are fitted to all of these answers.
     fold
         ``(n,)`` that left the subject out.
     cells
         Of each subject the probabilities ``(cells, classes)`` that each cell alone gives, by the same folds; empty
         where no member looks at cells.
+    left_out
+        Members that could be fitted in some of the folds only.
     """
 
     model: SlideEnsemble
     held_out: FloatArray
     fold: IntArray
     cells: tuple[FloatArray, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def fit_slide_model(
@@ -89,23 +95,32 @@ def fit_slide_model(
     fold = grouped_folds(data.labels, data.patients, min(folds, rarest), seed=sub_seed(seed, 0))
     members: list[Member] = []
     held: dict[str, FloatArray] = {}
+    plain: dict[str, FloatArray] = {}
     cells: list[dict[str, FloatArray]] = [{} for _ in data.subjects]
     for number in np.unique(fold).tolist():
         own = fit_members(names, data.take(np.flatnonzero(fold != number)), seed=sub_seed(seed, 1, number))
         members += own
         for row in np.flatnonzero(fold == number).tolist():
-            _hold_out(own, data, row, held, cells[row])
-    scalings, skills = {}, {}
+            told = _margins(own, data.subjects[row])
+            _keep(told, row, data, held)
+            _keep(_without_labels(own, data.subjects[row], told), row, data, plain)
+            cells[row] = _of_cells(own, data.subjects[row])
+    left_out = tuple(n for n in held if n not in OPTIONAL and not np.isfinite(held[n]).all())
+    for name in left_out:
+        for kept in (held, plain, *cells):
+            kept.pop(name, None)
+    scalings = {}
     for name, margins in held.items():
         there = np.isfinite(margins).all(axis=1)
         scalings[name] = fit_scaling(margins[there], data.labels[there])
-        skills[name] = _skill(scalings[name].probabilities(margins[there]), data.labels[there])
     members = [m for m in members if m.name in held]
     optional = tuple(name for name in OPTIONAL if name in held)
     made = {}
     for size in range(len(optional) + 1):
         for extra in combinations(optional, size):
-            found = _combine(extra, optional, held, scalings, skills, data.labels, coverage)
+            # Who has no labels is answered by what members say without any, so that is what is weighed and calibrated.
+            said = plain if LABELS in optional and LABELS not in extra else held
+            found = _combine(extra, optional, said, scalings, data.labels, coverage)
             if found is not None:
                 made[combination_key(extra)] = found
     if "" not in made:
@@ -121,40 +136,65 @@ def fit_slide_model(
     )
     return FittedModel(
         model=model,
-        held_out=np.stack([_told(model, data, row, held) for row in range(len(data))]),
+        held_out=np.stack([_told(model, row, held, plain) for row in range(len(data))]),
         fold=fold,
         cells=tuple(
             np.mean([scalings[name].probabilities(m) for name, m in own.items()], axis=0) if own else np.empty((0, 0))
             for own in cells
         ),
+        left_out=left_out,
     )
 
 
-def _hold_out(
-    members: Sequence[Member], data: TrainingSet, row: int, held: dict[str, FloatArray], cells: dict[str, FloatArray]
-) -> None:
-    """Add what the members of a fold say of a subject that it left out."""
-    subject = data.subjects[row]
+def _margins(members: Sequence[Member], subject: Subject) -> dict[str, FloatArray]:
+    """Return the mean margins ``(classes,)`` of the members of each name that applies to a subject."""
     told: dict[str, list[FloatArray]] = {}
-    alone: dict[str, list[FloatArray]] = {}
     for member in members:
         if member.applies(subject):
             told.setdefault(member.name, []).append(member.margins(subject, np.ones((1, len(subject.bag))))[0])
-            own = member.cell_margins(subject)
-            if own is not None:
-                alone.setdefault(member.name, []).append(own)
-    for name, found in told.items():
-        held.setdefault(name, np.full((len(data), data.n_classes), np.nan))[row] = np.mean(found, axis=0)
-    for name, found in alone.items():
-        cells[name] = np.mean(found, axis=0)
+    return {name: np.mean(found, axis=0) for name, found in told.items()}
+
+
+def _without_labels(
+    members: Sequence[Member], subject: Subject, told: Mapping[str, FloatArray]
+) -> Mapping[str, FloatArray]:
+    """Return the margins of a subject without its labels; ``told`` are those with them.
+
+    An encoder answers for the cells that it looked at: others would be read from images anew in every fold.
+    """
+    if not subject.labelled:
+        return told
+    found = _margins([m for m in members if m.kind != EncoderMember.kind], subject.unlabelled())
+    return {name: found.get(name, own) for name, own in told.items() if name != LABELS}
+
+
+def _keep(told: Mapping[str, FloatArray], row: int, data: TrainingSet, held: dict[str, FloatArray]) -> None:
+    for name, margins in told.items():
+        held.setdefault(name, np.full((len(data), data.n_classes), np.nan))[row] = margins
+
+
+def _of_cells(members: Sequence[Member], subject: Subject) -> dict[str, FloatArray]:
+    """Return the margins ``(cells, classes)`` that each cell alone gives, by name."""
+    alone: dict[str, list[FloatArray]] = {}
+    for member in members:
+        if member.applies(subject) and (own := member.cell_margins(subject)) is not None:
+            alone.setdefault(member.name, []).append(own)
+    return {name: np.mean(found, axis=0) for name, found in alone.items()}
 
 
 def _skill(p: FloatArray, labels: IntArray) -> float:
     """Return by what part of the class frequencies' log loss the probabilities are better, 0 at least."""
     share = np.bincount(labels, minlength=p.shape[1]) / len(labels)
-    trivial = -np.log(np.maximum(share[labels], _CLIP)).mean()
+    trivial = float(-np.log(np.maximum(share[labels], _CLIP)).mean())
+    if trivial <= 0:
+        return 0.0
     own = -np.log(np.maximum(p[np.arange(len(labels)), labels], _CLIP)).mean()
     return max(0.0, 1.0 - float(own / trivial))
+
+
+def _skill_of(margins: FloatArray, scaling: Scaling, labels: IntArray) -> float:
+    there = np.isfinite(margins).all(axis=1)
+    return _skill(scaling.probabilities(margins[there]), labels[there])
 
 
 def _combine(
@@ -162,7 +202,6 @@ def _combine(
     optional: tuple[str, ...],
     held: Mapping[str, FloatArray],
     scalings: Mapping[str, Scaling],
-    skills: Mapping[str, float],
     labels: IntArray,
     coverage: float,
 ) -> Combination | None:
@@ -173,7 +212,7 @@ def _combine(
     k = next(iter(held.values())).shape[1]
     if (np.bincount(labels[there], minlength=k) < _LEAST_ROWS).any():
         return None
-    weights = family_weights({name: skills[name] for name in names})
+    weights = family_weights({name: _skill_of(held[name], scalings[name], labels) for name in names})
     margins = sum(weights[name] * scalings[name].scaled(held[name][there]) for name in names)
     scaling = fit_scaling(np.asarray(margins), labels[there])
     sets = ConformalSets.fit(scaling.probabilities(np.asarray(margins)), labels[there], coverage)
@@ -198,7 +237,12 @@ def family_weights(skills: Mapping[str, float]) -> dict[str, float]:
     return {name: own / total if total > 0 else 1 / len(each) for name, own in each.items()}
 
 
-def _told(model: SlideEnsemble, data: TrainingSet, row: int, held: Mapping[str, FloatArray]) -> FloatArray:
-    combination = model.combination_for(data.subjects[row])
-    margins = sum(w * model.scalings[name].scaled(held[name][row]) for name, w in combination.weights.items())
+def _told(
+    model: SlideEnsemble, row: int, held: Mapping[str, FloatArray], plain: Mapping[str, FloatArray]
+) -> FloatArray:
+    # A fold may lack an optional member that too few of its patients had.
+    able = [name for name, own in held.items() if np.isfinite(own[row]).all()]
+    combination = model.combination_with(able)
+    said = plain if LABELS in model.optional and LABELS not in able else held
+    margins = sum(w * model.scalings[name].scaled(said[name][row]) for name, w in combination.weights.items())
     return combination.scaling.probabilities(np.asarray(margins)[None])[0]

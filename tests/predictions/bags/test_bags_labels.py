@@ -99,6 +99,24 @@ def test_slides_of_a_patient_keep_their_patient(tmp_path: Path) -> None:
     assert read_cohort(path, slides, FakeTask()).patients == ("P1", "P1", "P3")
 
 
+def test_a_patient_is_one_whoever_names_it(tmp_path: Path) -> None:
+    decomposed = "Pe\u0301"
+    run = make_run(
+        tmp_path / "r",
+        [
+            MadeSlide(slide_id="s1", subject=decomposed, mix={"blast": 2}, seed=1),
+            MadeSlide(slide_id="s2", subject=decomposed, mix={"blast": 2}, seed=2),
+            MadeSlide(slide_id="s3", subject="P3", mix={"blast": 2}, seed=3),
+        ],
+    )
+    slides = read_bags([run], level="slide")
+    named = table(tmp_path / "l.csv", "slide_id,patient,label\ns1,Pé,apl\ns2,,apl\ns3,,aml\n")
+    assert read_cohort(named, slides, FakeTask()).patients == ("Pé", "Pé", "P3")
+    two = table(tmp_path / "t.csv", "slide_id,label\ns1,apl\ns2,aml\ns3,aml\n")
+    with pytest.raises(DataError, match="two labels: Pé"):
+        read_cohort(two, slides, FakeTask())
+
+
 def test_cohorts_and_routine_counts(bags: list[CellBag], tmp_path: Path) -> None:
     text = "subject,label,cohort,WBC (G/L),age\nP1,apl,Paris,2.5,41\nPé,aml,Lyon,,63\nP1,apl,Paris,3.5,41\n"
     cohort = read_cohort(table(tmp_path / "l.csv", text), bags, FakeTask())
@@ -136,6 +154,8 @@ def test_labels_outside_the_task(bags: list[CellBag], tmp_path: Path) -> None:
         ("patient,label\nP5,apl\nP6,aml\n", "0 subjects with cells, all without a class"),
         ("patient,label\nP1,apl\nP1,aml\nPé,aml\n", r"two labels: P1 \(apl in line 2, aml_other in line 3\)"),
         ("patient,label,centre\nP1,apl,A\nP1,apl,B\nPé,aml,A\n", r"two cohorts: P1 \(A in line 2, B in line 3\)"),
+        ("slide_id,label\ns1,apl\ns2,aml\nP_é,aml\n", r"two labels: P1 \(apl in line 2, aml_other in line 3\)"),
+        ("slide_id,label,cohort\ns1,apl,A\ns2,apl,B\nP_é,aml,A\n", r"two cohorts: P1 \(A in line 2, B in line 3\)"),
         ("patient,label,centre\nP1,apl,A\nPé,aml,\n", "'centre' says nothing of 1 subjects: Pé"),
         ("patient,label\nQ1,apl\nQ2,aml\n", "names none of the subjects with cells: it has Q1, Q2; the runs have P1"),
         ("patient,slide_id,label\nQ,s1,apl\nPé,,aml\n", "s1, s2 is of P1 and of Q"),

@@ -35,6 +35,9 @@ def test_identical_images_of_two_patients(bags: list[CellBag]) -> None:
     assert finding.kind == "identical-cells"
     assert finding.count == 1
     assert "A and B (3)" in finding.message
+    (across,) = cell_leakage(bags, trained_on=["A"])
+    assert across.message.endswith("Of 1 pairs the model was trained on one and is tested on the other.")
+    assert cell_leakage(bags, trained_on=["A", "B"]) == ()
     # Of one patient under two names by the table, nothing is shared.
     assert shared_cells(bags, ["X", "X", "C"]) == ()
 

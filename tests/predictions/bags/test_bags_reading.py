@@ -153,6 +153,17 @@ def _summary(run: Path, **change: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
 
+def _embeddings(run: Path, value: float) -> None:
+    path = run / "slides" / "a" / "cells.parquet"
+    cells = pq.read_table(path)
+    place = cells.schema.get_field_index("embedding")
+    kind = cells.schema.field(place).type
+    filled = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.full(len(cells) * kind.list_size, value, np.float16)), kind.list_size
+    )
+    pq.write_table(cells.set_column(place, cells.schema.field(place), filled.cast(kind)), path)
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no summary": (lambda run: (run / "slides/a/summary.json").unlink(), "half-written: it has no summary"),
     "no cells": (lambda run: (run / "slides/a/cells.parquet").unlink(), "half-written: status 'ok', or no cells"),
@@ -163,6 +174,9 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no classifier": (lambda run: _summary(run, provenance={"cell classifier SHA-256": None}), "cells.classifier"),
     "other taxonomy": (lambda run: _summary(run, taxonomy="five-part"), "are not in taxonomy five-part"),
     "outside": (lambda run: (run / "slides.csv").write_text("slide_id,status,reason\n../a,ok,\n"), "no slide_id"),
+    "above": (lambda run: (run / "slides.csv").write_text("slide_id,status,reason\n..,ok,\n"), "no slide_id"),
+    "another slide": (lambda run: _summary(run, slide_id="../../b"), r"summary.json is of slide '../../b'"),
+    "no numbers": (lambda run: _embeddings(run, np.nan), "embeddings of 2 white cells hold values that are no numbers"),
     "no table": (lambda run: (run / "slides.csv").write_text("path\n/x\n"), "is not the table of a run"),
 }
 

@@ -26,7 +26,7 @@ from wsi_pipeline.predictions.slide_features import (
     slide_features,
 )
 from wsi_pipeline.predictions.slide_features.document import page
-from wsi_pipeline.predictions.slide_features.shape import MEASURES, STAIN
+from wsi_pipeline.predictions.slide_features.shape import MEASURES, QUANTILES, STAIN, quantiles
 from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 MIX = {"segmented_neutrophil": 20, "lymphocyte": 10, "blast": 8, "promyelocyte": 4, "erythroblast": 5, "artefact": 3}
@@ -244,3 +244,8 @@ def test_the_page_is_current() -> None:
     message = "run python -m wsi_pipeline.predictions.slide_features.document > docs/slide-features.md"
     path = Path(__file__).parents[3] / "docs" / "slide-features.md"
     assert path.read_text(encoding="utf-8") == page(), message
+
+
+@given(st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=40))
+def test_quantiles_are_those_of_numpy_to_the_last_bit(drawn: list[float]) -> None:
+    assert quantiles(np.array(drawn), QUANTILES) == np.quantile(np.array(drawn), QUANTILES).tolist()

@@ -46,5 +46,20 @@ def test_a_class_of_few_patients_is_never_left_out() -> None:
     p = np.array([[0.9, 0.1]] * 20 + [[0.1, 0.9]] * 8)
     sets = ConformalSets.fit(p, np.array([0] * 20 + [1] * 8), 0.9)
     assert sets.classes_of(np.array([0.999, 0.001])) == (0, 1)
+    assert sets.never_left_out == (1,)
     more = ConformalSets.fit(np.array([[0.9, 0.1]] * 20 + [[0.1, 0.9]] * 9), np.array([0] * 20 + [1] * 9), 0.9)
     assert more.classes_of(np.array([0.999, 0.001])) == (0,)
+    assert more.never_left_out == ()
+
+
+def test_a_subject_between_two_well_told_classes_gets_no_answer() -> None:
+    sure = np.array([[0.98, 0.02]] * 20 + [[0.02, 0.98]] * 20)
+    sets = ConformalSets.fit(sure, np.repeat([0, 1], 20), 0.9)
+    assert sets.classes_of(np.array([0.55, 0.45])) == (0, 1)
+    assert sets.classes_of(np.array([0.95, 0.05])) == (0,)
+
+
+def test_the_likeliest_class_is_never_left_out() -> None:
+    one_sided = np.array([[0.98, 0.02]] * 20 + [[0.9, 0.1]] * 10 + [[0.1, 0.9]] * 10)
+    sets = ConformalSets.fit(one_sided, np.repeat([0, 1], 20), 0.9)
+    assert sets.classes_of(np.array([0.7, 0.3])) == (0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from made_bags import CLASSES, SHA256, made_bag, made_training_set, two_groups
 from wsi_pipeline.errors import DataError, MissingWeightsError, ModelError
 from wsi_pipeline.predictions.slide_models import CriteriaModel, SlideEnsemble, answer, load_slide_model
 from wsi_pipeline.predictions.slide_models.storage import model_path, save_slide_model
+from wsi_pipeline.predictions.slide_models.subject import Subject
 from wsi_pipeline.predictions.tasks import load_task
 from wsi_pipeline.training.slides_fit import fit_slide_model
 from wsi_pipeline.training.slides_members import RECIPES
@@ -68,9 +70,6 @@ def test_attention_follows_the_order_of_the_bag(fusion: SlideEnsemble) -> None:
     assert weight.sum() == pytest.approx(1)
     order = np.random.default_rng(0).permutation(len(bag))
     assert np.array_equal(fusion.attention(bag.take(order)), weight[order])
-    cells = fusion.cell_probabilities(bag)
-    assert cells is not None
-    assert np.array_equal(fusion.cell_probabilities(bag.take(order)), cells[order])
 
 
 def test_new_patients_are_told_apart(model: SlideEnsemble) -> None:
@@ -112,6 +111,47 @@ def test_labels_and_counts_are_used_where_they_are(fusion: SlideEnsemble) -> Non
     assert not np.array_equal(p[0], p[1])
     with_counts = fusion.probabilities([plain], counts=np.array([[11.0]]), count_names=("WBC_G_L",))
     assert not np.array_equal(with_counts[0], p[1])
+
+
+def test_members_without_a_say_show_no_cells(fusion: SlideEnsemble) -> None:
+    bag = made_bag("N", seed=7)
+    unheard = {
+        key: replace(own, weights={name: float(name == "composition") for name in own.weights})
+        for key, own in fusion.combinations.items()
+    }
+    model = replace(fusion, combinations=unheard)
+    assert model.attention(bag) is None
+    found = answer(model, bag)
+    assert found.attention is None
+    assert sum(weight for _, weight in found.evidence) <= 1
+    assert found.evidence, "the cells whose loss would lower the answer"
+
+
+def test_counts_that_are_no_numbers_count_as_missing(fusion: SlideEnsemble) -> None:
+    bag = made_bag("N", seed=7)
+    for value in (np.nan, np.inf):
+        assert answer(fusion, bag, counts={"WBC_G_L": value}) == answer(fusion, bag)
+    assert answer(fusion, bag, counts={"WBC_G_L": 11.0}) != answer(fusion, bag)
+
+
+def test_large_bags_are_drawn_a_few_at_a_time(fusion: SlideEnsemble, monkeypatch: pytest.MonkeyPatch) -> None:
+    bag = made_bag("N", seed=7)
+    at_once = answer(fusion, bag)
+    asked: list[int] = []
+    whole = SlideEnsemble.resampled
+
+    def counted(self: SlideEnsemble, subject: Subject, weights: np.ndarray, *names: frozenset[str]) -> np.ndarray:
+        asked.append(weights.size)
+        return whole(self, subject, weights, *names)
+
+    monkeypatch.setattr(SlideEnsemble, "resampled", counted)
+    # The package has a function of the module's name.
+    monkeypatch.setattr(import_module("wsi_pipeline.predictions.slide_models.answer"), "_MOST_WEIGHTS", 7 * len(bag))
+    found = answer(fusion, bag)
+    assert max(asked) == 7 * len(bag)
+    for code in found.lower:
+        assert found.lower[code] == pytest.approx(at_once.lower[code])
+        assert found.upper[code] == pytest.approx(at_once.upper[code])
 
 
 def test_a_patient_with_three_cells_abstains(model: SlideEnsemble) -> None:
@@ -160,7 +200,7 @@ def test_another_stain_and_another_look_are_noticed(fusion: SlideEnsemble) -> No
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        ({"classifier_sha256": "cd" * 32}, ModelError, "typed by another one"),
+        ({"classifier_sha256": "cd" * 32}, ModelError, "typed by another"),
         ({"specimen": "marrow_smear"}, ModelError, "was made for blood_smear"),
         ({"embedding": None}, DataError, "cells.embedding=true"),
     ],
@@ -186,6 +226,12 @@ def test_damaged_files_are_refused(fusion: SlideEnsemble, tmp_path: Path) -> Non
         with pytest.raises(ModelError) as error:
             load_slide_model(path)
         assert str(path) in str(error.value)
+    path.write_bytes(content)
+    for classifier in ({"name": "c"}, "c"):
+        said = {**CARD, "sha256": file_sha256(path), "classifier": classifier}
+        beside_weights(path, ".json").write_text(json.dumps(said))
+        with pytest.raises(ModelError, match="does not say the classifier"):
+            load_slide_model(path)
     with pytest.raises(MissingWeightsError):
         load_slide_model(tmp_path / "none.slides.safetensors")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 from hypothesis import given
@@ -36,6 +37,12 @@ def test_apl_and_not_aml_silence_each_other() -> None:
     assert [one.reason for one in found] == ["contradicts-apl", "contradicts-aml", ""]
     assert found[0].class_set == ()
     assert "acute promyelocytic leukaemia" in found[0].wording
+
+
+def test_silenced_answers_of_simulated_cohorts_still_say_so() -> None:
+    simulated = replace(_answer("aml", "normal"), wording="Simulated: Compatible with normal.")
+    found = consistent([simulated, _answer("apl", "apl")])
+    assert [one.wording.startswith("Simulated: ") for one in found] == [True, False]
 
 
 def test_a_negative_answer_is_only_a_negative_one() -> None:

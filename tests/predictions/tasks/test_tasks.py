@@ -21,7 +21,9 @@ classes:
 
 
 def test_shipped_tasks_are_those_of_the_contract_and_have_states() -> None:
-    assert set(task_names()) == {"smear_diagnosis", "aml", "apl", "apl_normal", "mds", "mds_reactive"}
+    assert set(task_names()) == {
+        "smear_diagnosis", "aml", "apl", "apl_normal", "mds", "mds_reactive", "mpn", "mpn_subtype",
+    }  # fmt: skip
     for name in task_names():
         task = load_task(name)
         assert task.name == name
@@ -38,8 +40,16 @@ def test_shipped_tasks_are_those_of_the_contract_and_have_states() -> None:
         ("aml", "témoin", "normal"),
         ("smear_diagnosis", "Acute Promyelocytic Leukemia", "apl"),
         ("smear_diagnosis", "MDS-like", "mds_like"),
+        ("mpn", "pre-PMF", "mpn"),
+        ("mpn", "normal", "reactive"),
+        ("mpn_subtype", "Polycythemia vera", "pv"),
         ("apl", "normal", None),
         ("mds", "", None),
+        ("mds", "?", None),
+        ("apl", "PML::RARA", "apl"),
+        ("apl", "PML::RARA -", None),
+        ("apl", "pml-rara (\u2212)", None),
+        ("apl", "non-APL AML", "aml_other"),
     ],
 )
 def test_labels_mean_classes(task: str, label: str, code: str | None) -> None:
@@ -66,13 +76,27 @@ def test_a_task_of_a_user(tmp_path: Path) -> None:
     assert task.open_states({"one"}) is None
 
 
+def test_labels_may_be_of_any_script(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(_MINE.replace("fr: un", "fr: 急性白血病").replace("[rest]", "[正常, Здоров]"), encoding="utf-8")
+    task = load_task(path)
+    assert [task.class_of(label) for label in ("急性白血病", "正常", "ЗДОРОВ", "未知")] == [
+        "one",
+        "other",
+        "other",
+        None,
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (("code: other", "code: one"), "stands twice"),
         (("positive: one", "positive: two"), "positive 'two'"),
         (("[rest]", "[ONE]"), "means one and other"),
-        (("blood_smear", "trephine"), "specimens"),
+        (("[rest]", '["?!"]'), "of other has no letter or digit"),
+        (("blood_smear", "biopsy"), "specimens"),
+        (("[blood_smear", "[trephine, blood_smear"), "not together with smears"),
         (("name: mine", "nom: mine"), "name"),
     ],
 )

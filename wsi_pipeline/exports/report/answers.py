@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.errors import DataError, SlideError
-from wsi_pipeline.exports.report.behind import Behind, CellPicture, behind_answers, cells_asked, told_apart
+from wsi_pipeline.exports.report.behind import SHOWN, Behind, CellPicture, behind_answers, cells_asked, told_apart
 from wsi_pipeline.exports.report.charts import Styles
 from wsi_pipeline.exports.report.gallery import images_by_id
-from wsi_pipeline.exports.report.render import render
+from wsi_pipeline.exports.report.render import render, rendered
 from wsi_pipeline.exports.report.slide import pictures_by_id
 from wsi_pipeline.exports.report.summary import Answer, SlideSummary, read_summary
 from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
 from wsi_pipeline.predictions.bags import FinishedSlide
 from wsi_pipeline.slides import SlideSpec, slide_path
 from wsi_pipeline.taxonomies import load_taxonomy
+
+MOST_BYTES = 5_000_000
+"""Of the page: what is mailed and opened without waiting."""
+_FIGURE_BYTES, _OUTLINE_BYTES = 600, 120
 
 ReadImage = Callable[[Path], npt.NDArray[np.uint8]]
 
@@ -67,6 +71,9 @@ def write_answers_report(
 ) -> None:
     """Write the report to an HTML file that holds all its pictures.
 
+    Of many subjects fewer cells are shown behind each answer, so that the file stays below :data:`MOST_BYTES` unless
+    its words alone pass that.
+
     Parameters
     ----------
     read_image
@@ -82,15 +89,30 @@ def write_answers_report(
     problems = list(notes)
     views = [_view(subject, read_image, problems) for subject in subjects]
     answers = [answer for view in views for answer in view.answers]
-    render(
-        "answers.html.j2",
-        path,
-        subjects=views,
-        questions={question_of(answer): (task_words(answer), by_model(answer)) for answer in answers},
-        simulated=any(answer.simulated for answer in answers),
-        limits={by_model(answer): answer.limits for answer in answers if answer.limits},
-        could_not=problems,
-    )
+    values = {
+        "questions": {question_of(answer): (task_words(answer), by_model(answer)) for answer in answers},
+        "simulated": any(answer.simulated for answer in answers),
+        "limits": {by_model(answer): answer.limits for answer in answers if answer.limits},
+        "could_not": problems,
+        "most": SHOWN,
+    }
+    words = len(rendered("answers.html.j2", subjects=_first_cells(views, 0), shown=0, **values).encode())
+    shown = next((k for k in range(SHOWN, 0, -1) if words + _bytes(_first_cells(views, k)) <= MOST_BYTES), 0)
+    render("answers.html.j2", path, subjects=_first_cells(views, shown), shown=shown, **values)
+
+
+def _first_cells(views: Sequence[SubjectView], n: int) -> list[SubjectView]:
+    """Return the sections with the ``n`` weightiest cells of each answer."""
+    return [
+        replace(view, behind=tuple(replace(one, cells=one.cells[:n]) for one in view.behind)) if view.behind else view
+        for view in views
+    ]
+
+
+def _bytes(views: Sequence[SubjectView]) -> int:
+    """Return about how many bytes the pictures take, with what stands around them."""
+    pictures = (cell.cell.picture for view in views for one in view.behind for cell in one.cells)
+    return sum(len(p.uri) + _FIGURE_BYTES + sum(len(o.path) + _OUTLINE_BYTES for o in p.outlines) for p in pictures)
 
 
 def _view(subject: Subject, read_image: ReadImage, problems: list[str]) -> SubjectView:

@@ -17,6 +17,7 @@ from wsi_pipeline.exports.report.quality import SlideQuality, count_reasons, qua
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.summary import Agreement, Answer, read_summary
 from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
+from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 _FIRST_TAXONOMY = "pbc-blast"
@@ -73,7 +74,10 @@ def write_cohort_report(out: Path) -> None:
     known = {row["slide_id"]: found for row in slides if (found := _known_of(out, row["slide_id"])) is not None}
     told = {("slide", name, question): of for name, one in known.items() for question, of in one.told.items()}
     patients = list(_patients(out))
-    told |= {("patient", p.subject_id, question_of(a)): a.probability_of for p in patients for a in p.answers}
+    # As the table writes the name.
+    told |= {
+        ("patient", safe_cell(p.subject_id), question_of(a)): a.probability_of for p in patients for a in p.answers
+    }
     answers = []
     for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True):
         answer, slide_id, subject = _answer(row, out), row.get("slide_id", ""), row.get("subject_id", "")

@@ -14,6 +14,8 @@ LEFT, RIGHT, TOP, BOTTOM = 20, 14, 12, 34
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARK = 3.6
 _MARGIN = 0.06
+_LONGEST = 76
+"""Characters of a line."""
 
 
 def cohort_map_svg(drawing: Mapping[str, Any]) -> Markup:
@@ -33,7 +35,7 @@ def cohort_map_svg(drawing: Mapping[str, Any]) -> Markup:
     if drawing.get("simulated"):
         title = f"Simulated: {title[0].lower()}{title[1:]}"
     parts = [
-        f'<svg class="cohort-map" role="img" viewBox="0 0 {WIDTH} {HEIGHT + 18 * len(codes) + 24}" '
+        f'<svg class="cohort-map" role="img" viewBox="0 0 {WIDTH} {HEIGHT + 18 * len(codes) + 60}" '
         'xmlns="http://www.w3.org/2000/svg" style="max-width:100%;height:auto;font:12px sans-serif">',
         f"<title>{escape(title)}</title>",
         f'<rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}" '
@@ -110,16 +112,19 @@ def _star(x: float, y: float) -> str:
 
 
 def _axes(drawing: Mapping[str, Any]) -> list[str]:
-    said = []
-    for i, axis in enumerate(drawing["axes"]):
-        main = ", ".join(str(name) for name, _ in axis["main"][:2])
-        said.append(escape(f"Component {i + 1} ({100 * axis['explained']:.0f} %): {main}"))
+    said = [f"Component {i + 1} ({100 * axis['explained']:.0f} %)" for i, axis in enumerate(drawing["axes"])]
     middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
     return [
-        f'<text x="{LEFT}" y="{HEIGHT - BOTTOM + 18}" fill="currentColor">{said[0]}</text>',
+        f'<text x="{LEFT}" y="{HEIGHT - BOTTOM + 18}" fill="currentColor">{escape(said[0])}</text>',
         f'<text x="{LEFT - 6}" y="{middle}" fill="currentColor" text-anchor="middle" '
-        f'transform="rotate(-90 {LEFT - 6} {middle})">{said[1]}</text>',
+        f'transform="rotate(-90 {LEFT - 6} {middle})">{escape(said[1])}</text>',
     ]
+
+
+def _main(number: int, axis: Mapping[str, Any]) -> str:
+    """Return what weighs most in a component, cut to the width of the picture."""
+    text = f"Component {number}: {', '.join(str(name) for name, _ in axis['main'])}"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _legend(drawing: Mapping[str, Any], codes: Sequence[str], names: Mapping[str, str]) -> list[str]:
@@ -133,4 +138,10 @@ def _legend(drawing: Mapping[str, Any], codes: Sequence[str], names: Mapping[str
     if drawing.get("sample") is not None:
         found.append(_star(LEFT + 8, y - 4))
         found.append(f'<text x="{LEFT + 22}" y="{y}" fill="currentColor">this sample</text>')
+        y += 18
+    for number, axis in enumerate(drawing["axes"], start=1):
+        found.append(
+            f'<text x="{LEFT}" y="{y}" fill="currentColor" font-size="11">{escape(_main(number, axis))}</text>'
+        )
+        y += 16
     return found

@@ -13,6 +13,11 @@ from wsi_pipeline.exports.report import text
 
 def render(template: str, out: Path, **values: Any) -> None:
     """Render a template of this package to ``out``, atomically."""
+    write_text(out, rendered(template, **values))
+
+
+def rendered(template: str, **values: Any) -> str:
+    """Return a template of this package, filled."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("wsi_pipeline.exports.report"),
         autoescape=True,
@@ -36,4 +41,4 @@ def render(template: str, out: Path, **values: Any) -> None:
         seconds=text.seconds,
     )
     environment.globals.update(interval=text.interval, label=text.label)
-    write_text(out, environment.get_template(template).render(**values))
+    return environment.get_template(template).render(**values)

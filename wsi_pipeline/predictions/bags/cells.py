@@ -68,8 +68,10 @@ def read_cells(slide: FinishedSlide, *, embedding: bool) -> SlideCells:
                     f"{slide.cells} has {source.metadata.num_rows} cells, its summary.json says {slide.n_cells}: "
                     "the slide is half-written; give the command of the run again, which finishes it"
                 )
-            if embedding and "embedding" not in schema.names:
-                raise DataError(f"{slide.cells} has no embeddings; run again with --set cells.embedding=true")
+            if embedding:
+                _need_embeddings(slide, schema)
+            if slide.images is not None and "image" not in schema.names:
+                raise DataError(f"{slide.cells} does not name the images of its gallery; run the gallery again")
             attributes = [n for n in schema.names if n.startswith(COLUMN) or n in FLAGS]
             wanted = {
                 "cell_id", "kind", "truncated", *MORPHOLOGY, _OUTLIER, *_GIVEN, *attributes,
@@ -84,6 +86,26 @@ def read_cells(slide: FinishedSlide, *, embedding: bool) -> SlideCells:
             raise
         raise DataError(f"{slide.cells} cannot be read as a table of cells: {error}") from None
     return _arrays(slide, table, classes, attributes, embedding)
+
+
+def check_embeddings(slide: FinishedSlide) -> None:
+    """Refuse a slide whose table has no embeddings; only its schema is read.
+
+    Raises
+    ------
+    DataError
+        It has none, or cannot be read.
+    """
+    try:
+        schema = pq.read_schema(slide.cells)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{slide.cells} cannot be read as a table of cells: {error}") from None
+    _need_embeddings(slide, schema)
+
+
+def _need_embeddings(slide: FinishedSlide, schema: pa.Schema) -> None:
+    if "embedding" not in schema.names:
+        raise DataError(f"{slide.cells} has no embeddings; run again with --set cells.embedding=true")
 
 
 def _white(source: pq.ParquetFile, group: int, columns: list[str]) -> pa.Table | None:
@@ -127,7 +149,7 @@ def _arrays(
         probabilities=p,
         given=given,
         given_labels=labels,
-        embedding=_embedding(table) if embedding else None,
+        embedding=_embedding(slide, table) if embedding else None,
         morphology=np.stack([measured(name) for name in MORPHOLOGY], axis=1),
         attributes={FLAGS.get(name, name.removeprefix(COLUMN)): measured(name) for name in attributes},
         outlier=numbers(_OUTLIER) if _OUTLIER in names else None,
@@ -137,11 +159,17 @@ def _arrays(
     )
 
 
-def _embedding(table: pa.Table) -> FloatArray:
+def _embedding(slide: FinishedSlide, table: pa.Table) -> FloatArray:
     column = table.column("embedding").combine_chunks()
     if column.null_count:
-        raise DataError(f"{column.null_count} white cells have no embedding")
-    return column.flatten().to_numpy().reshape(len(table), column.type.list_size).astype(np.float32)
+        raise DataError(f"{slide.cells}: {column.null_count} white cells have no embedding; run the slide again")
+    found = column.flatten().to_numpy().reshape(len(table), column.type.list_size).astype(np.float32)
+    strange = int((~np.isfinite(found)).any(axis=1).sum())
+    if strange:
+        raise DataError(
+            f"{slide.cells}: embeddings of {strange} white cells hold values that are no numbers; run the slide again"
+        )
+    return found
 
 
 def _given(slide: FinishedSlide, table: pa.Table, classes: tuple[str, ...]) -> tuple[IntArray, npt.NDArray[np.str_]]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.predictions.bags.bag import CellBag
-from wsi_pipeline.predictions.bags.manifest import Manifest, ManifestRow, read_labels
+from wsi_pipeline.predictions.bags.manifest import Manifest, ManifestRow, read_labels, same_name
 from wsi_pipeline.predictions.bags.matching import matched
 from wsi_pipeline.predictions.bags.routine import RoutineCounts, panel_of, read_routine_counts
 
@@ -164,8 +164,10 @@ def read_cohort(
     table = read_labels(manifest, label=label_column, cohort=cohort_column)
     classes = {row.label: task.class_of(row.label) for row in table.rows if row.label}
     ignored = _outside(table, classes, task, ignore_unknown_labels)
-    _one_each(table, classes)
+    _one_each(table, classes, [(row.name, row) for row in table.rows])
     rows_of = matched(table, bags)
+    # Again by the patients that the runs know, whom the table need not name.
+    _one_each(table, classes, [(_patient(bag, rows), r) for bag, rows in zip(bags, rows_of, strict=True) for r in rows])
     kept: list[tuple[CellBag, list[ManifestRow], str]] = []
     left: dict[str, list[str]] = {"label": [], "cells": [], "specimen": []}
     for bag, rows in zip(bags, rows_of, strict=True):
@@ -198,7 +200,7 @@ def read_cohort(
         task=task.name,
         bags=tuple(bag for bag, _, _ in kept),
         labels=tuple(own for _, _, own in kept),
-        patients=tuple(next((row.patient for row in rows if row.patient), bag.patient_id) for bag, rows, _ in kept),
+        patients=tuple(_patient(bag, rows) for bag, rows, _ in kept),
         centres=_centres(table, kept),
         counts=counts.values if counts.names else None,
         count_names=counts.names,
@@ -236,16 +238,21 @@ def _codes(task: LabelTask) -> list[str]:
     return [str(getattr(own, "code", own)) for own in task.classes]
 
 
-def _one_each(table: Manifest, classes: Mapping[str, str | None]) -> None:
-    """Refuse subjects with two classes or in two cohorts."""
+def _patient(bag: CellBag, rows: Sequence[ManifestRow]) -> str:
+    """Return the patient of a bag as names are compared: by the table, else by the run."""
+    return next((row.patient for row in rows if row.patient), same_name(bag.patient_id))
+
+
+def _one_each(table: Manifest, classes: Mapping[str, str | None], rows: Sequence[tuple[str, ManifestRow]]) -> None:
+    """Refuse subjects with two classes or in two cohorts; ``rows`` with whom each is of."""
     for what, value in (
         ("labels", lambda row: (classes[row.label] or row.label) if row.label else ""),
         ("cohorts", lambda row: row.cohort),
     ):
         said: dict[str, dict[str, int]] = {}
-        for row in table.rows:
+        for name, row in rows:
             if value(row):
-                said.setdefault(row.name, {}).setdefault(value(row), row.line)
+                said.setdefault(name, {}).setdefault(value(row), row.line)
         twice = {name: found for name, found in said.items() if len(found) > 1}
         if twice:
             named = "; ".join(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,12 +69,20 @@ def shared_cells(bags: Sequence[CellBag], patients: Sequence[str] | None = None)
     return tuple(sorted(found, key=lambda s: (s.kind, -s.count, s.first, s.second)))
 
 
-def cell_leakage(bags: Sequence[CellBag], patients: Sequence[str] | None = None) -> tuple[Finding, ...]:
+def cell_leakage(
+    bags: Sequence[CellBag], patients: Sequence[str] | None = None, *, trained_on: Collection[str] = ()
+) -> tuple[Finding, ...]:
     """Return the shared cells as findings of a study, ``identical-cells`` and ``near-identical-cells``.
 
     ``count`` is the number of pairs of patients.
+
+    Parameters
+    ----------
+    trained_on
+        Patients that a model was trained on; pairs of two of them are left out, and those with one are told as such.
     """
-    shared = shared_cells(bags, patients)
+    known = set(trained_on)
+    shared = [s for s in shared_cells(bags, patients) if not {s.first, s.second} <= known]
     findings = []
     kinds: tuple[tuple[Kind, str], ...] = (
         ("identical", "the same image or the same place on a slide"),
@@ -88,6 +96,9 @@ def cell_leakage(bags: Sequence[CellBag], patients: Sequence[str] | None = None)
                 f"{len(rows)} pairs of patients share {sum(s.count for s in rows)} {kind} cells ({what}): {named}. "
                 "Perhaps one patient entered under two names; figures are too good where the two were parted."
             )
+            across = sum(bool(known & {s.first, s.second}) for s in rows)
+            if across:
+                message += f" Of {across} pairs the model was trained on one and is tested on the other."
             findings.append(Finding(kind=f"{kind}-cells", count=len(rows), message=message))
     return tuple(findings)
 

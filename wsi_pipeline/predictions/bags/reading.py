@@ -17,6 +17,7 @@ from wsi_pipeline.predictions.bags.manifest import same_name
 from wsi_pipeline.predictions.bags.red import pool_red_cells
 from wsi_pipeline.predictions.bags.runs import SECTIONS, SMEARS, FinishedSlide, SkippedSlide, list_runs
 from wsi_pipeline.predictions.bags.sections import section_bag
+from wsi_pipeline.predictions.trephines.phenotypes import PhenotypeModel
 
 Level = Literal["slide", "patient"]
 
@@ -28,6 +29,7 @@ def read_runs(
     embedding: bool = True,
     patients: Mapping[str, str] | None = None,
     specimens: Collection[str] | None = None,
+    phenotypes: PhenotypeModel | None = None,
 ) -> tuple[list[CellBag], tuple[SkippedSlide, ...]]:
     """Return the bags of one run or many, in order of their subjects, and the slides that have none.
 
@@ -47,6 +49,8 @@ def read_runs(
     specimens
         Those that are wanted: None takes smears, or trephines where there is no smear. Where trephines are wanted,
         smears beside them are refused.
+    phenotypes
+        Of trephines: the model that tells them anew; None takes what their runs told.
 
     Raises
     ------
@@ -66,7 +70,7 @@ def read_runs(
         raise DataError(f"{some(map(str, runs))} has no slide with cells to read{why}")
     known = patients or {}
     named = [s if s.subject_id else replace(s, subject_id=known.get(same_name(s.slide_id), "")) for s in slides]
-    return bags_of(named, level=level, embedding=embedding), skipped
+    return bags_of(named, level=level, embedding=embedding, phenotypes=phenotypes), skipped
 
 
 def read_bags(
@@ -80,7 +84,13 @@ def read_bags(
     return read_runs(runs, level=level, embedding=embedding, patients=patients)[0]
 
 
-def bags_of(slides: Sequence[FinishedSlide], *, level: Level = "patient", embedding: bool = True) -> list[CellBag]:
+def bags_of(
+    slides: Sequence[FinishedSlide],
+    *,
+    level: Level = "patient",
+    embedding: bool = True,
+    phenotypes: PhenotypeModel | None = None,
+) -> list[CellBag]:
     """Return the bags of some slides, in order of their subjects; parameters as of :func:`read_bags`.
 
     Raises
@@ -90,7 +100,8 @@ def bags_of(slides: Sequence[FinishedSlide], *, level: Level = "patient", embedd
         wanted, or a slide without a patient that has the name of a patient.
     """
     _one("taxonomies", {s.slide_id: s.taxonomy for s in slides})
-    _one("classifiers", {s.slide_id: s.classifier_sha256[:12] for s in slides})
+    if phenotypes is None:
+        _one("classifiers", {s.slide_id: s.classifier_sha256[:12] for s in slides})
     groups: dict[tuple[str, str], list[FinishedSlide]] = {}
     for slide in sorted(slides, key=lambda s: s.slide_id):
         subject = slide.subject_id if level == "patient" and slide.subject_id else slide.slide_id
@@ -101,7 +112,7 @@ def bags_of(slides: Sequence[FinishedSlide], *, level: Level = "patient", embedd
                 f"{subject} is the name of a patient and of a slide without a patient; name the slide's patient in "
                 "the manifest"
             )
-    return [_bag(subject, members, level, embedding) for (subject, _), members in sorted(groups.items())]
+    return [_bag(subject, members, embedding, phenotypes) for (subject, _), members in sorted(groups.items())]
 
 
 def _one(what: str, found: dict[str, str]) -> None:
@@ -113,9 +124,9 @@ def _one(what: str, found: dict[str, str]) -> None:
         raise DataError(f"the slides were typed with {len(values)} {what}: {named}; run them with one classifier")
 
 
-def _bag(subject: str, slides: list[FinishedSlide], level: Level, embedding: bool) -> CellBag:
+def _bag(subject: str, slides: list[FinishedSlide], embedding: bool, phenotypes: PhenotypeModel | None) -> CellBag:
     if slides[0].specimen in SECTIONS:
-        return section_bag(subject, slides)
+        return section_bag(subject, slides, phenotypes)
     parts = [read_cells(slide, embedding=embedding) for slide in slides]
     ids = np.concatenate([part.cell_ids for part in parts])
     slide = np.repeat(np.arange(len(parts)), [len(part.cell_ids) for part in parts])

@@ -116,6 +116,8 @@ def list_runs(
                 skipped.append(SkippedSlide(folder=folder, slide_id=slide_id, status=status, reason=reason))
                 continue
             slide = finished_slide(folder)
+            if slide.slide_id != slide_id:
+                raise DataError(f"{folder}: its summary.json is of slide {slide.slide_id!r}; {_AGAIN}")
             if slide.stain == "reticulin":
                 skipped.append(SkippedSlide(folder=folder, slide_id=slide_id, status="reticulin", reason="no-cells"))
             elif slide.specimen in specimens:
@@ -140,7 +142,7 @@ def _rows(run: Path) -> list[tuple[str, str, str]]:
             rows = [(r["slide_id"], r["status"], r["reason"]) for r in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
         raise DataError(f"{table} is not the table of a run: {error}") from None
-    strange = [slide_id for slide_id, _, _ in rows if not slide_id or Path(slide_id).name != slide_id]
+    strange = [name for name, _, _ in rows if name in ("", "..") or "\0" in name or Path(name).name != name]
     if strange:
         raise DataError(f"{table}: {some(map(repr, strange))} is no slide_id")
     return rows

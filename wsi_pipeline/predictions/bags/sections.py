@@ -16,8 +16,9 @@ import numpy as np
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.bags.runs import FinishedSlide
-from wsi_pipeline.predictions.trephines.megakaryocytes import MEASURES
+from wsi_pipeline.predictions.trephines.megakaryocytes import MEASURES, read_megakaryocytes
 from wsi_pipeline.predictions.trephines.mekanet import UNITS as MEKANET
+from wsi_pipeline.predictions.trephines.phenotypes import PhenotypeModel
 
 TABLE = "megakaryocytes.csv"
 CLASS = "megakaryocyte"
@@ -25,24 +26,34 @@ PHENOTYPE = "phenotype."
 """Begins the names of attributes that are phenotypes."""
 
 
-def section_bag(subject: str, slides: Sequence[FinishedSlide]) -> CellBag:
+def section_bag(subject: str, slides: Sequence[FinishedSlide], model: PhenotypeModel | None = None) -> CellBag:
     """Return the megakaryocytes of a subject's trephines.
+
+    Parameters
+    ----------
+    model
+        Tells the phenotypes anew, from the tables of cells; None takes those that the run told.
 
     Raises
     ------
     DataError
         A table is missing or damaged, or does not fit the summary.
+    ModelError
+        The model reads what the cells lack.
     """
     tables = [_rows(slide) for slide in slides]
-    names = _phenotypes(slides)
+    if model is not None:
+        for own, read in zip(slides, tables, strict=True):
+            _tell_anew(own, read, model)
+    names = _phenotypes(slides) if model is None else list(model.codes)
     ids = np.array([row["cell_id"] for rows in tables for row in rows], np.str_)
     slide = np.repeat(np.arange(len(tables)), [len(rows) for rows in tables])
     order = np.lexsort((slide, ids))
     again = np.zeros(len(order), bool)
     again[1:] = ids[order][1:] == ids[order][:-1]
     order = order[~again]
-    rows = [row for part in tables for row in part]
-    rows = [rows[i] for i in order.tolist()]
+    every = [row for part in tables for row in part]
+    rows = [every[i] for i in order.tolist()]
     told = [row["phenotype"] for row in rows]
     kinds: Counter[str] = Counter()
     for own in slides:
@@ -54,7 +65,7 @@ def section_bag(subject: str, slides: Sequence[FinishedSlide]) -> CellBag:
         specimen=first.specimen,
         taxonomy=first.taxonomy,
         classes=(CLASS,),
-        classifier_sha256=first.classifier_sha256,
+        classifier_sha256=first.classifier_sha256 if model is None else model.sha256,
         cell_ids=ids[order],
         slide=slide[order].astype(np.int64),
         probabilities=np.ones((n, 1), np.float32),
@@ -73,7 +84,7 @@ def section_bag(subject: str, slides: Sequence[FinishedSlide]) -> CellBag:
         red={},
         other_counts=dict(sorted(kinds.items())),
         patient=first.subject_id,
-        simulated=any(s.simulated for s in slides),
+        simulated=any(s.simulated for s in slides) or (model is not None and model.simulated),
         sample=pooled_sample([s.trephine or {} for s in slides]),
     )
 
@@ -95,6 +106,15 @@ def _rows(slide: FinishedSlide) -> list[dict[str, str]]:
     if len(rows) != said:
         raise DataError(f"{path} has {len(rows)} rows, summary.json says {said} megakaryocytes; run the slide again")
     return rows
+
+
+def _tell_anew(slide: FinishedSlide, rows: list[dict[str, str]], model: PhenotypeModel) -> None:
+    cells = read_megakaryocytes(slide.cells)
+    told = dict(zip(cells.cell_ids.tolist(), model.of(cells), strict=True))
+    for row in rows:
+        if row["cell_id"] not in told:
+            raise DataError(f"{slide.cells} and {TABLE} beside it have other megakaryocytes; run the slide again")
+        row["phenotype"] = told[row["cell_id"]]
 
 
 def _phenotypes(slides: Sequence[FinishedSlide]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from wsi_pipeline.predictions.bags.leakage import NEAR_COSINE
 from wsi_pipeline.predictions.slide_features.feature import MIN_CELLS, MIN_RED_CELLS, SlideFeature
 from wsi_pipeline.predictions.slide_features.groups import DEFINITIONS
+from wsi_pipeline.predictions.slide_features.trephine import SECTION
 from wsi_pipeline.predictions.slide_features.vocabulary import features_of
 from wsi_pipeline.predictions.slide_features.words import Words
 from wsi_pipeline.taxonomies import load_taxonomy
@@ -56,6 +57,8 @@ print(table.names, table.values.shape, table.n.shape)
   without labels can be compared.
 - `given` are labels in the classifier's words; a label that says what none of its classes says is not there. Labels of
   another set are also there in their own words, as `label.<taxonomy>.<class>`, when a cohort has any.
+- Trephines have features of their own, listed last: of megakaryocytes, not of white cells
+  ([trephines.md](trephines.md)). A command reads smears, or trephines where its runs have no smear.
 - `attribute.<attribute>` are there where the classifier answers attributes
   ([dysplasia and attributes](dysplasia-and-attributes.md)).
 
@@ -92,18 +95,21 @@ It is a sign, not a proof: where it is silent, copies may still be there.
 """
 
 
+_DIRECTIONS = "Of embeddings the first direction is listed; all others follow it."
+_SECTIONS = "Beside them `phenotype.<code>`, the share of each phenotype of the model, where one was given."
+_SECTION_WORDS = Words(taxonomy=SECTION, classes=("megakaryocyte",))
+
+
 def page() -> str:
     """Return the page, with a line feed at its end."""
     words = Words(taxonomy=EXAMPLE, classes=load_taxonomy(EXAMPLE).classifier_classes, embedding_dim=1)
     groups = "\n".join(f"- `{name}`: {what}" for name, what in DEFINITIONS.items())
-    return f"{_HEAD}\n{groups}\n\n{_SHARED}\n" + "\n".join(_table(features_of(words))) + "\n"
+    smears = [f"## Features of the taxonomy {EXAMPLE}", "", _DIRECTIONS, "", *_table(features_of(words))]
+    trephines = ["", "## Features of trephines", "", _SECTIONS, "", *_table(features_of(_SECTION_WORDS))]
+    return f"{_HEAD}\n{groups}\n\n{_SHARED}\n" + "\n".join([*smears, *trephines]) + "\n"
 
 
 def _table(features: tuple[SlideFeature, ...]) -> Iterator[str]:
-    yield f"## Features of the taxonomy {EXAMPLE}"
-    yield ""
-    yield "Of embeddings the first direction is listed; all others follow it."
-    yield ""
     yield "| feature | family | unit | what it is; n counts |"
     yield "|---|---|---|---|"
     for f in features:

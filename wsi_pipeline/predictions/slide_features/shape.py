@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -65,6 +65,22 @@ def _groups(words: Words) -> dict[str, tuple[str, ...]]:
 
 def _add_quantiles(values: FloatArray, levels: tuple[float, ...], columns: Columns) -> None:
     there = values[np.isfinite(values)]
-    found = np.quantile(there, levels) if len(there) >= MIN_CELLS else np.full(len(levels), np.nan)
-    for value in found.tolist():
+    found = quantiles(there, levels) if len(there) >= MIN_CELLS else [np.nan] * len(levels)
+    for value in found:
         columns.add(value, len(there))
+
+
+def quantiles(values: FloatArray, levels: Sequence[float]) -> list[float]:
+    """Return what ``numpy.quantile`` returns of ``(n,)`` numbers, to the last bit, in a fraction of its time.
+
+    An interval of an answer asks for ten thousand quantiles of a few cells each.
+    """
+    ordered = np.sort(values)
+    found = []
+    for level in levels:
+        place = (len(ordered) - 1) * level
+        below = int(place)
+        low, high = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+        part = place - below
+        found.append(low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part))
+    return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,13 +15,15 @@ from wsi_pipeline.predictions.slide_models.decision import decide
 from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
 from wsi_pipeline.predictions.slide_models.subject import Subject
 from wsi_pipeline.predictions.slide_models.unusual import WORDS
-from wsi_pipeline.predictions.tasks import Task
+from wsi_pipeline.predictions.tasks import SIMULATED, Task
 
 REPLICATES = 200
 EVIDENCE = 12
 """Cells that are shown."""
 _MOST_SINGLE = 1000
 """Cells of which each alone is left out to see what it says; of larger bags a random part."""
+_MOST_WEIGHTS = 4_000_000
+"""Weights of cells that are held at once: 32 MB, and a few times that inside a member."""
 _QUICK = ("linear", "morphotypes")
 
 
@@ -95,7 +98,7 @@ def answer(
     allow_simulated
         Let a model of simulated cohorts answer; otherwise it abstains (``no-real-training-data``).
     counts
-        Routine counts of the subject by analyte, canonical units.
+        Routine counts of the subject by analyte, canonical units; one that is no number counts as missing.
 
     Raises
     ------
@@ -103,7 +106,8 @@ def answer(
         The model cannot read these cells.
     """
     simulated = bool(model.card.get("simulated"))
-    subject = Subject(bag=bag.in_order(), counts=dict(counts or {}))
+    known = {name: value for name, value in (counts or {}).items() if math.isfinite(value)}
+    subject = Subject(bag=bag.in_order(), counts=known)
     if simulated and not allow_simulated:
         said = "This model was trained on simulated cohorts alone; it answers with --allow-simulated only."
         return _silent(model, bag, subject.n_cells, "no-real-training-data", said)
@@ -112,7 +116,7 @@ def answer(
     if p is None:
         said = f"{decided.n_cells} cells of the denominator; at least {model.task.minimum_cells} are needed."
         return _silent(model, bag, decided.n_cells, decided.reason, said)
-    drawn = model.resampled(subject, _resamples(subject, model))
+    drawn = np.concatenate([model.resampled(subject, part) for part in _resamples(subject, model)])
     tail = (1 - confidence) / 2
     attention = model.attention(bag)
     weight = _single_effects(model, subject, int(p.argmax())) if attention is None else attention[bag.order]
@@ -155,7 +159,7 @@ def _worded(found: SlideAnswer, simulated: bool, confidence: float) -> SlideAnsw
         said = f"Compatible with {found.named()}. Calibrated probability of {share}."
         if any("apl" in found.task.get(code).states for code in found.class_set):
             said += " APL is not excluded: confirm PML::RARA and coagulation today."
-    return replace(found, wording=f"Simulated: {said}" if simulated else said)
+    return replace(found, wording=f"{SIMULATED}{said}" if simulated else said)
 
 
 def _level(bag: CellBag) -> str:
@@ -170,11 +174,18 @@ def _silent(model: SlideEnsemble, bag: CellBag, n_cells: int, reason: str, wordi
     )  # fmt: skip
 
 
-def _resamples(subject: Subject, model: SlideEnsemble) -> FloatArray:
-    """Return how often each cell is drawn, ``(B, n)``; the same cells and model give the same draws."""
+def _resamples(subject: Subject, model: SlideEnsemble) -> Iterator[FloatArray]:
+    """Yield how often each cell is drawn, ``(B, n)``, few at a time of large bags; same cells and model, same draws."""
     n = len(subject.bag)
     seed = zlib.crc32("".join(subject.bag.cell_ids.tolist()).encode()) ^ zlib.crc32(str(model.card["sha256"]).encode())
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=REPLICATES).astype(np.float64)
+    rng, step = np.random.default_rng(seed), _rows_at_once(n)
+    for start in range(0, REPLICATES, step):
+        size = min(step, REPLICATES - start)
+        yield rng.multinomial(n, np.full(n, 1 / n), size=size).astype(np.float64)
+
+
+def _rows_at_once(n: int) -> int:
+    return max(1, min(_MOST_WEIGHTS // max(n, 1), REPLICATES))
 
 
 def _evidence(subject: Subject, weight: FloatArray) -> tuple[tuple[str, float], ...]:
@@ -192,8 +203,9 @@ def _single_effects(model: SlideEnsemble, subject: Subject, top: int) -> FloatAr
     names = frozenset(m.name for m in model.members if m.kind in _QUICK)
     whole = model.resampled(subject, np.ones((1, n)), names)[0, top]
     effect = np.zeros(n)
-    for start in range(0, len(tried), 250):
-        part = tried[start : start + 250]
+    step = _rows_at_once(n)
+    for start in range(0, len(tried), step):
+        part = tried[start : start + step]
         weights = np.ones((len(part), n))
         weights[np.arange(len(part)), part] = 0.0
         effect[part] = np.maximum(whole - model.resampled(subject, weights, names)[:, top], 0.0)

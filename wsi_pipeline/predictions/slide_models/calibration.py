@@ -1,14 +1,17 @@
 """From a member's or a model's margins to probabilities, and from those to sets of classes with a stated coverage.
 
 *Scaling*: one slope and an offset a class, a Platt scaling (Platt, 1999; for several classes Guo et al., ICML 2017),
-fitted with a weak pull towards the margins as they are, so that few patients cannot bend it.
+fitted with a weak pull towards margins of a mean size of 1 and no offset, so that few patients cannot bend it.
 
 *Sets*: cross-conformal (Vovk, Ann Math Artif Intell 74:9, 2015) within each class (Mondrian). The score of a patient
 is one less the probability of the true class, answered by a model that did not see it. A class stays in the set while
-at least a share ``1 - coverage`` of its own training patients, and the subject itself, score as high. With patients
-left out in folds the guarantee is a coverage of ``2 * coverage - 1`` of each class, if training patients and subject
-are drawn alike; in practice it is close to ``coverage``. A class of fewer than ``coverage / (1 - coverage)`` patients
-(9 at 90 %) is never left out, for nothing can be said of it.
+at least a share ``1 - coverage`` of its own training patients, and the subject itself, score as high. The coverage is
+aimed at, not guaranteed: the subject is answered by the mean of the folds' models, no training patient was, and weights
+and scaling are fitted to the same answers. A class of fewer than ``coverage / (1 - coverage)`` subjects (9 at 90 %) is
+never left out, for nothing can be said of it.
+
+The likeliest class is always in the set. Where no class scores as its own patients do, the likeliest stands alone only
+if its probability reaches the coverage; otherwise the set holds every class.
 """
 
 from __future__ import annotations
@@ -85,14 +88,25 @@ class ConformalSets:
     coverage: float
 
     def classes_of(self, probabilities: FloatArray) -> tuple[int, ...]:
-        """Return the classes in the set of one subject, probabilities ``(classes,)``; never none."""
-        kept = []
+        """Return the classes in the set of one subject, probabilities ``(classes,)``; the likeliest is among them."""
+        kept = set()
         for c, own in enumerate(self.scores):
             score = 1 - float(probabilities[c])
             as_high = len(own) - int(np.searchsorted(own, score - 1e-12, side="left"))
-            if as_high + 1 > (1 - self.coverage) * (len(own) + 1) + 1e-9:
-                kept.append(c)
-        return tuple(kept) or (int(probabilities.argmax()),)
+            if self._stays(as_high, len(own)):
+                kept.add(c)
+        likeliest = int(probabilities.argmax())
+        if not kept and probabilities[likeliest] < self.coverage:
+            return tuple(range(len(self.scores)))
+        return tuple(sorted(kept | {likeliest}))
+
+    @property
+    def never_left_out(self) -> tuple[int, ...]:
+        """Return the classes of too few subjects to say anything of."""
+        return tuple(c for c, own in enumerate(self.scores) if self._stays(0, len(own)))
+
+    def _stays(self, as_high: int, n: int) -> bool:
+        return as_high + 1 > (1 - self.coverage) * (n + 1) + 1e-9
 
     def to_json(self) -> dict[str, Any]:
         """Return what a file holds."""

@@ -193,10 +193,12 @@ class TunedEncoder:
         DataError
             The pixels are not to be had any more.
         """
-        key = bag_key(bag)
-        if self._last is None or self._last[0] != key:
-            self._last = key, self._judge(self._known(bag) or self._read(bag))
-        return self._last[1]
+        # A local name: patients of a gallery are answered in threads, which share the model.
+        key, last = bag_key(bag), self._last
+        if last is None or last[0] != key:
+            last = key, self._judge(self._known(bag) or self._read(bag))
+            self._last = last
+        return last[1]
 
     def _read(self, bag: CellBag) -> FrozenMaps:
         rows, weight = immature_rows(bag, self.spec.cells)

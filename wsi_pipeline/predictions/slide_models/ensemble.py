@@ -111,33 +111,23 @@ class SlideEnsemble:
         return np.stack(rows) if rows else np.empty((0, len(self.task.codes)))
 
     def attention(self, bag: CellBag) -> FloatArray | None:
-        """Return the mean attention of the members that weigh cells ``(n,)``, adding up to 1, in the bag's order."""
+        """Return the mean attention of the members that weigh cells ``(n,)``, adding up to 1, in the bag's order.
+
+        None where those members have no say in the answer.
+        """
         self.check(bag)
         (subject,) = subjects_of([bag])
-        found = [w for m in self.members if m.applies(subject) and (w := m.attention(subject)) is not None]
+        heard = {name for name, w in self.combination_for(subject).weights.items() if w > 0}
+        found = [
+            w
+            for m in self.members
+            if m.name in heard and m.applies(subject) and (w := m.attention(subject)) is not None
+        ]
         if not found:
             return None
         weight = np.empty(len(bag))
         weight[bag.order] = np.mean(found, axis=0)
         return weight
-
-    def cell_probabilities(self, bag: CellBag) -> FloatArray | None:
-        """Return what each cell alone would say, ``(n, classes)``, in the bag's order; None where none looks at cells.
-
-        They are calibrated for patients, not for cells: their order counts.
-        """
-        self.check(bag)
-        (subject,) = subjects_of([bag])
-        found = [
-            self.scalings[m.name].probabilities(own)
-            for m in self.members
-            if m.applies(subject) and (own := m.cell_margins(subject)) is not None
-        ]
-        if not found:
-            return None
-        p = np.empty((len(bag), len(self.task.codes)))
-        p[bag.order] = np.mean(found, axis=0)
-        return p
 
     def resampled(self, subject: Subject, weights: FloatArray, names: frozenset[str] | None = None) -> FloatArray:
         """Return probabilities ``(B, classes)`` of resamples, in which cells count ``weights`` ``(B, n)`` times.
@@ -164,7 +154,11 @@ class SlideEnsemble:
 
     def combination_for(self, subject: Subject) -> Combination:
         """Return how the members are put together for a subject."""
-        able = {m.name for m in self.members if m.applies(subject)} & set(self.optional)
+        return self.combination_with({m.name for m in self.members if m.applies(subject)})
+
+    def combination_with(self, names_that_apply: Collection[str]) -> Combination:
+        """Return how the members are put together where these can answer."""
+        able = set(names_that_apply) & set(self.optional)
         # The training patients may not have had this very case; "" is always there.
         return next(
             self.combinations[key]
@@ -183,22 +177,54 @@ class SlideEnsemble:
         ModelError
             Another classifier typed its cells, or the model was made for another specimen.
         """
-        needed, classes = self.card["classifier"], tuple(self.card["classifier"]["classes"])
         if not len(bag):
             raise DataError(f"{bag.subject_id} has no nucleated cell")
-        if bag.specimen not in self.card["specimens"]:
-            made = ", ".join(self.card["specimens"])
-            raise ModelError(f"model {self.card['name']} was made for {made}, {bag.subject_id} is a {bag.specimen}")
-        if bag.classifier_sha256 != needed["sha256"] or bag.classes != classes:
+        self.check_made_for(bag.specimen, whose=bag.subject_id)
+        self.check_typed_by(bag.classifier_sha256, whose=bag.subject_id)
+        if bag.classes != tuple(self.card["classifier"]["classes"]):
             raise ModelError(
-                f"model {self.card['name']} reads cells that classifier {needed['name']} typed; those of "
-                f"{bag.subject_id} were typed by another one ({bag.classifier_sha256[:12]}). "
-                "Run it with that classifier"
+                f"model {self.card['name']} reads the classes {', '.join(self.card['classifier']['classes'])}; the "
+                f"cells of {bag.subject_id} have {', '.join(bag.classes)}. Run it again with the model's classifier"
             )
         if self.card["reads_embedding"] and bag.embedding is None:
             raise DataError(
                 f"{bag.subject_id} has no embeddings, which model {self.card['name']} reads; run again with "
                 "--set cells.embedding=true"
+            )
+
+    def check_made_for(self, *specimens: str, whose: str) -> None:
+        """Refuse subjects none of whose specimens the model was made for.
+
+        Parameters
+        ----------
+        whose
+            Who or what asks, for the sentence.
+
+        Raises
+        ------
+        ModelError
+            It was made for others.
+        """
+        if not set(specimens) & set(self.card["specimens"]):
+            raise ModelError(
+                f"model {self.card['name']} was made for {', '.join(self.card['specimens'])}, not for "
+                f"{', '.join(specimens) or 'no specimen'} ({whose})"
+            )
+
+    def check_typed_by(self, sha256: str, *, whose: str) -> None:
+        """Refuse cells that another classifier typed than those the model learnt from; ``whose`` as above.
+
+        Raises
+        ------
+        ModelError
+            Another one did.
+        """
+        needed = self.card["classifier"]
+        if sha256 != needed["sha256"]:
+            raise ModelError(
+                f"model {self.card['name']} was trained on cells that classifier {needed['name']} typed; those of "
+                f"{whose} are typed by another ({sha256[:12]}), whose answers and embeddings mean something else. Run "
+                "with that classifier, or train the model again on cells of this one"
             )
 
 

@@ -37,6 +37,7 @@ KINDS: Mapping[str, Any] = {
 """Kinds of members by their names, to be read again."""
 
 _CARD = ("classifier", "reads_embedding", "simulated", "trained_on", "limits")
+_CLASSIFIER = {"name", "sha256", "classes"}
 
 
 def model_path(folder: Path, name: str) -> Path:
@@ -87,6 +88,9 @@ def load_slide_model(name_or_file: str | Path) -> SlideEnsemble:
     missing = [key for key in _CARD if key not in weights.card]
     if missing:
         raise ModelError(f"{weights.path}: its card lacks {', '.join(missing)}")
+    classifier = weights.card["classifier"]
+    if not isinstance(classifier, dict) or not set(classifier) >= _CLASSIFIER:
+        raise ModelError(f"{weights.path}: its card does not say the classifier ({', '.join(sorted(_CLASSIFIER))})")
     return _read(weights)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
@@ -72,6 +72,11 @@ class Subject:
         """Return the embeddings, ``(n, d)`` float64; ``(n, 0)`` without any."""
         found = self.bag.embedding
         return np.empty((len(self.bag), 0)) if found is None else found.astype(np.float64)
+
+    def unlabelled(self) -> Subject:
+        """Return the subject as it looks without the labels that folders or readers gave."""
+        bag = replace(self.bag, given=np.full(len(self.bag), -1, np.int64), given_labels=None)
+        return replace(self, bag=bag)
 
     def features(self, vocabulary: Vocabulary, weights: FloatArray) -> FloatArray:
         """Return the slide features of resamples, ``(B, d)``; cells count ``weights`` times ``(B, n)``."""

@@ -8,7 +8,7 @@ they were left out; beyond it the answer carries a flag, beyond twice it there i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,30 +94,49 @@ class Unusual:
     def fit(cls, subjects: Sequence[Subject], fold: IntArray) -> Unusual:
         """Return what the training subjects are like; ``fold`` ``(n,)`` says who is left out together."""
         vectors = np.stack([_mean_embedding(s) for s in subjects])
-        middle = vectors.mean(axis=0) if vectors.shape[1] else np.zeros(0)
-        axes = np.ascontiguousarray(np.linalg.svd(vectors - middle, full_matrices=False)[2][:_DIRECTIONS].T)
-        read = {
-            "stain": np.stack([_stain(s) for s in subjects]),
-            "mix": np.stack([_mix(s) for s in subjects]),
-            "embedding": (vectors - middle) @ axes,
-        }
+        middle, axes = _axes(vectors)
         parts = {}
-        for name, x in read.items():
+        for name, x in (
+            ("stain", np.stack([_stain(s) for s in subjects])),
+            ("mix", np.stack([_mix(s) for s in subjects])),
+        ):
             there = np.isfinite(x).all(axis=1)
-            if x.shape[1] and there.sum() >= 2 * x.shape[1] + 4:
-                parts[name] = _part(x[there], fold[there])
+            if _enough(int(there.sum()), x.shape[1]):
+                known = x[there]
+                parts[name] = _part(lambda rest, known=known: known, fold[there])  # type: ignore[misc]
+        if _enough(len(vectors), axes.shape[1]):
+            parts["embedding"] = _part(lambda rest: _projected(vectors, rest), fold)
         return cls(parts=parts, middle=middle, axes=axes)
 
 
-def _part(x: FloatArray, fold: IntArray) -> Part:
-    held = []
+def _enough(n: int, d: int) -> bool:
+    return d > 0 and n >= 2 * d + 4
+
+
+def _axes(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the middle ``(d,)`` of embeddings ``(n, d)``, and the directions ``(d, k)`` that they vary most in."""
+    middle = vectors.mean(axis=0) if vectors.shape[1] else np.zeros(0)
+    return middle, np.ascontiguousarray(np.linalg.svd(vectors - middle, full_matrices=False)[2][:_DIRECTIONS].T)
+
+
+def _projected(vectors: FloatArray, rest: npt.NDArray[np.bool_]) -> FloatArray:
+    middle, axes = _axes(vectors[rest])
+    found: FloatArray = (vectors - middle) @ axes
+    return found
+
+
+def _part(read: Callable[[npt.NDArray[np.bool_]], FloatArray], fold: IntArray) -> Part:
+    """Return a part, and its limit from subjects left out; ``read`` gives all rows on what ``rest`` alone fixed."""
+    held: list[float] = []
     for number in np.unique(fold):
-        rest = x[fold != number]
-        if len(rest) > 2:
-            own = Part(mean=rest.mean(axis=0), precision=_precision(rest), limit=1.0)
-            held += [own.distance(row) for row in x[fold == number]]
+        rest = fold != number
+        if rest.sum() > 2:
+            x = read(rest)
+            own = Part(mean=x[rest].mean(axis=0), precision=_precision(x[rest]), limit=1.0)
+            held += [own.distance(row) for row in x[~rest]]
     limit = float(np.quantile(held, 1 - SHARE, method="higher")) if held else 1.0
-    return Part(mean=x.mean(axis=0), precision=_precision(x), limit=max(limit, _SPREAD))
+    whole = read(np.ones(len(fold), bool))
+    return Part(mean=whole.mean(axis=0), precision=_precision(whole), limit=max(limit, _SPREAD))
 
 
 def _precision(x: FloatArray) -> FloatArray:

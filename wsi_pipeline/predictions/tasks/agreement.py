@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wsi_pipeline.predictions.slide_models.answer import SlideAnswer
 
+SIMULATED = "Simulated: "
+"""What the words of a model of simulated cohorts begin with."""
+
 
 def consistent(answers: Sequence[SlideAnswer]) -> list[SlideAnswer]:
     """Return the answers about one subject, in their order; those that contradict each other abstain."""
@@ -35,4 +38,6 @@ def consistent(answers: Sequence[SlideAnswer]) -> list[SlideAnswer]:
 
 def _silenced(one: SlideAnswer, other: SlideAnswer) -> SlideAnswer:
     said = f"{one.model} would say {one.named()}, {other.model} {other.named()}: both cannot be, so neither answers."
+    if one.wording.startswith(SIMULATED):
+        said = f"{SIMULATED}{said}"
     return replace(one, class_set=(), abstained=True, reason=f"contradicts-{other.task.name}", wording=said)

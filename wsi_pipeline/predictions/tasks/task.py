@@ -21,6 +21,7 @@ STATES: tuple[State, ...] = get_args(State)
 _Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=400)]
 _MAX_BYTES = 100_000
+_MINUS = re.compile(r"[-\u2212\u2013\u2010\u2011][\s)\]]*$")
 
 
 class _Part(BaseModel):
@@ -37,7 +38,7 @@ class TaskClass(_Part):
     name_en, name_fr
         Its names for people.
     synonyms
-        Labels of a manifest that mean it; case, accents and punctuation do not matter.
+        Labels of a manifest that mean it; case, accents and punctuation do not matter, but a minus at the end does.
     parent
         The class that it is a kind of. The parent then stands for all its other kinds.
     states
@@ -81,6 +82,8 @@ class Task(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Task:
+        if "trephine" in self.specimens and len(set(self.specimens)) > 1:
+            raise ValueError("specimens: trephines are asked about by tasks of their own, not together with smears")
         codes = list(self.codes)
         if len(set(codes)) < len(codes):
             raise ValueError(f"a class stands twice: {', '.join(codes)}")
@@ -92,6 +95,8 @@ class Task(_Part):
         meant: dict[str, str] = {}
         for own in self.classes:
             for label in (own.code, own.name_en, own.name_fr, *own.synonyms):
+                if not _plain(label):
+                    raise ValueError(f"the label {label!r} of {own.code} has no letter or digit")
                 if meant.setdefault(_plain(label), own.code) != own.code:
                     raise ValueError(f"the label {label!r} means {meant[_plain(label)]} and {own.code}")
         states = [state for own in self.classes for state in own.states]
@@ -171,8 +176,14 @@ class Task(_Part):
 
 
 def _plain(label: str) -> str:
+    """Return the letters and digits of a label, of any script, without accents; a minus at its end is kept as a word.
+
+    ``PML::RARA -`` says the opposite of ``PML::RARA``.
+    """
     folded = unicodedata.normalize("NFKD", label.casefold())
-    return re.sub(r"[^a-z0-9]+", " ", folded.encode("ascii", "ignore").decode()).strip()
+    bare = "".join(c for c in folded if not unicodedata.combining(c))
+    words = re.sub(r"[\W_]+", " ", bare).strip()
+    return f"{words} negative" if words and _MINUS.search(bare) else words
 
 
 def task_names() -> tuple[str, ...]:

@@ -6,7 +6,8 @@ Around the samples of a class run the contours of their kernel density (Gaussian
 90 % of it. A map like this is the output of Sirinukunwattana et al., Blood Adv 4:3284, 2020. It shows who is like whom;
 it is no test, and two components leave out most of what there is: how much they keep is in the file.
 
-The map is one JSON file beside its model, ``NAME.map.json``; reference samples have a class and a place there, no name.
+The map is one JSON file beside its model, ``NAME.slides.map.json``; reference samples have a class and a place there,
+no name.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class MapDocument(_Part):
         lengths |= {len(own.z) for own in self.samples}
         if lengths != {d}:
             raise ValueError(f"{d} features are named, and as many numbers of each kind are needed")
-        if any(own.code not in codes for own in (*self.samples, *self.contours)):
+        if {own.code for own in self.samples} - codes or {own.code for own in self.contours} - codes:
             raise ValueError("a sample or contour is of a class that is not there")
         return self
 

@@ -91,5 +91,4 @@ def eroded_areas_um2(raster: Raster, distances_um: FloatArray) -> FloatArray:
     # The edge runs half a pixel before the middle of the nearest pixel outside.
     depths = np.sort(depth[raster.inside].astype(np.float64) - 0.5) * raster.step_um
     deeper = len(depths) - np.searchsorted(depths, distances_um, side="left")
-    found: FloatArray = deeper * raster.step_um**2
-    return found
+    return np.asarray(deeper, np.float64) * raster.step_um**2
