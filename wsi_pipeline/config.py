@@ -329,6 +329,16 @@ def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] |
     ------
     ConfigError
         The file is missing or not YAML, or a key or value is not allowed.
+
+    Examples
+    --------
+    >>> config = load_config("marrow_smear", {"regions.target_white_cells": 500})
+    >>> config.segmentation.mpp, config.predictions.min_cells, config.regions.target_white_cells
+    (0.25, 200, 500)
+    >>> load_config(overrides={"tiling.core_pixels": 512})
+    Traceback (most recent call last):
+        ...
+    wsi_pipeline.errors.ConfigError: blood_smear: tiling.core_pixels: Extra inputs are not permitted (found 512)
     """
     tree = _read(source)
     for key, value in (overrides or {}).items():
