@@ -29,13 +29,13 @@ _CARDS = {
 _ACCURACY_HEAD = """\
 # Accuracy
 
-Written by `python benchmarks/write_tables.py` from the cards of the shipped weights (`wsi_pipeline/weights/*.json`). The
-cards say where each model fails; read them before you use a figure. Intervals are 95 %. The trivial baseline is the most
-frequent class, or a threshold and connected components for networks that find cells; *-* where the card has none.
+Written by `python benchmarks/write_tables.py` from the cards of the shipped weights (`wsi_pipeline/weights/*.json`).
+The cards say where each model fails; read them before you use a figure. Intervals are 95 %. The trivial baseline is
+the most frequent class, or for networks that find cells Otsu's threshold; *-* where the card has none.
 
-Every figure is of cells, fields or blood counts of public data sets, not of patients of your laboratory. What was seen on
-other laboratories' cells is far lower than on cells of the training laboratories:
-[training-cells.md](training-cells.md#models). `DATA` is a folder of the [data sets](data-and-licences.md#the-data-sets).
+Every figure is of cells, fields or blood counts of public data sets, not of patients of your laboratory. The classifier
+was far worse on another laboratory's cells than on those of its own: [training-cells.md](training-cells.md#models).
+`DATA` is a folder of the [data sets](data-and-licences.md#the-data-sets).
 """
 
 _ACCURACY_TAIL = """\
@@ -43,12 +43,12 @@ _ACCURACY_TAIL = """\
 
 | what | where |
 |---|---|
-| the classifier on another laboratory's cells | [training-cells.md](training-cells.md#models), `benchmarks/between_laboratories.py` |
+| another laboratory's cells | [training-cells.md](training-cells.md#models), `benchmarks/between_laboratories.py` |
 | CytologIA's score | [training-cells.md](training-cells.md#cytologias-score) |
 | shapes of red cells | [red-cells.md](red-cells.md#the-classifier) |
 | dysplasia | [dysplasia-and-attributes.md](dysplasia-and-attributes.md) |
-| the corrected differential: how often its interval covers the truth | [haematology.md](haematology.md), `benchmarks/correction.py` |
-| planted fractions given back, **simulated** | [virtual-slides.md](virtual-slides.md#cohorts), `benchmarks/simulated_cohort.py` |
+| how often corrected intervals cover the truth | [haematology.md](haematology.md), `benchmarks/correction.py` |
+| planted fractions, **simulated** | [virtual-slides.md](virtual-slides.md#cohorts), `benchmarks/simulated_cohort.py` |
 | models of slides, **simulated** | [slide-models.md](slide-models.md), `benchmarks/slide_recipes.py` |
 | megakaryocytes of trephines | [megakaryocytes.md](megakaryocytes.md) |
 | reticulin fibres, **simulated** | [fibrosis.md](fibrosis.md), `benchmarks/reticulin.py` |
@@ -59,8 +59,8 @@ _SPEED_HEAD = """\
 # Speed and memory
 
 Written by `python benchmarks/write_tables.py` from the last line of each case in `benchmarks/results/`. How it is
-measured: [benchmarks/README.md](../benchmarks/README.md). Times are of the machine named; a high load average means that
-other work ran beside it, and then only processor time says something. Nothing here was measured on a GPU.
+measured: [benchmarks/README.md](../benchmarks/README.md). Times are of the machine named; a high load average means
+that other work ran beside it, and then only processor time says something. Nothing here was measured on a GPU.
 """
 
 # Case: heading and the command that made it.
@@ -116,8 +116,8 @@ def _lines() -> Iterator[dict[str, Any]]:
 def _about(line: dict[str, Any], command: str) -> str:
     machine = line["machine"]
     return (
-        f"`python {command}`, {line['date'][:10]}, commit {line['commit']}, {machine['cpu']}, {machine['cores']} cores, "
-        f"load average {line['load_average'][0]:.1f}.\n"
+        f"`python {command}`, {line['date'][:10]}, commit {line['commit']}, {machine['cpu']}, "
+        f"{machine['cores']} cores, load average {line['load_average'][0]:.1f}.\n"
     )
 
 
@@ -164,9 +164,8 @@ def _contenders(line: dict[str, Any], title: str, command: str) -> str:
         for one in line["figures"]["contenders"]
     ]
     return (
-        f"## {title}\n\n{_about(line, command)}\n| | best s | processor s | {unit}/s | peak MiB |\n|---|---|---|---|---|\n"
-        + "\n".join(rows)
-        + "\n"
+        f"## {title}\n\n{_about(line, command)}\n"
+        f"| | best s | processor s | {unit}/s | peak MiB |\n|---|---|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 
 
@@ -186,13 +185,14 @@ def _stages(line: dict[str, Any]) -> str:
 
 
 def _gallery(line: dict[str, Any]) -> str:
+    sizes = " ".join(str(n) for n in line["work"]["patients"])
     rows = [
         f"| {n} | {run['seconds']:.0f} | {run['cpu_seconds']:.0f} | {run['peak_mib']:.0f} |"
         for n, run in line["figures"]["runs"].items()
     ]
     return (
         f"## Galleries: patients of {line['work']['crops']} single-cell images\n\n"
-        + _about(line, "benchmarks/gallery.py")
+        + _about(line, f"benchmarks/gallery.py --patients {sizes}")
         + "\n| patients | s | processor s | peak MiB |\n|---|---|---|---|\n"
         + "\n".join(rows)
         + "\n"
