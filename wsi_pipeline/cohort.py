@@ -368,7 +368,7 @@ def run_slide(
     ('ok', True)
     >>> aml = next(answer for answer in summary["predictions"] if answer["task"] == "aml")
     >>> aml["abstained"], aml["reason"]
-    (True, 'few-cells')
+    (True, 'too-few-cells')
     """
     result = run_cohort(
         [slide], out, config, overrides=overrides, mpp=mpp, force_mpp=force_mpp, cluster=cluster, retry_failed=True
