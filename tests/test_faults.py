@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,17 @@ def undisturbed(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def limit_s(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """A time that no step of a good slide takes, however busy the machine is."""
+    started = time.monotonic()
+    subprocess.run(
+        command([slide], tmp_path_factory.mktemp("timed") / "out", **{"runtime.workers": 1}),
+        check=True, capture_output=True, timeout=1800,
+    )  # fmt: skip
+    return max(20.0, 1.5 * (time.monotonic() - started))
+
+
 def run_here(slides: list[Path], out: Path, make: Callable[[], SerialExecutor] = SerialExecutor, **options: Any) -> Any:
     """Run a cohort in this process."""
 
@@ -71,7 +83,7 @@ def rows_of(out: Path) -> dict[str, dict[str, str]]:
 
 
 def test_bad_slides_are_rows_with_their_reason_and_harm_no_other(
-    slide: Path, undisturbed: Path, tmp_path: Path
+    slide: Path, undisturbed: Path, limit_s: float, tmp_path: Path
 ) -> None:
     """One run on two workers of a slide that ends its process, one that hangs, one that outgrows its memory, one that
     is deleted, and two good ones beside them."""
@@ -87,10 +99,11 @@ def test_bad_slides_are_rows_with_their_reason_and_harm_no_other(
     for path in slides:
         shutil.copyfile(slide, path)
     out = tmp_path / "out"
+    settings = {"runtime.retries": 0, "runtime.task_timeout_s": limit_s, "runtime.slides_in_flight": 6}
     ended = subprocess.run(
-        command(slides, out, **{"runtime.retries": 0, "runtime.task_timeout_s": 60, "runtime.slides_in_flight": 6}),
+        command(slides, out, **settings),
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE / "faulty"), *filter(None, sys.path)])},
-        capture_output=True, text=True, timeout=900, check=False,
+        capture_output=True, text=True, timeout=600 + 20 * limit_s, check=False,
     )  # fmt: skip
     assert ended.returncode == 1, ended.stderr
     rows = rows_of(out)

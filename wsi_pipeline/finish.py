@@ -427,7 +427,12 @@ def _warnings(
         found.append(about["regions_warning"])
     if about["mpp"]["source"] == "forced":
         found.append("Microns per pixel were forced; what the slide says was overridden.")
-    if job.config.specimen == "trephine" and about["megakaryocyte_model"] is None:
+    if about["megakaryocyte_model"] is not None:
+        found.append(
+            "Megakaryocytes were delineated by a network that was trained on drawn ones and measured on few real ones: "
+            "look before you count."
+        )
+    elif job.config.specimen == "trephine":
         found.append(
             "Megakaryocytes were told from other nuclei by a network that has seen few of them: look before you count."
             if "megakaryocyte" in about["segmentation_kinds"]

@@ -24,7 +24,7 @@ from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.predictions.trephines.table import TREPHINE_COLUMNS, TREPHINES_FILE, trephine_row
 from wsi_pipeline.slide_answers import SHA256, SLIDE_MODEL, answer_patient
 
-JOINED = ("red_cells.csv", "dysplasia.csv", "attributes.csv", "fibrosis.csv", "phenotypes.csv")
+JOINED = ("red_cells.csv", "dysplasia.csv", "attributes.csv", "phenotypes.csv", "fibrosis.csv")
 """Tables of the slides that the run has as one, too."""
 
 SLIDE_COLUMNS = ("slide_id", "path", "specimen", "status", "reason", "mpp", "area_mm2", "n_cells", "seconds")

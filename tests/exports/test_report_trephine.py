@@ -98,7 +98,7 @@ def test_too_few_are_said_and_nothing_is_drawn_of_them(tmp_path: Path, slide: Fa
 
 def test_without_a_model_all_are_shown_by_rank_of_area(tmp_path: Path, slide: FakeSlide) -> None:
     text = _report(tmp_path, slide, MadeTrephine(slide_id="S", mix=(30, 5, 0), seed=7), None)
-    assert "no model of phenotypes was given" in text
+    assert "No phenotype model was given" in text
     assert "All megakaryocytes" in text
     assert text.count('class="wide"') == 16
 

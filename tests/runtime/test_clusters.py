@@ -277,7 +277,7 @@ def encrypted(tmp_path: Path) -> Iterator[tuple[str, TlsFiles]]:
     request = ClusterRequest(config=ClusterConfig(tls="temporary"), work=tmp_path / "a b")
     with tls_of(request) as files:
         assert files is not None
-        assert {p.stat().st_mode & 0o777 for p in files.key.parent.iterdir()} == {0o600}
+        assert {p.stat().st_mode & 0o777 for p in files.key.parent.glob("*.pem")} == {0o600}
         assert files.key.parent.stat().st_mode & 0o777 == 0o700
         security = security_of(files)
         cluster = SpecCluster(workers={}, scheduler=_scheduler(request, security), security=security, silence_logs=50)
@@ -312,6 +312,22 @@ def test_who_has_no_certificate_does_not_join(encrypted: tuple[str, TlsFiles]) -
         with pytest.raises(ConfigError, match="no Dask scheduler answers"):
             with open_executor(ClusterRequest(kind=address, config=ClusterConfig(tls=others)), CPU):
                 pass
+
+
+def test_keys_of_a_run_that_was_killed_are_removed(tmp_path: Path) -> None:
+    request = ClusterRequest(config=ClusterConfig(tls="temporary"), work=tmp_path)
+    make = (
+        "import os, sys; from pathlib import Path; from wsi_pipeline.runtime.clusters import _make_keys\n"
+        "_make_keys(Path(sys.argv[1])); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", make, tmp_path / ".keys-left"], check=False)
+    assert (tmp_path / ".keys-left" / "key.pem").is_file()
+    with tls_of(request) as first, tls_of(request) as second:
+        assert first is not None
+        assert second is not None
+        assert first.key.is_file(), "those of one that lives stay"
+        assert not (tmp_path / ".keys-left").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_certificates_that_are_missing_are_named(tmp_path: Path) -> None:

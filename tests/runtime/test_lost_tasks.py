@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from wsi_pipeline.errors import CorruptTileError
 from wsi_pipeline.runtime.executor import Executor, RunStoppedError, SerialExecutor, open_executor
 from wsi_pipeline.runtime.isolated import run_isolated
 from wsi_pipeline.runtime.tasks import TaskLostError, TaskReport, pack, run_task
+from wsi_pipeline.runtime.worker import computing
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -61,6 +63,12 @@ def hungry() -> int:
     return len(held)
 
 
+def hold(seconds: float) -> str:
+    with computing():
+        time.sleep(seconds)
+    return "held"
+
+
 def fail() -> None:
     raise CorruptTileError("slide.svs: tile 3", reason="a-reason")
 
@@ -88,11 +96,33 @@ def test_a_limit_that_is_kept_costs_nothing(cluster: Executor) -> None:
         cluster.call(fail, timeout_s=300)
 
 
+def test_waiting_for_another_task_is_not_a_tasks_own_time() -> None:
+    """Two threads of a worker, of which one computes: the other's limit stands still meanwhile."""
+    done: list[str] = []
+    first = threading.Thread(target=lambda: done.append(run_task(hold, (3.0,), 100.0).result))
+    first.start()
+    time.sleep(0.5)
+    outcome = run_task(hold, (0.1,), 1.5)
+    first.join()
+    assert not outcome.report.timed_out
+    assert outcome.report.seconds > 1.5
+    assert done == ["held"]
+
+
 @pytest.mark.parametrize(("task", "how"), [(abort, "SIGABRT"), (leave, "exit status 7")])
 def test_a_task_that_ends_its_process_is_a_crash(cluster: Executor, task: object, how: str) -> None:
     with pytest.raises(TaskLostError, match=how) as caught:
         cluster.call(task)  # type: ignore[arg-type]
     assert caught.value.reason == "crash"
+    assert cluster.call(who) > 0
+
+
+def test_workers_that_die_as_soon_as_they_start_are_replaced(cluster: Executor) -> None:
+    """Each death falls into the moment in which Dask's own nanny gives up."""
+    for _ in range(3):
+        with pytest.raises(TaskLostError) as caught:
+            cluster.call(leave)
+        assert caught.value.reason == "crash"
     assert cluster.call(who) > 0
 
 

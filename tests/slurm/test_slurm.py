@@ -42,7 +42,7 @@ SETTINGS = [
 NAMES = ('it\'s "a" b;$(touch PWNED) %j.tiff', "new\nline `touch PWNED` – ß漢.tiff", "plain.tiff")
 OUT = "out dir; $(touch PWNED) 'q' \"d\" ü"
 PATIENCE_S = float(os.environ.get("WSI_PIPELINE_PATIENCE_S", "180"))
-WALLTIME_MIN = int(os.environ.get("WSI_PIPELINE_WALLTIME_MIN", "1"))
+WALLTIME_MIN = int(os.environ.get("WSI_PIPELINE_WALLTIME_MIN", "2"))
 """For one job, and of the job that is to reach its limit; a machine that does other work needs more."""
 
 
@@ -83,7 +83,6 @@ class Site:
             assert first_difference(self.reference, out, slide_id) is None
         with (out / "slides.csv").open(newline="", encoding="utf-8") as file:
             assert [row["slide_id"] for row in csv.DictReader(file)] == list(self.ids)
-        assert not list(self.folder.rglob("*PWNED*/**")), "a name was run"
         assert not [p for p in self.folder.rglob("PWNED*")], "a name was run"
         beside = {p.name for p in out.parent.iterdir() if p.suffix != ".log"}
         assert beside == {OUT}, "something was written outside the run's folder"
@@ -153,7 +152,11 @@ def frozen(site: Site) -> str:
     """A job with little walltime that stops in the middle of its work, so that it will reach the limit."""
     out = site.out("walltime")
     job = site.submit("run_dask.sbatch", out, f"--time={WALLTIME_MIN}", "--signal=B:USR1@1", "--no-requeue")
-    wait_for(lambda: blocks_of(out) or site.slurm.state(job) == "FAILED", "no block was computed")
+    wait_for(
+        lambda: blocks_of(out) or site.slurm.state(job) not in ("PENDING", "CONFIGURING", "RUNNING"),
+        "no block was computed",
+    )
+    assert blocks_of(out), "the job ended before its first block; a busy machine needs WSI_PIPELINE_WALLTIME_MIN"
     listed = site.slurm.ask("scontrol", "listpids", job).splitlines()[1:]
     for pid in (int(line.split()[0]) for line in listed):
         if pid > 0 and pid != os.getpid():
@@ -207,11 +210,11 @@ def _restarts(site: Site, job: str) -> str:
 
 
 def test_jobs_of_a_client_that_was_killed_end_and_the_run_goes_on(site: Site) -> None:
-    out = site.out("slurm")
+    out = site.out("jobs")
     out.parent.mkdir()
     config = site.folder / "cluster.yaml"
     config.write_text(
-        f"cores: 1\nmemory: 2GB\nwalltime: '00:20:00'\ninterface: lo\ntls: temporary\ndeath_timeout_s: 20\n"
+        f"cores: 1\nmemory: 2GB\nwalltime: '00:20:00'\ninterface: lo\ntls: temporary\ndeath_timeout_s: 60\n"
         f"scratch: $SCRATCH/it's\nsetup: ['export SCRATCH={site.folder}/scratch']\njobs: {{minimum: 1, maximum: 2}}\n",
         encoding="utf-8",
     )
@@ -232,7 +235,7 @@ def test_jobs_of_a_client_that_was_killed_end_and_the_run_goes_on(site: Site) ->
     assert second.returncode == 0, said
     site.check(out)
     assert not (site.folder / ".config").exists(), "Dask wrote into the user's home"
-    assert not list((out / "work").glob(".keys-*/key.pem")) or len(list((out / "work").glob(".keys-*"))) == 1
+    assert not list((out / "work").glob(".keys-*")), "keys are left, of this run or of the one that was killed"
     assert (site.folder / "scratch" / "it's").is_dir()
 
 

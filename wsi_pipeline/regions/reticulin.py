@@ -14,7 +14,9 @@ from wsi_pipeline.regions.morphology import Mask, closed, fill_holes, grow, larg
 from wsi_pipeline.regions.tissue_classes import Tissue
 
 _COVERED = 0.15
-_SMOOTH_OD = 0.030
+_MOST_SMOOTH_OD, _SMOOTH_SHARE = 0.030, 0.4
+"""Bone is no rougher than 0.03, and than 0.4 times what three quarters of the tissue stay under: where the counterstain
+is weak and fibres are few, marrow is smooth too."""
 _OPEN_UM, _EDGE_UM = 12.0, 8.0
 _MIN_UM2, _LACUNA_UM2 = 4000.0, 2000.0
 
@@ -34,7 +36,10 @@ def classify_reticulin(evidence: Evidence, tissue: Mask, *, mpp: float) -> Bytes
 
 def _bone(evidence: Evidence, tissue: Mask, mpp: float) -> Mask:
     covered = tissue & (evidence.pale_share < _COVERED * SHARE_SCALE)
-    smooth = covered & (evidence.texture < _SMOOTH_OD * OD_SCALE)
+    if not covered.any():
+        return covered
+    rough = float(np.percentile(evidence.texture[covered], 75))
+    smooth = covered & (evidence.texture < min(_MOST_SMOOTH_OD * OD_SCALE, _SMOOTH_SHARE * rough))
     # Lacunae are spots in bone; where nothing is smooth around them they are marrow.
     seed = fill_holes(smooth, _LACUNA_UM2 / mpp**2, at_edge=True) & covered
     seed = large(opened(seed, _OPEN_UM / mpp), _MIN_UM2 / mpp**2)

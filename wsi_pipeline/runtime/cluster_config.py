@@ -57,7 +57,9 @@ class ClusterConfig(_Section):
     scratch: Annotated[str, AfterValidator(_one_line)] | None = Field(
         None, description="Folder on the node for Dask's own files; may begin with a variable, as $TMPDIR."
     )
-    death_timeout_s: int = Field(120, ge=5, description="A worker without a scheduler ends after so long.")
+    death_timeout_s: int = Field(
+        120, ge=5, description="A worker without a scheduler, or that does not start, ends after so long."
+    )
 
 
 class JobLimits(_Section):

@@ -6,6 +6,7 @@ more, nothing is written outside the run's folder, and a user's own settings of 
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import uuid
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsi_pipeline.config import RuntimeConfig
-from wsi_pipeline.errors import ConfigError, DeviceError
+from wsi_pipeline.errors import ConfigError, DeviceError, WsiPipelineError
 from wsi_pipeline.runtime.cluster_config import ClusterConfig, SlurmConfig, TlsFiles, load_cluster_config
 from wsi_pipeline.runtime.devices import resolve_device
+from wsi_pipeline.runtime.kept_workers import keep_workers
 from wsi_pipeline.runtime.layout import (
     CPU,
     GPU,
@@ -29,6 +31,7 @@ from wsi_pipeline.runtime.layout import (
     usable_cores,
     visible_gpus,
 )
+from wsi_pipeline.runtime.process import ProcessName, this_process
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -40,6 +43,8 @@ _SILENT = logging.CRITICAL
 _ANSWER_S = 20
 _FIRST_WORKER_S = 120
 LOOPBACK = "127.0.0.1"
+_KEYS = ".keys-"
+_OWNER = "owner.json"
 
 _log = logging.getLogger(__name__)
 
@@ -218,13 +223,27 @@ def _open_local(request: ClusterRequest, config: RuntimeConfig) -> Iterator[Open
     layout = layout_of(config, cores=usable_cores(), gpus=len(gpus))
     alike = {"host": LOOPBACK, "silence_logs": _SILENT}
     workers = {i: {"cls": Nanny, "options": {**alike, **options}} for i, options in enumerate(layout.options(gpus))}
-    cluster = SpecCluster(workers=workers, scheduler=_scheduler(request, None), silence_logs=_SILENT)
+    for left in reversed(range(_STARTS)):
+        try:
+            cluster = SpecCluster(workers=workers, scheduler=_scheduler(request, None), silence_logs=_SILENT)
+            break
+        except RuntimeError as error:  # a worker died before it had started
+            if not left:
+                raise WsiPipelineError(
+                    f"the workers of this machine do not start ({error}); most often memory is short: use fewer "
+                    "runtime.workers",
+                    reason="run-stopped",
+                ) from None
     client = Client(cluster, set_as_default=False)
     try:
-        yield OpenCluster(client=client, device=device, pools=_pools(device))
+        with keep_workers(cluster):
+            yield OpenCluster(client=client, device=device, pools=_pools(device))
     finally:
         close(client)
         close(cluster)
+
+
+_STARTS = 3
 
 
 def _pools(device: str) -> frozenset[str]:
@@ -359,11 +378,23 @@ def tls_of(request: ClusterRequest) -> Iterator[TlsFiles | None]:
     else:
         if request.work is None:
             raise TypeError("keys need a folder")
-        folder = request.work / f".keys-{uuid.uuid4().hex}"
+        _remove_keys_of_the_dead(request.work)
+        folder = request.work / f"{_KEYS}{uuid.uuid4().hex}"
         try:
             yield _make_keys(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_keys_of_the_dead(work: Path) -> None:
+    """Remove keys that runs left which were killed on this host; their schedulers are gone."""
+    for owner in work.glob(f"{_KEYS}*/{_OWNER}"):
+        try:
+            process = ProcessName.from_record(json.loads(owner.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+        if process.runs() is False:
+            shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 def _make_keys(folder: Path) -> TlsFiles:
@@ -377,6 +408,7 @@ def _make_keys(folder: Path) -> TlsFiles:
             "in --cluster-config"
         ) from None
     folder.mkdir(parents=True, mode=0o700)
+    (folder / _OWNER).write_text(json.dumps(this_process().to_record()), encoding="utf-8")
     contents = {"ca_file": made.tls_ca_file, "cert": made.tls_worker_cert, "key": made.tls_worker_key}
     for name, content in contents.items():
         path = folder / f"{name}.pem"
@@ -409,7 +441,12 @@ def security_of(tls: TlsFiles | None) -> Security | None:
 
 def close(part: Client | Cluster) -> None:
     """Close a client or cluster; what the run found is not lost because a worker is slow to stop."""
+    of_callbacks = logging.getLogger("tornado.application")
+    level = of_callbacks.level
+    of_callbacks.setLevel(_SILENT + 1)  # it prints tracebacks of workers that are slow to stop
     try:
         part.close(timeout=_CLOSE_S)
     except TimeoutError:
         _log.info("%s did not close within %s s", type(part).__name__, _CLOSE_S)
+    finally:
+        of_callbacks.setLevel(level)

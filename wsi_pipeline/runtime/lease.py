@@ -46,6 +46,9 @@ State = Literal["free", "alive", "dead", "unknown"]
 
 _log = logging.getLogger(__name__)
 
+_active: set[str] = set()
+"""Tokens of the leases that this process holds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Holding:
@@ -235,6 +238,7 @@ class Lease:
         self._lost = ""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        _active.add(holding.token)
         self._thread = threading.Thread(target=self._keep, name=f"lease {folder.name}", daemon=True)
         self._thread.start()
 
@@ -287,6 +291,7 @@ class Lease:
         """Give the lease back; one that was lost is left to its new holder."""
         self._stopping.set()
         self._thread.join()
+        _active.discard(self._holding.token)
         with self._lock:
             if self._holding.released:
                 return

@@ -325,11 +325,8 @@ class AppendLedger:
         for path in sorted((self._work / slide_id).glob(f"{_LOG}*.log")):
             for line in path.read_bytes().split(b"\n"):
                 crc, _, text = line.partition(b" ")
-                try:
-                    whole = int(crc, 16) == zlib.crc32(text)
-                except ValueError:
-                    continue  # torn by a loss of power, or between two appends
-                if whole:
+                # One that is torn by a loss of power, or lies between two appends, is none.
+                if text and crc == f"{zlib.crc32(text):08x}".encode():
                     record = json.loads(text)
                     found[record["file"]] = record["bytes"]
         return found

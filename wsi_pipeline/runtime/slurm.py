@@ -291,7 +291,8 @@ class _Watch(threading.Thread):
         if self._futile >= _FUTILE and not working:
             loopback = ""
             if LOOPBACK in str(self._cluster.scheduler.address):
-                loopback = "; interface is null in --cluster-config, so other nodes do not reach the scheduler"
+                loopback = "; the scheduler is on loopback, which other nodes do not reach (interface in "
+                loopback += "--cluster-config)"
             self._problem = f"{self._futile} jobs ended before a worker came of them{loopback}; see {self._logs}"
         elif ended:
             self._cluster.sync(self._cluster.scale_down, ended)

@@ -7,9 +7,10 @@ import pickle
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,7 +19,49 @@ from wsi_pipeline.errors import WsiPipelineError
 
 R = TypeVar("R")
 
+_POLL_S = 0.05
+_HEARD_S = 1.0
 _of_thread = threading.local()
+_hearing = threading.Lock()
+_heard = False
+
+
+class Stopwatch:
+    """The time of one task, without what it waits for other tasks of its process: that is their time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self._waited = 0.0
+        self._since: float | None = None
+
+    def seconds(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            waiting = 0.0 if self._since is None else now - self._since
+            return now - self._started - self._waited - waiting
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        with self._lock:
+            self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waited += time.monotonic() - self._since
+                self._since = None
+
+
+@contextmanager
+def waiting_for_others() -> Iterator[None]:
+    """Do not count the block's time to the limit of the task that runs in this thread, if there is one."""
+    watch: Stopwatch | None = getattr(_of_thread, "watch", None)
+    if watch is None:
+        yield
+    else:
+        with watch.paused():
+            yield
 
 
 class TaskLostError(WsiPipelineError, RuntimeError):
@@ -74,8 +117,22 @@ class Outcome:
 
 def run_packed(packed: bytes, timeout_s: float | None = None) -> Outcome:
     """Run a task that :func:`pack` made; see :func:`run_task`."""
+    _let_the_nanny_hear()
     function, arguments = pickle.loads(packed)  # noqa: S301  the run's own client sent it
     return run_task(function, arguments, timeout_s)
+
+
+def _let_the_nanny_hear() -> None:
+    """Wait a moment before the first task of a Dask worker.
+
+    Dask's nanny looks every 50 ms whether its worker has started. One that dies before it was seen is given up, where
+    any other is started anew (distributed 2026.7.0).
+    """
+    global _heard  # noqa: PLW0603
+    with _hearing:
+        if not _heard and _address():
+            time.sleep(_HEARD_S)
+        _heard = True
 
 
 def pack(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
@@ -91,8 +148,8 @@ def run_task(function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s
     Parameters
     ----------
     timeout_s
-        Seconds after which it is given up. A thread cannot be ended from outside, so the caller must see to it that
-        the process is.
+        Seconds after which it is given up, not counting those it waits for other tasks of the process. A thread cannot
+        be ended from outside, so the caller must see to it that the process is.
 
     Raises
     ------
@@ -152,14 +209,22 @@ def _within(timeout_s: float | None, function: Callable[..., R], *arguments: Any
     runner: ThreadPoolExecutor | None = getattr(_of_thread, "runner", None)
     if runner is None:
         runner = _of_thread.runner = ThreadPoolExecutor(1, thread_name_prefix="task")
-    future: Future[R] = runner.submit(function, *arguments)
-    try:
-        return future.result(timeout=timeout_s)
-    except FutureTimeoutError:
-        if future.done():
-            raise  # the task's own
-        _of_thread.runner = None
-        raise _TimedOutError from None
+    watch = Stopwatch()
+
+    def timed() -> R:
+        _of_thread.watch = watch
+        return function(*arguments)
+
+    future: Future[R] = runner.submit(timed)
+    while True:
+        try:
+            return future.result(timeout=max(_POLL_S, timeout_s - watch.seconds()))
+        except FutureTimeoutError:
+            if future.done():
+                raise  # the task's own
+            if watch.seconds() >= timeout_s:
+                _of_thread.runner = None
+                raise _TimedOutError from None
 
 
 def _address() -> str:

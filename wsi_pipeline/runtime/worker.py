@@ -11,6 +11,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from wsi_pipeline.config import PipelineConfig
+from wsi_pipeline.runtime.tasks import waiting_for_others
 
 if TYPE_CHECKING:
     from wsi_pipeline.cells.classifier import CellClassifier
@@ -57,8 +58,12 @@ def computing() -> Iterator[None]:
     A worker has ``1 + runtime.prefetch`` threads, each with a task: one computes, the others read and then wait here.
     That bounds what is decoded ahead, whichever slides it is of.
     """
-    with _computing:
+    with waiting_for_others():
+        _computing.acquire()
+    try:
         yield
+    finally:
+        _computing.release()
 
 
 def exclusive(task: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:

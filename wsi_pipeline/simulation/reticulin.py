@@ -119,7 +119,7 @@ def draw_reticulin(shape: ReticulinShape, *, width: int, height: int, seed: int)
     """
     if seed < 0 or not all(512 <= side <= _MAX_SIDE_PX for side in (width, height)):
         raise ConfigError(f"{width} x {height} pixels, seed {seed}: sides are 512 to {_MAX_SIDE_PX}, seeds from 0")
-    x_um, y_um = (np.arange(n) * MPP for n in (width, height))
+    x_um, y_um = (np.arange(n, dtype=np.float64) * MPP for n in (width, height))
     tissue = _tissue(width, height, seed, x_um, y_um)
     bone = _bone(tissue, keyed_generator(seed, _PURPOSE, 0, 0))
     fat, rims = _fat(tissue & ~bone, shape.fat_share, keyed_generator(seed, _PURPOSE, 1, 0))
@@ -181,13 +181,14 @@ def _bone(tissue: _Mask, rng: np.random.Generator) -> _Mask:
     mask = np.zeros(tissue.shape, np.uint8)
     for x in np.arange(rng.uniform(250, 500), width * MPP - 200, rng.uniform(600, 800)):
         bends = [(x + rng.uniform(-90, 90), y) for y in np.linspace(0, height * MPP * rng.uniform(0.5, 0.9), 6)]
-        cv2.polylines(mask, [np.int32(np.array(bends) / MPP)], False, 1, round(rng.uniform(70, 130) / MPP))
+        cv2.polylines(mask, [(np.array(bends) / MPP).astype(np.int32)], False, 1, round(rng.uniform(70, 130) / MPP))
     return mask.astype(bool) & tissue
 
 
 def _fat(space: _Mask, share: float, rng: np.random.Generator) -> tuple[_Mask, _Floats]:
     """Return fat cells, which do not overlap, and their rims."""
-    fat, rims = np.zeros(space.shape, np.uint8), np.zeros(space.shape, np.uint8)
+    fat: npt.NDArray[np.uint8] = np.zeros(space.shape, np.uint8)
+    rims = np.zeros_like(fat)
     blocked = (~space).astype(np.uint8)
     wanted, covered = share * float(space.sum()), 0.0
     rows, columns = np.nonzero(space)
@@ -205,7 +206,7 @@ def _fat(space: _Mask, share: float, rng: np.random.Generator) -> tuple[_Mask, _
         cv2.circle(rims, (x, y), round(radius), 255, round(1.5 / MPP), cv2.LINE_AA)
         cv2.circle(blocked, (x, y), round(radius), 1, -1)
         covered += np.pi * radius**2
-    return fat.astype(bool), rims.astype(np.float32) / 255
+    return np.asarray(fat, dtype=np.bool_), np.asarray(rims / 255, dtype=np.float32)
 
 
 def _nuclei(marrow: _Mask, rng: np.random.Generator) -> _Floats:
@@ -215,7 +216,7 @@ def _nuclei(marrow: _Mask, rng: np.random.Generator) -> _Floats:
         axes = (int(rng.uniform(2.2, 4.2) / MPP), int(rng.uniform(2.2, 4.2) / MPP))
         centre = (int(columns[place]), int(rows[place]))
         cv2.ellipse(canvas, centre, axes, rng.uniform(0, 180), 0, 360, int(rng.uniform(120, 255)), -1, cv2.LINE_AA)
-    return canvas.astype(np.float32) / 255
+    return np.asarray(canvas / 255, dtype=np.float32)
 
 
 def _fibres(shape: ReticulinShape, marrow: _Mask, seed: int) -> tuple[_Floats, float]:
@@ -242,7 +243,7 @@ def _fibres(shape: ReticulinShape, marrow: _Mask, seed: int) -> tuple[_Floats, f
         headings = heading + np.cumsum(bend)
         path = np.cumsum(np.stack([np.cos(headings), np.sin(headings)], axis=1), axis=0) * _STEP_UM
         path += (x_um[first], y_um[first])
-        at = np.int64(path / MPP)
+        at = (path / MPP).astype(np.int64)
         inside = (at >= 0).all(axis=1) & (at[:, 0] < width) & (at[:, 1] < height)
         inside[inside] = marrow[at[inside, 1], at[inside, 0]]
         kept = path[: len(path) if inside.all() else int(np.argmin(inside))]
@@ -251,7 +252,7 @@ def _fibres(shape: ReticulinShape, marrow: _Mask, seed: int) -> tuple[_Floats, f
         kept = kept[: max(3, int((wanted_um - length_um) / _STEP_UM) + 2)]
         length_um += (len(kept) - 1) * _STEP_UM
         thick = max(1, round(shape.thickness_um * float(np.exp(rng.normal(0, 0.3))) * _FINER / MPP))
-        points = np.int32(np.rint(kept / MPP * _FINER * 2**_SHIFT))
+        points = np.rint(kept / MPP * _FINER * 2**_SHIFT).astype(np.int32)
         cv2.polylines(canvas, [points], False, int(rng.uniform(150, 255)), thick, cv2.LINE_AA, _SHIFT)
     small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
-    return small.astype(np.float32) / 255, length_um
+    return np.asarray(small / 255, dtype=np.float32), length_um
