@@ -23,6 +23,7 @@ _CARDS = {
     "compact-megakaryocyte": ("wsi-pipeline train segmentation --model compact-megakaryocyte --data DATA", r"."),
     "pbc-blast": ("wsi-pipeline train cells --data DATA", r"macro-F1|accuracy|calibration|called blast|source leak"),
     "red-cells": ("wsi-pipeline train red-cells --data DATA --out DIR", r"macro-F1|accuracy|calibration"),
+    "reticulin-simulated": ("wsi-pipeline train fibrosis --tiles MANIFEST.csv --folds 3", r"."),
     "acute-leukaemia-counts": ("wsi-pipeline train counts lyon.csv clermont.csv --label Response", r"."),
 }
 

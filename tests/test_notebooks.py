@@ -44,11 +44,6 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     notebook = nbformat.read(path, 4)
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(_FOLDER)}}
-    ).execute()
-    # A command of a cell that begins with `!` says in words when it fails, and the cell goes on.
-    said = "".join(
-        o.text for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream"
-    )
-    assert not re.search(r"^(error:|Error:|Traceback)|command not found", said, re.MULTILINE), said[-2000:]
+    where = {"metadata": {"path": str(_FOLDER)}}
+    # A command in a `%%bash` cell that fails raises, as any other error does.
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
