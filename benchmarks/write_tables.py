@@ -34,8 +34,9 @@ Written by `python benchmarks/write_tables.py` from the cards of the shipped wei
 The cards say where each model fails; read them before you use a figure. Intervals are 95 %. The trivial baseline is
 the most frequent class, or for networks that find cells Otsu's threshold; *-* where the card has none.
 
-Every figure is of cells, fields or blood counts of public data sets, not of patients of your laboratory. The classifier
-was far worse on another laboratory's cells than on those of its own: [training-cells.md](training-cells.md#models).
+Every figure is of cells, fields or blood counts of public data sets, or of drawn slides where it says so; none is of
+patients of your laboratory. The classifier was far worse on another laboratory's cells than on those of its
+own: [training-cells.md](training-cells.md#models).
 `DATA` is a folder of the [data sets](data-and-licences.md#the-data-sets).
 """
 
