@@ -87,7 +87,7 @@ def test_the_report_shows_shapes_and_sizes(folder: Path) -> None:
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert "<h2>Red cells</h2>" in text
     for name in ("Schistocyte", "Teardrop cell", "Spherocyte"):
-        assert f"{name}</td>" in text
+        assert f"{name}</th>" in text
     assert "histogram of red-cell diameters" in text
     assert "Not interpreted: too few red cells" not in text
 

@@ -297,7 +297,9 @@ def test_slides_answer_the_same_however_they_are_cut_and_patients_are_pooled(tmp
     assert int(rows[2]["n_cells"]) == int(rows[0]["n_cells"]) + int(rows[1]["n_cells"])
     (patient,) = json.loads((out / "patients.json").read_text())["patients"]
     assert patient["slide_ids"] == ["a", "b"]
-    assert "pooled over a, b" in (out / "report.html").read_text()
+    assert 'href="patients/one.html"' in (out / "report.html").read_text()
+    pooled = (out / "patients" / "one.html").read_text()
+    assert all(f'href="../slides/{name}/report.html"' in pooled for name in ("a", "b"))
     assert "Cells behind the models" in (out / "slides" / "a" / "report.html").read_text()
 
     # QuPath's file of a slide carries the weight of each white cell; about a finished run it becomes the same.

@@ -455,7 +455,7 @@ def execute(
                         "slides": tally.ended(),
                     },
                 )
-                write_cohort_report(plan.out)
+                write_cohort_report(plan.out, plan.config.exports.language)
 
             if not complete:
                 ended = [job for job in plan.jobs if read_summary(job) is not None]

@@ -28,12 +28,14 @@ from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
 from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
+from wsi_pipeline.predictions.adequacy import slide_adequacy
 from wsi_pipeline.predictions.attributes import attribute_counts, attribute_rates, attributes_csv
 from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
 from wsi_pipeline.regions import area_mm2, write_regions
 from wsi_pipeline.regions.stain import stain_warning
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import evidence_of, exclusive, slide_of, use_threads
+from wsi_pipeline.sentences import made_of, say
 from wsi_pipeline.slide_answers import answer_slide, map_slide, provenance_of
 from wsi_pipeline.stages import (
     Prepared,
@@ -168,6 +170,15 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         "attributes": None if rates is None else [rate.to_dict() for rate in rates],
         "trephine": trephine,
         "predictions": [prediction.to_dict() for prediction in predictions],
+        "adequacy": slide_adequacy(
+            n=None if config.specimen == "trephine" else counts.n,
+            config=config.predictions,
+            n_cells=merged.n_cells,
+            truncated=table.truncated,
+            searched_mm2=regions.area_mm2,
+            lost_mm2=lost_mm2,
+            facts=prepared.about["regions_facts"],
+        ).to_dict(),
         "quality": _quality(table, merged, prepared, halved, seams, regions.area_mm2, lost_mm2),
         "regions": prepared.about["regions_facts"],
         "provenance": _provenance(job, prepared),
@@ -180,11 +191,13 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
         write_text(job.folder / "attributes.csv", attributes_csv(rates, job.slide_id))
     if dysplastic is not None:
         write_text(job.folder / "dysplasia.csv", dysplastic.to_csv(job.slide_id))
+    summary["sentences"] = made_of(summary)
     write_json(job.folder / "summary.json", summary)
     if config.predictions.slide_models:
         summary["predictions"] += [prediction.to_dict() for prediction in answer_slide(job, status)]
         if trephine is not None and status == "ok":
             trephine["map"] = map_slide(job)
+        summary["sentences"] = made_of(summary)
         write_json(job.folder / "summary.json", summary)
     if config.exports.report:
         also = red_taxonomy(red)
@@ -197,6 +210,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
             also=also,
             evidence=None if name is None else evidence_of(name, prepared.about["device"]),
             background=np.array(prepared.about["background"], np.uint8),
+            language=config.exports.language,
         )
     return summary
 
@@ -426,36 +440,53 @@ def _warnings(
     if about["regions_warning"]:
         found.append(about["regions_warning"])
     if about["mpp"]["source"] == "forced":
-        found.append("Microns per pixel were forced; what the slide says was overridden.")
+        found.append(say("Microns per pixel were forced; what the slide says was overridden."))
     if about["megakaryocyte_model"] is not None:
         found.append(
-            "Megakaryocytes were delineated by a network that was trained on drawn ones and measured on few real ones: "
-            "look before you count."
+            say(
+                "Megakaryocytes were delineated by a network that was trained on drawn ones and measured on few real "
+                "ones: look before you count."
+            )
         )
     elif job.config.specimen == "trephine":
         found.append(
-            "Megakaryocytes were told from other nuclei by a network that has seen few of them: look before you count."
+            say(
+                "Megakaryocytes were told from other nuclei by a network that has seen few of them: look before you "
+                "count."
+            )
             if "megakaryocyte" in about["segmentation_kinds"]
-            else "Megakaryocytes are not told from other nuclei by this model."
+            else say("Megakaryocytes are not told from other nuclei by this model.")
         )
     if lost_mm2 > 0:
         found.append(
-            f"{lost_mm2:.4g} mm2 could not be decoded and were left out (slides.on_corrupt is mask): "
-            "cells there are missing, those at its edge are marked truncated. Copy the slide again from its source."
+            say(
+                "{area:.4g} mm2 could not be decoded and were left out (slides.on_corrupt is mask): "
+                "cells there are missing, those at its edge are marked truncated. Copy the slide again from its "
+                "source.",
+                area=lost_mm2,
+            )
         )
     if halved:
         found.append(
-            f"{halved} of {len(prepared.blocks)} blocks were computed with a halved batch, since the GPU ran out of "
-            "memory: the results are not byte-comparable to those of other runs."
+            say(
+                "{halved} of {blocks} blocks were computed with a halved batch, since the GPU ran out of memory: the "
+                "results are not byte-comparable to those of other runs.",
+                halved=halved,
+                blocks=len(prepared.blocks),
+            )
         )
     if merged.n_too_large:
         diameter = job.config.segmentation.max_cell_diameter_um
-        warning = (
-            f"{merged.n_too_large} cells reach segmentation.max_cell_diameter_um ({diameter:g} um): part of them may "
-            "be missing. They are kept as truncated; raise the setting if such cells are real."
+        warning = say(
+            "{n} cells reach segmentation.max_cell_diameter_um ({diameter:g} um): part of them may be missing. They "
+            "are kept as truncated; raise the setting if such cells are real.",
+            n=merged.n_too_large,
+            diameter=diameter,
         )
         _log.warning("%s: %s", job.slide_id, warning)
         found.append(warning)
     if dropped:
-        found.append(f"{dropped} cells are too small for QuPath's grid of 0.01 pixels and are not in its file.")
+        found.append(
+            say("{n} cells are too small for QuPath's grid of 0.01 pixels and are not in its file.", n=dropped)
+        )
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.atomic import write_json, writing
+from wsi_pipeline.config import Language
 from wsi_pipeline.errors import OutputError, some
 from wsi_pipeline.exports.report.answers import Subject, write_answers_report
 from wsi_pipeline.exports.report.summary import read_summary
@@ -46,6 +47,7 @@ def predict_slides(
     models: Sequence[str],
     counts: Path | None = None,
     allow_simulated: bool = False,
+    language: Language = "en",
     progress: Callable[[str], None] = lambda _: None,
 ) -> SlidePredictions:
     """Ask models about every slide and every patient of finished runs.
@@ -62,6 +64,8 @@ def predict_slides(
         CSV table of patients or slides with routine counts, for models that read them.
     allow_simulated
         Let models of simulated cohorts answer; otherwise they abstain.
+    language
+        Of the report, ``en`` or ``fr``.
     progress
         Told the name of each subject when it is done.
 
@@ -91,7 +95,7 @@ def predict_slides(
         for subject in _answered(questions, told, loaded, out, allow_simulated):
             subjects.append(subject)
             progress(subject.name)
-        _write(out, subjects, notes)
+        _write(out, subjects, notes, language)
     return SlidePredictions(subjects=tuple(subjects), notes=tuple(notes))
 
 
@@ -215,7 +219,7 @@ def _fitting(models: Sequence[SlideEnsemble], specimen: str) -> list[SlideEnsemb
     return [model for model in models if specimen in model.card["specimens"]]
 
 
-def _write(out: Path, subjects: Sequence[Subject], notes: Sequence[str]) -> None:
+def _write(out: Path, subjects: Sequence[Subject], notes: Sequence[str], language: Language) -> None:
     answers = [answer for subject in subjects for answer in subject.answers]
     write_csv(out / "predictions.csv", PREDICTION_COLUMNS, [prediction_row(answer) for answer in answers])
     write_csv(out / "probabilities.csv", PROBABILITY_COLUMNS, [row for a in answers for row in _probabilities(a)])
@@ -240,6 +244,7 @@ def _write(out: Path, subjects: Sequence[Subject], notes: Sequence[str]) -> None
         _once(subjects),
         read_image=lambda path: read_image(path, max_pixels=MAX_PIXELS),
         notes=notes,
+        language=language,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.atomic import write_json, write_text
-from wsi_pipeline.exports.report.cohort import PATIENTS_FILE
+from wsi_pipeline.exports.report.patient import PATIENTS_FILE
 from wsi_pipeline.finish import taxonomy_of
 from wsi_pipeline.job import SlideJob
 from wsi_pipeline.predictions import (
@@ -20,8 +20,10 @@ from wsi_pipeline.predictions import (
     differential,
     pool_counts,
 )
+from wsi_pipeline.predictions.adequacy import Adequacy, cells_shortcomings
 from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.predictions.trephines.table import TREPHINE_COLUMNS, TREPHINES_FILE, trephine_row
+from wsi_pipeline.sentences import made_of
 from wsi_pipeline.slide_answers import SHA256, SLIDE_MODEL, answer_patient
 
 JOINED = ("red_cells.csv", "dysplasia.csv", "attributes.csv", "phenotypes.csv", "fibrosis.csv")
@@ -59,7 +61,7 @@ def write_tables(out: Path, jobs: Sequence[SlideJob], summaries: Sequence[dict[s
             corrected_rows.append({"slide_id": summary["slide_id"], **known, **rounded})
     patients = _patients(jobs, summaries)
     prediction_rows += [prediction_row(p) for patient in patients for p in patient["predictions"]]
-    if any(job.config.predictions.slide_models for job in jobs):
+    if patients:
         write_json(out / PATIENTS_FILE, {"patients": patients})
     else:
         (out / PATIENTS_FILE).unlink(missing_ok=True)
@@ -121,14 +123,24 @@ def _patients(jobs: Sequence[SlideJob], summaries: Sequence[dict[str, Any]]) -> 
             config=config.predictions,
             level="patient",
         )
-        patients.append(
-            {
-                "subject_id": subject,
-                "specimen": specimen,
-                "slide_ids": [job.slide_id for job, _ in members],
-                "predictions": [*(answer.to_dict() for answer in answers), *_by_models(members)],
-            }
-        )
+        smear = specimen != "trephine"
+        patient = {
+            "subject_id": subject,
+            "specimen": specimen,
+            "slide_ids": [job.slide_id for job, _ in members],
+            "taxonomy": taxonomy.name,
+            "confidence": config.predictions.confidence,
+            "counts": dict(counts.counts),
+            **counts.to_dict(),
+            "notes": list(counts.notes),
+            "adequacy": Adequacy.of(tuple(cells_shortcomings(counts.n, config.predictions))).to_dict()
+            if smear
+            else None,
+            "predictions": [*(answer.to_dict() for answer in answers), *_by_models(members)],
+        }
+        # Answers of a patient's one slide are its slide's, read from a file where the slide was done before.
+        known = {text: made for _, summary in members for text, made in summary.get("sentences", {}).items()}
+        patients.append({**patient, "sentences": known | made_of(patient)})
     return patients
 
 

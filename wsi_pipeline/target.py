@@ -32,6 +32,7 @@ from wsi_pipeline.runtime.ledger import Ledger
 from wsi_pipeline.runtime.progress import Progress
 from wsi_pipeline.runtime.worker import slide_of
 from wsi_pipeline.segmentation.dye import RedDye
+from wsi_pipeline.sentences import say
 from wsi_pipeline.stages import (
     Cut,
     Prepared,
@@ -199,9 +200,12 @@ def cut_to_target(
     }
     warning = ""
     if prefix is None:
-        warning = (
-            f"regions.target_white_cells asks for {target} white cells; all {taken} fields that can be counted hold "
-            f"{found}, and the answers rest on those."
+        warning = say(
+            "regions.target_white_cells asks for {target} white cells; all {taken} fields that can be counted hold "
+            "{found}, and the answers rest on those.",
+            target=target,
+            taken=taken,
+            found=found,
         )
         _log.warning("%s: %s", job.slide_id, warning)
     write_regions(regions, job.folder / "regions.geojson", slide)

@@ -25,6 +25,7 @@ class FakeClass:
 
     code: str
     name_en: str
+    name_fr: str
     color: tuple[int, int, int]
 
 
@@ -34,6 +35,7 @@ class FakeTaxonomy:
 
     name: str
     classes: tuple[FakeClass, ...]
+    roll_ups: dict[str, tuple[str, ...]]
 
 
 def taxonomy() -> FakeTaxonomy:
@@ -45,10 +47,12 @@ def taxonomy() -> FakeTaxonomy:
             FakeClass(
                 code=code,
                 name_en=code.replace("_", " ").capitalize(),
+                name_fr=f"{code.replace('_', ' ')} (fr)",
                 color=((i * 67) % 256, (i * 131) % 256, (i * 29 + 60) % 256),
             )
             for i, code in enumerate(codes)
         ),
+        roll_ups={"blasts": ("blast",), "lymphocytes": ("lymphocyte",), "artefacts": ("artefact",)},
     )
 
 

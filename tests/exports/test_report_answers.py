@@ -143,6 +143,9 @@ def test_the_cohort_keeps_criteria_and_models_apart(tmp_path: Path) -> None:
     assert "Normal" in page.text
     assert "contradicts the answer to: Acute myeloid leukaemia" in page.text
     assert "calibrated probability of APL: 90.0 % (70.0 – 97.0)" in page.text
-    # The patient of one slide is told in the report of the slide.
-    assert "pooled over a, b" in page.text
-    assert page.text.count("The cells look like APL.") == 1
+    links = {str(a["href"]) for a in page.of("a") if str(a["href"]).startswith("patients/")}
+    assert links == {"patients/P1.html"}
+    for who in ("P1", "P2"):
+        patient = Page((tmp_path / "patients" / f"{who}.html").read_text())
+        self_contained(patient)
+        assert patient.text.count("The cells look like APL.") == 1

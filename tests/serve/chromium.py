@@ -29,7 +29,7 @@ def find_chromium() -> str | None:
 
 
 class Chromium:
-    """One tab. ``events`` holds everything it reported: requests, console lines, exceptions."""
+    """One tab. ``events`` holds what it reported (requests, console, exceptions); ``patience_s`` bounds a command."""
 
     def __init__(self, program: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -39,6 +39,7 @@ class Chromium:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         self.events: list[dict[str, Any]] = []
+        self.patience_s = 30.0
         self._count = 0
         self._session: str | None = None
         self._socket: WebSocketClientConnection = self._loop.run_until_complete(self._connect())
@@ -58,7 +59,7 @@ class Chromium:
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Send one command and return its result; events that arrive before it are kept."""
-        return self._loop.run_until_complete(asyncio.wait_for(self._call(method, params), 30))
+        return self._loop.run_until_complete(asyncio.wait_for(self._call(method, params), self.patience_s))
 
     async def _call(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         self._count += 1

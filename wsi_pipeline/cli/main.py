@@ -14,6 +14,7 @@ from wsi_pipeline.cli import (
     imports,
     models,
     predict,
+    report,
     run,
     serve,
     simulate,
@@ -42,6 +43,7 @@ app.command("status")(status.status)
 app.command("doctor")(models.doctor)
 app.command("view")(view.view)
 app.command("worker")(worker.worker)
+app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(evaluate.app, name="evaluate")

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,11 +34,14 @@ def slides(
     allow_simulated: Annotated[
         bool, typer.Option("--allow-simulated", help="Let models of simulated cohorts answer; each answer says so.")
     ] = False,
+    language: Annotated[Literal["en", "fr"], typer.Option(help="Language of the report.")] = "en",
 ) -> None:
     """Answer for every slide and patient of finished runs by their cells."""
     from wsi_pipeline.predict_slides import predict_slides
 
-    found = predict_slides(runs, out, models=model, counts=counts, allow_simulated=allow_simulated, progress=_note)
+    found = predict_slides(
+        runs, out, models=model, counts=counts, allow_simulated=allow_simulated, language=language, progress=_note
+    )
     for note in found.notes:
         _note(note)
     for level in ("slide", "patient"):

@@ -129,7 +129,8 @@ def score_real(
         if label and 2 * np.isin(true[found == label], doubtful).sum() > (found == label).sum()
     }
     overlaps = instance_overlaps(true, found)
-    tp, fp, fn, first = [], [], [], {}
+    tp, fp, fn = [], [], []
+    first: dict[int, int] = {}
     for threshold in THRESHOLDS:
         match = match_instances(overlaps, threshold, ignore_border=False)
         pairs = {t: p for t, p, _ in match.pairs if t not in doubtful}

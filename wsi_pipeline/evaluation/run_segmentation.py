@@ -104,8 +104,8 @@ class Segmenter:
         self.check_size(slide)
         found = segment_image(slide, self.model, self.config)
         mpp = self.config.segmentation.mpp
-        labels, nuclear = (_at_level0(a, slide, mpp) for a in (found.block.instances.labels, found.block.nuclear))
-        return labels, found.kind, nuclear.astype(bool)
+        labels = _at_level0(found.block.instances.labels, slide, mpp)
+        return labels, found.kind, _at_level0(found.block.nuclear.astype(np.int32), slide, mpp).astype(bool)
 
 
 @dataclass(frozen=True, kw_only=True)

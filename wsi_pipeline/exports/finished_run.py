@@ -135,16 +135,16 @@ def read_finished_run(folder: Path) -> FinishedRun:
     >>> len(pd.read_parquet(run.slides[0].cells)) == summary["n_cells"]
     True
     """
-    run = _read_json(folder / "run.json", folder)
+    run = read_run_json(folder)
     configurations = run.get("configurations")
     slides, without, damaged = [], {}, {}
-    for row in _rows(folder):
+    for row in slide_rows(folder):
         slide_id, status = row["slide_id"], row["status"]
         if status in _OF_THE_RUN:
             without[slide_id] = f"{status}, {row.get('reason') or 'no reason given'}"
             continue
         try:
-            slides.append(_slide(folder / "slides" / slide_id, row, configurations))
+            slides.append(run_slide(folder / "slides" / slide_id, row, configurations))
         except DataError as error:
             damaged[slide_id] = str(error)
     if not slides:
@@ -157,6 +157,17 @@ def read_finished_run(folder: Path) -> FinishedRun:
         damaged=damaged,
         versions=dict(run.get("versions") or {}),
     )
+
+
+def read_run_json(folder: Path) -> dict[str, Any]:
+    """Return ``run.json`` of a finished run.
+
+    Raises
+    ------
+    DataError
+        The folder is none, or its run is not finished.
+    """
+    return _read_json(folder / "run.json", folder)
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
@@ -172,7 +183,14 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read ({error}); run the slides again") from None
 
 
-def _rows(folder: Path) -> list[dict[str, str]]:
+def slide_rows(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of ``slides.csv``, whose ids are names of folders.
+
+    Raises
+    ------
+    DataError
+        The table cannot be read, lacks a column, or an id would lead out of the run.
+    """
     table = folder / "slides.csv"
     try:
         with table.open(encoding="utf-8", newline="") as file:
@@ -188,7 +206,23 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _slide(folder: Path, row: Mapping[str, str], configurations: Any) -> RunSlide:
+def run_slide(folder: Path, row: Mapping[str, str], configurations: Any) -> RunSlide:
+    """Return what ``slides/<slide_id>`` of a run holds.
+
+    Parameters
+    ----------
+    folder
+        Of the slide.
+    row
+        Of ``slides.csv``.
+    configurations
+        Of ``run.json``.
+
+    Raises
+    ------
+    DataError
+        The results are not whole, of a gallery, or of another version.
+    """
     lost = [name for name in ("summary.json", "cells.parquet") if not (folder / name).is_file()]
     if lost:
         raise DataError(f"{folder} has no {', '.join(lost)}; run the slides again, that resumes")

@@ -28,15 +28,17 @@ from wsi_pipeline.galleries.table import cells_table, write_table
 from wsi_pipeline.job import attempt_key
 from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
+from wsi_pipeline.predictions.adequacy import gallery_adequacy
 from wsi_pipeline.predictions.dysplasia import Dysplasia
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, evidence_of, on_device, use_threads
+from wsi_pipeline.sentences import made_of, say
 from wsi_pipeline.slide_answers import answer_slide, provenance_of
 from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.taxonomies import Taxonomy
 
-NOTE = (
+NOTE = say(
     "A gallery has no positions: no regions, no area, no cells per field, no red cells and no file for QuPath. "
     "Percentages are of the images in the folder; they are a differential only where the images are all cells that "
     "were met, none chosen."
@@ -165,6 +167,9 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
         "red_cells": None,
         "dysplasia": None if dysplastic is None else dysplastic.to_dict(),
         "predictions": [prediction.to_dict() for prediction in predictions],
+        "adequacy": gallery_adequacy(
+            n=counts.n, config=config.predictions, images=len(found), used=len(used)
+        ).to_dict(),
         "quality": {
             "images": len(found),
             "images used": len(used),
@@ -179,9 +184,11 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
     }
     if dysplastic is not None:
         write_text(job.folder / "dysplasia.csv", dysplastic.to_csv(job.slide_id))
+    summary["sentences"] = made_of(summary)
     write_json(job.folder / "summary.json", summary)
     if config.predictions.slide_models:
         summary["predictions"] += [prediction.to_dict() for prediction in answer_slide(job, "ok")]
+        summary["sentences"] = made_of(summary)
         write_json(job.folder / "summary.json", summary)
     if config.exports.report:
         write_gallery_report(
@@ -190,6 +197,7 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
             specimen=config.specimen,
             read=lambda name: read_image(job.patient_folder / name, max_pixels=MAX_PIXELS),
             evidence=evidence,
+            language=config.exports.language,
         )
     return summary
 
@@ -279,16 +287,18 @@ def _provenance(
 
 
 def _warnings(job: GalleryJob, found: list[Surveyed], problem: tuple[str, str] | None, without_cell: int) -> list[str]:
-    notes = [NOTE]
+    notes: list[str] = [NOTE]
     if problem is not None:
-        notes.append(f"Left out: {problem[0]}. All are listed in images.csv.")
+        notes.append(say("Left out: {what}. All are listed in images.csv.", what=problem[0]))
     notes += duplicates(found)
     alone = [g for g in job.labels if not g.agrees and any(s.image.label == g.label for s in found)]
     if alone:
         named = "; ".join(f"{g.label} ({g.note})" for g in alone)
-        notes.append(f"Labels that are kept and not compared: {named}.")
+        notes.append(say("Labels that are kept and not compared: {labels}.", labels=named))
     if without_cell:
-        notes.append(f"In {without_cell} images no cell was found in the middle: they are typed, not measured.")
+        notes.append(
+            say("In {n} images no cell was found in the middle: they are typed, not measured.", n=without_cell)
+        )
     if job.n_other:
-        notes.append(f"{job.n_other} files in the folder are no images by their ending and were left out.")
+        notes.append(say("{n} files in the folder are no images by their ending and were left out.", n=job.n_other))
     return notes

@@ -15,6 +15,7 @@ from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.evaluation.images import MIN_SIDE_PX, MIN_SIDE_UM, is_too_small
 from wsi_pipeline.galleries.job import GalleryJob, file_digest
 from wsi_pipeline.galleries.listing import GalleryImage
+from wsi_pipeline.sentences import say
 from wsi_pipeline.slides.picture import read_image
 
 MAX_PIXELS = 4096 * 4096
@@ -102,11 +103,18 @@ def duplicates(found: Sequence[Surveyed]) -> list[str]:
     twice = [images for images in by_digest.values() if len(images) > 1]
     across = [images for images in twice if len({i.label for i in images}) > 1]
     within = [images for images in twice if len({i.label for i in images}) == 1]
-    notes = []
-    for groups, what in ((across, "under several labels"), (within, "more than once")):
+    notes: list[str] = []
+    for groups, what in ((across, say("under several labels")), (within, say("more than once"))):
         if groups:
             named = some(" = ".join(i.name for i in images) for images in groups)
-            notes.append(f"{len(groups)} pictures lie in the folder {what} and count each time: {named}.")
+            notes.append(
+                say(
+                    "{n} pictures lie in the folder {what} and count each time: {names}.",
+                    n=len(groups),
+                    what=what,
+                    names=named,
+                )
+            )
     return notes
 
 

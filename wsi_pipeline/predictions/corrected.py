@@ -17,15 +17,16 @@ from wsi_pipeline.config import PredictionsConfig, Specimen
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predictions.correction import ConfusionTable, correct_proportions
 from wsi_pipeline.predictions.differential import Differential
+from wsi_pipeline.sentences import Sentence, say
 from wsi_pipeline.taxonomies import Taxonomy
 
 CORRECTED_COLUMNS = ("slide_id", "level", "class", "percent", "lower", "upper")
-INTERVAL = "sampling + classification"
+INTERVAL = say("sampling + classification")
 METHOD = (
     "maximum likelihood (EM) of the true proportions given the classifier's confusion on images it was not trained on; "
     "interval from joint Dirichlet draws of the answered proportions and of each row of the confusion"
 )
-ASSUMPTION = "It presumes that the classifier errs on this slide as it did on its test images."
+ASSUMPTION = say("It presumes that the classifier errs on this slide as it did on its test images.")
 MIN_IMAGES = 10
 """Fewest images of a class, by which its errors can be corrected at all; our choice."""
 TAKEN_FOR_EACH_OTHER = 0.2
@@ -158,7 +159,7 @@ def corrected_differential(
         rows = _rows(answered, table, specimen, taxonomy, config.confidence)
         if not rows:
             reason = "nothing-left-to-correct"
-            wording = "Corrected for classification error, no cell of the denominator is left."
+            wording = say("Corrected for classification error, no cell of the denominator is left.")
     return CorrectedDifferential(
         rows=rows,
         reason=reason,
@@ -176,23 +177,33 @@ def _why_not(
     table: ConfusionTable | None,
     specimen: Specimen,
     config: PredictionsConfig,
-) -> tuple[str, str]:
+) -> tuple[str, Sentence | str]:
     if specimen == "trephine":
-        return "no-differential", "A section has no differential."
+        return "no-differential", say("A section has no differential.")
     if card is None:
-        return "not-classified", "No classifier ran, so there is nothing to correct."
+        return "not-classified", say("No classifier ran, so there is nothing to correct.")
     if table is None:
         return (
             "no-confusion-in-card",
-            f"The card of {card.get('name')} does not say how it errs on a {specimen.replace('_', ' ')}.",
+            say(
+                "The card of {name} does not say how it errs on a {specimen}.",
+                name=str(card.get("name")),
+                specimen=specimen.replace("_", " "),
+            ),
         )
     if raw.n < config.min_cells:
-        return "too-few-cells", f"{raw.n} cells of the denominator; at least {config.min_cells} are needed."
+        return "too-few-cells", say(
+            "{n} cells of the denominator; at least {least} are needed.", n=raw.n, least=config.min_cells
+        )
     few = [f"{name} ({n})" for name, n in table.n_per_class.items() if n < MIN_IMAGES]
     if few:
         return (
             "too-few-calibration-images",
-            f"The classifier was tested on fewer than {MIN_IMAGES} images of {', '.join(few)}.",
+            say(
+                "The classifier was tested on fewer than {least} images of {classes}.",
+                least=MIN_IMAGES,
+                classes=", ".join(few),
+            ),
         )
     return "", ""
 

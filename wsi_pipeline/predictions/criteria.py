@@ -57,6 +57,7 @@ from wsi_pipeline.predictions.wording import (
     describe_promyelocytes,
     raised_blasts_limit,
 )
+from wsi_pipeline.sentences import Sentence, joined, say
 from wsi_pipeline.taxonomies import Taxonomy
 
 SMEAR_TASKS = ("smear_diagnosis", "aml", "apl", "mds")
@@ -106,7 +107,7 @@ def criteria_predictions(
         target=config.target_cells,
     )
     if specimen == "trephine":
-        wording = "No model for myeloproliferative neoplasms has been trained on real cases."
+        wording = say("No model for myeloproliferative neoplasms has been trained on real cases.")
         return [answer.abstain("mpn", "no-real-training-data", wording, model="none")]
     if result.n < config.min_cells:
         return [answer.abstain(task, *_too_few(result, config)) for task in SMEAR_TASKS]
@@ -118,7 +119,7 @@ def criteria_predictions(
         answer.abstain(
             "mds",
             "no-dysplasia-classes",
-            "MDS is not judged: the classes hold no dysplastic cells, and counts alone do not show dysplasia.",
+            say("MDS is not judged: the classes hold no dysplastic cells, and counts alone do not show dysplasia."),
         ),
     ]
 
@@ -199,20 +200,22 @@ class _Evidence:
         # Blasts of undetermined lineage stand in only where a taxonomy has no myeloid blasts of its own.
         myeloid = "myeloid_blasts" in groups
         group = "myeloid_blasts" if myeloid else "blasts"
-        mature = share("mature white cells", "five_part")
+        mature = share(say("mature white cells"), "five_part")
         if mature is None:
             raise ConfigError(f"taxonomy {taxonomy.name} has no roll-up five_part, which the criteria need")
         knows_abnormal = "abnormal_promyelocytes" in groups
         promyelocytes = ("promyelocytes", *(g for g in (AUER_BUNDLES,) if g in groups))
         return cls(
             specimen=result.specimen,
-            blasts=share("myeloid blasts" if myeloid else LINEAGE_UNKNOWN, group),
-            with_undetermined=share("blasts not known to be lymphoid", group, "blasts") if myeloid else None,
-            lymphoblasts=share("lymphoblasts", "lymphoblasts"),
-            promyelocytes=share("promyelocytes", *promyelocytes),
-            with_promyelocytes=None if knows_abnormal else share("blasts and promyelocytes", group, *promyelocytes),
-            abnormal_promyelocytes=share("abnormal promyelocytes", "abnormal_promyelocytes"),
-            auer_bundles=share("abnormal promyelocytes with bundles of Auer rods", AUER_BUNDLES),
+            blasts=share(say("myeloid blasts") if myeloid else LINEAGE_UNKNOWN, group),
+            with_undetermined=share(say("blasts not known to be lymphoid"), group, "blasts") if myeloid else None,
+            lymphoblasts=share(say("lymphoblasts"), "lymphoblasts"),
+            promyelocytes=share(say("promyelocytes"), *promyelocytes),
+            with_promyelocytes=None
+            if knows_abnormal
+            else share(say("blasts and promyelocytes"), group, *promyelocytes),
+            abnormal_promyelocytes=share(say("abnormal promyelocytes"), "abnormal_promyelocytes"),
+            auer_bundles=share(say("abnormal promyelocytes with bundles of Auer rods"), AUER_BUNDLES),
             mature=mature,
         )
 
@@ -249,20 +252,25 @@ class _Evidence:
         return ""
 
 
-def _too_few(result: Differential, config: PredictionsConfig) -> tuple[str, str]:
+def _too_few(result: Differential, config: PredictionsConfig) -> tuple[str, Sentence]:
     unclassified = result.counts.get("white_cell", 0)
     if result.n == 0 and unclassified:
-        return "not-classified", f"{unclassified} nucleated cells were found, none was classified."
+        return "not-classified", say("{n} nucleated cells were found, none was classified.", n=unclassified)
     return (
         "too-few-cells",
-        f"{result.n} cells of the denominator ({result.denominator}); at least {config.min_cells} are needed.",
+        say(
+            "{n} cells of the denominator ({denominator}); at least {least} are needed.",
+            n=result.n,
+            denominator=result.denominator,
+            least=config.min_cells,
+        ),
     )
 
 
 def _aml(answer: _Answers, evidence: _Evidence) -> Prediction:
     blasts, reason = evidence.blasts, evidence.aml_is_open
     if blasts is None:
-        return answer.abstain("aml", reason, "Blasts are no class of this taxonomy.")
+        return answer.abstain("aml", reason, say("Blasts are no class of this taxonomy."))
     wording = describe_blasts(blasts, evidence.specimen)
     notes = _promyelocyte_notes(evidence)
     if reason:
@@ -274,25 +282,29 @@ def _aml(answer: _Answers, evidence: _Evidence) -> Prediction:
 def _apl(answer: _Answers, evidence: _Evidence) -> Prediction:
     abnormal, bundles = evidence.abnormal_promyelocytes, evidence.auer_bundles
     if abnormal is None and bundles is not None and not evidence.apl_alert:
-        wording = ONLY_AUER_BUNDLES if bundles.k == 0 else f"{APL_ALERT_FEW}. {bundles}. {ONLY_AUER_BUNDLES}"
+        wording = (
+            ONLY_AUER_BUNDLES
+            if bundles.k == 0
+            else say("{alert}. {share}. {limit}", alert=APL_ALERT_FEW, share=bundles.said, limit=ONLY_AUER_BUNDLES)
+        )
         return answer.abstain("apl", "only-auer-bundles", wording, notes=_promyelocyte_notes(evidence))
     abnormal = abnormal or bundles
     if abnormal is None:
         return answer.abstain(
             "apl",
             "no-abnormal-promyelocyte-class",
-            "APL is not judged: abnormal promyelocytes are no class of this taxonomy.",
+            say("APL is not judged: abnormal promyelocytes are no class of this taxonomy."),
             notes=_promyelocyte_notes(evidence),
         )
     if evidence.apl_alert:
-        return answer.give("apl", "apl_alert", abnormal, f"{APL_ALERT}. {abnormal}.")
-    return answer.give("apl", "no_alert", abnormal, f"No APL alert. {abnormal}.")
+        return answer.give("apl", "apl_alert", abnormal, say("{alert}. {share}.", alert=APL_ALERT, share=abnormal.said))
+    return answer.give("apl", "no_alert", abnormal, say("No APL alert. {share}.", share=abnormal.said))
 
 
 def _smear_diagnosis(answer: _Answers, evidence: _Evidence, result: Differential, taxonomy: Taxonomy) -> Prediction:
     task, blasts = "smear_diagnosis", evidence.blasts
     if blasts is None:
-        return answer.abstain(task, evidence.aml_is_open, "Blasts are no class of this taxonomy.")
+        return answer.abstain(task, evidence.aml_is_open, say("Blasts are no class of this taxonomy."))
     sentences = [describe_blasts(blasts, evidence.specimen)]
     notes = [*_promyelocyte_notes(evidence), NOT_DYSPLASIA]
     if blasts.lower >= AML_LIMIT:
@@ -302,24 +314,31 @@ def _smear_diagnosis(answer: _Answers, evidence: _Evidence, result: Differential
         table = adult_blood_ranges()
         outside = blood_findings(result, taxonomy, blasts.confidence)
         findings += outside
-        sentences += [f"{f.text[:1].upper()}{f.text[1:]}." for f in outside]
+        sentences += [say("{finding!c}.", finding=f.text) for f in outside]
         if not outside:
-            start = "Otherwise the" if findings else "The"
-            sentences.append(f"{start} differential lies within the adult ranges.")
+            sentences.append(
+                say("Otherwise the differential lies within the adult ranges.")
+                if findings
+                else say("The differential lies within the adult ranges.")
+            )
         notes.append(
-            f"Ranges are those of {table.population}, in percent, and do not hold for a child; of healthy adults "
-            f"about one in twenty lies outside each. Source: {table.source}."
+            say(
+                "Ranges are those of {population}, in percent, and do not hold for a child; of healthy adults "
+                "about one in twenty lies outside each. Source: {source}.",
+                population=table.population,
+                source=table.source,
+            )
         )
     else:
-        notes.append("Marrow is not compared with reference ranges.")
+        notes.append(say("Marrow is not compared with reference ranges."))
     extra = (evidence.with_undetermined, evidence.lymphoblasts)
     sentences += [f.text for f in findings if any(f.proportion is share for share in extra)]
     classes = _possible(findings, evidence)
     if classes == set(SMEAR_CLASSES):
-        return answer.abstain(task, evidence.aml_is_open, " ".join(sentences), notes=tuple(notes))
+        return answer.abstain(task, evidence.aml_is_open, joined(sentences), notes=tuple(notes))
     name = "|".join(c for c in SMEAR_CLASSES if c in classes)
     basis = _basis(findings, evidence, blasts)
-    return answer.give(task, name, basis, " ".join(sentences), notes=tuple(notes))
+    return answer.give(task, name, basis, joined(sentences), notes=tuple(notes))
 
 
 def _possible(findings: list[Finding], evidence: _Evidence) -> set[str]:
@@ -356,7 +375,11 @@ def _abnormal_blasts(evidence: _Evidence) -> list[Finding]:
     for share in (evidence.blasts, evidence.with_undetermined, evidence.lymphoblasts):
         if share is not None and share.fraction >= limit:
             in_range = share is evidence.lymphoblasts and share.fraction >= AML_LIMIT
-            text = f"{LYMPHOBLASTS_IN_RANGE}: {share}." if in_range else f"{share}."
+            text = (
+                say("{range}: {share}.", range=LYMPHOBLASTS_IN_RANGE, share=share.said)
+                if in_range
+                else say("{share}.", share=share.said)
+            )
             findings.append(Finding(proportion=share, text=text, certain=share.lower >= limit, decides=True))
     return findings
 

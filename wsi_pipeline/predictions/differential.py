@@ -13,6 +13,7 @@ from typing import Any
 from wsi_pipeline.config import SPECIMENS, Specimen
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.predictions.intervals import poisson, ratio, wilson
+from wsi_pipeline.sentences import Sentence, say
 from wsi_pipeline.taxonomies import Taxonomy
 
 DIFFERENTIAL_COLUMNS = ("slide_id", "class", "count", "percent", "lower", "upper")
@@ -179,7 +180,7 @@ def differential(
         indices += _field_densities(counts, area_mm2, confidence)
     notes = []
     if unclassified:
-        notes.append(f"{unclassified} nucleated cells were not classified and are in no percentage")
+        notes.append(say("{n} nucleated cells were not classified and are in no percentage", n=unclassified))
     return Differential(
         specimen=specimen,
         taxonomy=taxonomy.name,
@@ -231,16 +232,17 @@ def _check(counts: Mapping[str, int], specimen: Specimen, taxonomy: Taxonomy, ar
 
 def _section(counts: Mapping[str, int], taxonomy: Taxonomy, confidence: float, area_mm2: float | None) -> Differential:
     indices = []
+    per_mm2 = say("per mm2 of section")
     if area_mm2:
         for code in _SECTION_KINDS:
-            indices.append(_density(f"{code}_per_mm2", counts.get(code, 0), area_mm2, confidence, "per mm2 of section"))
+            indices.append(_density(f"{code}_per_mm2", counts.get(code, 0), area_mm2, confidence, per_mm2))
     return Differential(
         specimen="trephine",
         taxonomy=taxonomy.name,
         confidence=confidence,
         rows=(),
         n=sum(counts.get(code, 0) for code in _SECTION_KINDS),
-        denominator="none: a section has no differential; nuclei and megakaryocytes are counted",
+        denominator=say("none: a section has no differential; nuclei and megakaryocytes are counted"),
         indices=tuple(indices),
         notes=(),
         counts=dict(counts),
@@ -256,14 +258,14 @@ def _smear_indices(
     def total(group: str) -> int:
         return sum(counts.get(code, 0) for code in groups.get(group, ()))
 
-    def index(name: str, a: int, b: int, per: int, definition: str) -> Index:
+    def index(name: str, a: int, b: int, per: int, definition: Sentence) -> Index:
         value, low, high = ratio(a, b, confidence)
         return Index(
             name=name,
             value=None if value is None else per * value,
             lower=per * low,
             upper=None if high is None else per * high,
-            unit=f"per {per}" if per > 1 else "ratio",
+            unit=say("per {number}", number=per) if per > 1 else say("ratio"),
             definition=definition,
         )
 
@@ -275,15 +277,20 @@ def _smear_indices(
             lower=100 * low,
             upper=100 * high,
             unit="%",
-            definition="band and segmented neutrophils read together: people and classifiers take one for the other",
+            definition=say(
+                "band and segmented neutrophils read together: people and classifiers take one for the other"
+            ),
         )
-    outside = "they are not in the denominator"
     if n and blood and "erythroid" in groups:
-        what = f"nucleated red cells per 100 white cells; {outside}"
+        what = say("nucleated red cells per 100 white cells; they are not in the denominator")
         yield index("nrbc_per_100_wbc", total("erythroid"), n, 100, what)
     if n and "artefacts" in groups:
-        name, cells = ("artefacts_per_100_wbc", "white") if blood else ("artefacts_per_100_cells", "counted")
-        what = f"artefacts and smudged cells per 100 {cells} cells; {outside}"
+        name = "artefacts_per_100_wbc" if blood else "artefacts_per_100_cells"
+        what = (
+            say("artefacts and smudged cells per 100 white cells; they are not in the denominator")
+            if blood
+            else say("artefacts and smudged cells per 100 counted cells; they are not in the denominator")
+        )
         yield index(name, total("artefacts"), n, 100, what)
     myeloid, erythroid = total("granulocytic"), total("erythroid")
     if not blood and myeloid + erythroid:
@@ -292,18 +299,22 @@ def _smear_indices(
             myeloid,
             erythroid,
             1,
-            "M:E ratio: granulocytes and their precursors from the promyelocyte on, over nucleated red cells; "
-            "blasts (lineage not determined), monocytes and lymphocytes left out",
+            say(
+                "M:E ratio: granulocytes and their precursors from the promyelocyte on, over nucleated red cells; "
+                "blasts (lineage not determined), monocytes and lymphocytes left out"
+            ),
         )
     red = counts.get("red_cell", 0)
     if blood and red:
         platelets = counts.get("platelet", 0)
-        yield index("platelets_per_1000_red_cells", platelets, red, 1000, "platelets per 1,000 red cells")
+        yield index("platelets_per_1000_red_cells", platelets, red, 1000, say("platelets per 1,000 red cells"))
 
 
 def _field_densities(counts: Mapping[str, int], area_mm2: float, confidence: float) -> Iterable[Index]:
     fields = area_mm2 * 1e6 / FIELD_AREA_UM2
-    unit = f"per 100x oil field of {FIELD_AREA_UM2:,.0f} um2 (field number {FIELD_NUMBER_MM:g})"
+    unit = say(
+        "per 100x oil field of {area:,.0f} um2 (field number {number:g})", area=FIELD_AREA_UM2, number=FIELD_NUMBER_MM
+    )
     yield _density("red_cells_per_field", counts.get("red_cell", 0), fields, confidence, unit)
     yield _density("platelets_per_field", counts.get("platelet", 0), fields, confidence, unit)
 
@@ -316,5 +327,5 @@ def _density(name: str, k: int, size: float, confidence: float, unit: str) -> In
         lower=low / size,
         upper=high / size,
         unit=unit,
-        definition=f"{k} in the searched area; exact Poisson interval, too narrow where cells lie clumped",
+        definition=say("{k} in the searched area; exact Poisson interval, too narrow where cells lie clumped", k=k),
     )

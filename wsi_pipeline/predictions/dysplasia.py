@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsi_pipeline.predictions.intervals import wilson
+from wsi_pipeline.sentences import Sentence, say
 
 DYSPLASIA_COLUMNS = (
     "slide_id", "measure", "count", "n", "percent", "lower", "upper", "published_percent", "published",
@@ -181,18 +182,27 @@ def _side(low: float, high: float, line: float) -> str:
     return "above" if low >= line else "below" if high < line else "undecided"
 
 
-def _wording(row: DysplasiaRow) -> str:
+def _wording(row: DysplasiaRow) -> Sentence:
     if row.percent is None or row.lower is None or row.upper is None:
-        return f"No dysplastic fraction of {row.n} neutrophils."
-    share = f"{row.percent:.1f} % ({row.lower:.1f} to {row.upper:.1f} %) of {row.n} neutrophils are flagged"
+        return say("No dysplastic fraction of {n} neutrophils.", n=row.n)
     published = {
-        "above": f"at or above the published {PUBLISHED_PERCENT:g} % line",
-        "below": f"below the published {PUBLISHED_PERCENT:g} % line",
-        "undecided": f"on both sides of the published {PUBLISHED_PERCENT:g} % line",
+        "above": say("at or above the published {line:g} % line", line=PUBLISHED_PERCENT),
+        "below": say("below the published {line:g} % line", line=PUBLISHED_PERCENT),
+        "undecided": say("on both sides of the published {line:g} % line", line=PUBLISHED_PERCENT),
     }[str(row.published)]
     learnt = {
-        "above": "above what is flagged of normal neutrophils",
-        "below": "below what is flagged of normal neutrophils",
-        "undecided": "not told from what is flagged of normal neutrophils",
+        "above": say("above what is flagged of normal neutrophils"),
+        "below": say("below what is flagged of normal neutrophils"),
+        "undecided": say("not told from what is flagged of normal neutrophils"),
     }[str(row.learnt)]
-    return f"{share}: {published}, {learnt} (up to {row.learnt_percent:.1f} %). Look at the cells before you act on it."
+    return say(
+        "{percent:.1f} % ({lower:.1f} to {upper:.1f} %) of {n} neutrophils are flagged: {published}, {learnt} "
+        "(up to {most:.1f} %). Look at the cells before you act on it.",
+        percent=row.percent,
+        lower=row.lower,
+        upper=row.upper,
+        n=row.n,
+        published=published,
+        learnt=learnt,
+        most=row.learnt_percent,
+    )

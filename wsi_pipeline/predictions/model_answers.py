@@ -19,6 +19,7 @@ from wsi_pipeline.predictions.prediction import (
 )
 from wsi_pipeline.predictions.slide_models import SlideAnswer, SlideEnsemble, answer
 from wsi_pipeline.predictions.tasks import consistent
+from wsi_pipeline.sentences import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ def without_cells(model: SlideEnsemble, *, slide_id: str, subject_id: str) -> Pr
         n_cells=0,
         model=str(model.card["name"]),
         trained_on=_trained_on(model),
-        wording="No nucleated cell was found.",
+        wording=say("No nucleated cell was found."),
     )
 
 
@@ -131,7 +132,7 @@ def _basis(model: SlideEnsemble, one: SlideAnswer, confidence: float) -> ModelPr
     """Return the probability that is told: of the positive class of a task of two, else of the likeliest class."""
     told = model.task.positive or max(one.class_set, key=lambda code: one.probabilities[code])
     return ModelProbability(
-        name=f"calibrated probability of {model.task.get(told).name_en}",
+        name=say("calibrated probability of {disease}", disease=model.task.get(told).name_en),
         fraction=one.probabilities[told],
         lower=one.lower[told],
         upper=one.upper[told],

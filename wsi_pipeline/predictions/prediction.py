@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.intervals import wilson
+from wsi_pipeline.sentences import Sentence, say
 
 PREDICTION_COLUMNS = (
     "slide_id",
@@ -49,11 +50,22 @@ class Proportion:
     def upper(self) -> float:
         return wilson(self.k, self.n, self.confidence)[1]
 
-    def __str__(self) -> str:
-        return (
-            f"{self.name}: {self.k} of {self.n}, {100 * self.fraction:.1f} % "
-            f"({100 * self.confidence:g} % interval {100 * self.lower:.1f}-{100 * self.upper:.1f} %)"
+    @property
+    def said(self) -> Sentence:
+        """The count, the percentage and its interval."""
+        return say(
+            "{name}: {k} of {n}, {percent:.1f} % ({level:g} % interval {lower:.1f}-{upper:.1f} %)",
+            name=self.name,
+            k=self.k,
+            n=self.n,
+            percent=100 * self.fraction,
+            level=100 * self.confidence,
+            lower=100 * self.lower,
+            upper=100 * self.upper,
         )
+
+    def __str__(self) -> str:
+        return str(self.said)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Literal
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.predictions.differential import Differential
 from wsi_pipeline.predictions.prediction import Proportion
+from wsi_pipeline.sentences import Sentence, say
 from wsi_pipeline.taxonomies import Taxonomy
 
 
@@ -58,7 +60,7 @@ class Finding:
     """
 
     proportion: Proportion
-    text: str
+    text: Sentence
     certain: bool
     decides: bool
 
@@ -73,6 +75,44 @@ def adult_blood_ranges() -> ReferenceRanges:
         raise ConfigError(f"reference_ranges.yaml of this installation is damaged: {error}") from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RangeRow:
+    """A group beside its adult range, percent; ``certain`` when the whole interval lies outside."""
+
+    limits: ReferenceRange
+    share: Proportion
+
+    @property
+    def side(self) -> Literal["below", "within", "above"]:
+        percent = 100 * self.share.fraction
+        return "above" if percent > self.limits.high else "below" if percent < self.limits.low else "within"
+
+    @property
+    def certain(self) -> bool:
+        if self.side == "above":
+            return 100 * self.share.lower > self.limits.high
+        return self.side == "below" and 100 * self.share.upper < self.limits.low
+
+
+def range_rows(counts: Mapping[str, int], n: int, taxonomy: Taxonomy, confidence: float) -> list[RangeRow]:
+    """Return every group of blood that has an adult range and that the taxonomy knows.
+
+    Parameters
+    ----------
+    counts
+        Cells by class.
+    n
+        Cells of the denominator, at least 1.
+    """
+    rows = []
+    for limits in adult_blood_ranges().ranges:
+        if limits.roll_up in taxonomy.roll_ups:
+            k = sum(counts.get(code, 0) for code in taxonomy.roll_ups[limits.roll_up])
+            share = Proportion(name=limits.name, k=k, n=n, confidence=confidence)
+            rows.append(RangeRow(limits=limits, share=share))
+    return rows
+
+
 def blood_findings(result: Differential, taxonomy: Taxonomy, confidence: float) -> list[Finding]:
     """Return what lies outside the adult ranges, nucleated red cells first.
 
@@ -85,22 +125,21 @@ def blood_findings(result: Differential, taxonomy: Taxonomy, confidence: float) 
         raise ConfigError(f"blood reference ranges do not apply to {result.specimen}")
     table = adult_blood_ranges()
     findings = _nrbc(result, taxonomy, confidence, table)
-    for limits in table.ranges:
-        if limits.roll_up not in taxonomy.roll_ups:
-            continue
-        share = Proportion(
-            name=limits.name,
-            k=result.count(taxonomy.roll_ups[limits.roll_up]),
-            n=result.n,
-            confidence=confidence,
-        )
-        high = 100 * share.fraction > limits.high
-        if high or 100 * share.fraction < limits.low:
+    for row in range_rows(result.counts, result.n, taxonomy, confidence):
+        limits, share, high = row.limits, row.share, row.side == "above"
+        if row.side != "within":
             findings.append(
                 Finding(
                     proportion=share,
-                    text=f"{share}, {'above' if high else 'below'} the adult range {limits.low:g}-{limits.high:g} %",
-                    certain=100 * share.lower > limits.high if high else 100 * share.upper < limits.low,
+                    text=say(
+                        "{share}, above the adult range {low:g}-{high:g} %"
+                        if high
+                        else "{share}, below the adult range {low:g}-{high:g} %",
+                        share=share.said,
+                        low=limits.low,
+                        high=limits.high,
+                    ),
+                    certain=row.certain,
                     decides=high or limits.decides == "both",
                 )
             )
@@ -118,7 +157,7 @@ def _own_limits(result: Differential, taxonomy: Taxonomy, confidence: float, tab
         )
         if 100 * share.fraction > limit.high:
             certain = 100 * share.lower > limit.high
-            text = f"{share}, above {limit.high:g} %: {limit.why}"
+            text = say("{share}, above {high:g} %: {why}", share=share.said, high=limit.high, why=limit.why)
             findings.append(Finding(proportion=share, text=text, certain=certain, decides=True))
     return findings
 
@@ -128,12 +167,16 @@ def _nrbc(result: Differential, taxonomy: Taxonomy, confidence: float, table: Re
     per_100 = 100 * k / result.n
     if per_100 <= table.nrbc_per_100_wbc_limit:
         return []
-    share = Proportion(name="nucleated red cells among nucleated cells", k=k, n=k + result.n, confidence=confidence)
+    share = Proportion(
+        name=say("nucleated red cells among nucleated cells"), k=k, n=k + result.n, confidence=confidence
+    )
     limit = table.nrbc_per_100_wbc_limit / (100 + table.nrbc_per_100_wbc_limit)
     return [
         Finding(
             proportion=share,
-            text=f"nucleated red cells: {per_100:.1f} per 100 white cells; normal adult blood has none",
+            text=say(
+                "nucleated red cells: {per_100:.1f} per 100 white cells; normal adult blood has none", per_100=per_100
+            ),
             certain=share.lower > limit,
             decides=True,
         )

@@ -12,6 +12,7 @@ from wsi_pipeline.config import PredictionsConfig, Specimen
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.predictions.correction import ConfusionTable, correct_proportions
 from wsi_pipeline.predictions.intervals import wilson
+from wsi_pipeline.sentences import say
 
 RED_CELL_COLUMNS = (
     "slide_id", "class", "count", "percent", "lower", "upper", "corrected_percent", "corrected_lower",
@@ -157,12 +158,15 @@ def red_cell_differential(
     reason, wording = "", ""
     if n < config.min_red_cells:
         reason = "too-few-red-cells"
-        wording = f"{n} red cells could be judged; shares are interpreted from {config.min_red_cells} on."
+        wording = say(
+            "{n} red cells could be judged; shares are interpreted from {least} on.", n=n, least=config.min_red_cells
+        )
     elif outside:
         reason = "unlike-training"
-        wording = (
-            f"The slide's red cells lie outside what the classifier has seen ({', '.join(outside)}): do not rely on "
-            "its shapes here."
+        wording = say(
+            "The slide's red cells lie outside what the classifier has seen ({features}): do not rely on its shapes "
+            "here.",
+            features=", ".join(outside),
         )
     solved = correct_proportions(named, table) if not reason and any(named.values()) else None
     rows = []
@@ -209,23 +213,41 @@ def _schistocytes(rows: list[RedCellRow], reason: str, wording: str) -> dict[str
     if reason or row is None or row.corrected is None or row.false_positives is None:
         return {"answer": None, "reason": reason or "not-classified", "wording": wording}
     value, lower, upper = row.corrected
-    share = f"{row.percent:.2f} % answered, {value:.2f} % corrected ({lower:.2f} to {upper:.2f} %)"
-    errors = (
-        f"{row.false_positives[0]:.2f} % of normal red cells (up to {row.false_positives[1]:.2f} %) are taken for one"
+    share = say(
+        "{answered:.2f} % answered, {corrected:.2f} % corrected ({lower:.2f} to {upper:.2f} %)",
+        answered=row.percent,
+        corrected=value,
+        lower=lower,
+        upper=upper,
+    )
+    errors = say(
+        "{percent:.2f} % of normal red cells (up to {upper:.2f} %) are taken for one",
+        percent=row.false_positives[0],
+        upper=row.false_positives[1],
     )
     if upper < SCHISTOCYTE_PERCENT:
-        presumes = "It presumes that no more are missed than on the classifier's own images."
-        wording = f"Schistocytes below 1 %: {share}; {errors}. {presumes}"
+        wording = say(
+            "Schistocytes below 1 %: {share}; {errors}. It presumes that no more are missed than on the classifier's "
+            "own images.",
+            share=share,
+            errors=errors,
+        )
         return {"answer": "below-1-percent", "reason": None, "wording": wording}
     if row.above and lower >= SCHISTOCYTE_PERCENT:
         return {
             "answer": "at-least-1-percent",
             "reason": None,
-            "wording": f"Schistocytes 1 % or more: {share}; {errors}. Look at the cells before you act on it.",
+            "wording": say(
+                "Schistocytes 1 % or more: {share}; {errors}. Look at the cells before you act on it.",
+                share=share,
+                errors=errors,
+            ),
         }
     why = "interval-spans-1-percent" if row.above else "within-false-positives"
     return {
         "answer": None,
         "reason": why,
-        "wording": f"Schistocytes are not placed on either side of 1 %: {share}; {errors}.",
+        "wording": say(
+            "Schistocytes are not placed on either side of 1 %: {share}; {errors}.", share=share, errors=errors
+        ),
     }

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -155,6 +155,6 @@ def weave(
     return np.asarray(np.clip(woven, *_SPREAD)[side : side + height, side : side + width], dtype=np.float32)
 
 
-def _turned(piece: npt.NDArray[np.generic], turns: int, *, flip: bool) -> npt.NDArray[np.generic]:
+def _turned(piece: npt.NDArray[Any], turns: int, *, flip: bool) -> npt.NDArray[Any]:
     turned = np.rot90(piece, turns)
     return turned[:, ::-1] if flip else turned

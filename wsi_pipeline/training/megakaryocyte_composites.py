@@ -222,8 +222,8 @@ def _megakaryocytes(
 
 
 def _turned(
-    layer: npt.NDArray[np.generic], sprite: Sprite, cx: float, cy: float, angle: float
-) -> tuple[npt.NDArray[np.generic], tuple[slice, slice]] | None:
+    layer: _FloatImage, sprite: Sprite, cx: float, cy: float, angle: float
+) -> tuple[_FloatImage, tuple[slice, slice]] | None:
     """Return a sprite's layer turned about its centroid, and the part of the canvas it covers; None when off it."""
     half = math.ceil(math.hypot(*sprite.absorbed.shape[:2]) / 2) + 1
     px, py = round(cx / ASSET_MPP), round(cy / ASSET_MPP)
@@ -294,7 +294,8 @@ def _ordinary_cell(canvas: _Canvas, rng: np.random.Generator) -> None:
         bare=bool(rng.random() < 0.25 and not large),
     )
     sprite = draw_megakaryocyte(shape, rng, textures=canvas.textures)
-    _lay(canvas, sprite, *rng.uniform(0, _SIDE_UM, 2), rng, is_megakaryocyte=False)
+    x, y = rng.uniform(0, _SIDE_UM, 2).tolist()
+    _lay(canvas, sprite, x, y, rng, is_megakaryocyte=False)
 
 
 def _pink_body(canvas: _Canvas, rng: np.random.Generator) -> None:

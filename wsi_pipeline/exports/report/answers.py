@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsi_pipeline.config import Language
 from wsi_pipeline.errors import DataError, SlideError
 from wsi_pipeline.exports.report.behind import SHOWN, Behind, CellPicture, behind_answers, cells_asked, told_apart
 from wsi_pipeline.exports.report.charts import Styles
@@ -17,8 +18,10 @@ from wsi_pipeline.exports.report.gallery import images_by_id
 from wsi_pipeline.exports.report.render import render, rendered
 from wsi_pipeline.exports.report.slide import pictures_by_id
 from wsi_pipeline.exports.report.summary import Answer, SlideSummary, read_summary
-from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
+from wsi_pipeline.exports.report.text import by_model, question_of
+from wsi_pipeline.exports.report.words import Words
 from wsi_pipeline.predictions.bags import FinishedSlide
+from wsi_pipeline.sentences import Sentence, made_of, say
 from wsi_pipeline.slides import SlideSpec, slide_path
 from wsi_pipeline.taxonomies import load_taxonomy
 
@@ -59,7 +62,7 @@ class SubjectView:
     slide_ids: tuple[str, ...]
     answers: tuple[Answer, ...]
     behind: tuple[Behind, ...]
-    differences: tuple[str, ...]
+    differences: tuple[Sentence, ...]
 
     @property
     def by_question(self) -> dict[tuple[str, str], Answer]:
@@ -67,7 +70,12 @@ class SubjectView:
 
 
 def write_answers_report(
-    path: Path, subjects: Sequence[Subject], *, read_image: ReadImage, notes: Sequence[str]
+    path: Path,
+    subjects: Sequence[Subject],
+    *,
+    read_image: ReadImage,
+    notes: Sequence[str],
+    language: Language = "en",
 ) -> None:
     """Write the report to an HTML file that holds all its pictures.
 
@@ -80,6 +88,8 @@ def write_answers_report(
         Returns the uint8 ``(h, w, 3)`` pixels of an image of a gallery.
     notes
         Sentences on slides that were left out.
+    language
+        ``en`` or ``fr``.
 
     Raises
     ------
@@ -87,18 +97,19 @@ def write_answers_report(
         A result of a run is damaged.
     """
     problems = list(notes)
-    views = [_view(subject, read_image, problems) for subject in subjects]
+    words = Words(language, made_of([list(subject.answers) for subject in subjects]))
+    views = [_view(subject, read_image, words, problems) for subject in subjects]
     answers = [answer for view in views for answer in view.answers]
     values = {
-        "questions": {question_of(answer): (task_words(answer), by_model(answer)) for answer in answers},
+        "questions": {question_of(answer): (answer, by_model(answer)) for answer in answers},
         "simulated": any(answer.simulated for answer in answers),
         "limits": {by_model(answer): answer.limits for answer in answers if answer.limits},
         "could_not": problems,
         "most": SHOWN,
     }
-    words = len(rendered("answers.html.j2", subjects=_first_cells(views, 0), shown=0, **values).encode())
-    shown = next((k for k in range(SHOWN, 0, -1) if words + _bytes(_first_cells(views, k)) <= MOST_BYTES), 0)
-    render("answers.html.j2", path, subjects=_first_cells(views, shown), shown=shown, **values)
+    empty = len(rendered("answers.html.j2", words, subjects=_first_cells(views, 0), shown=0, **values).encode())
+    shown = next((k for k in range(SHOWN, 0, -1) if empty + _bytes(_first_cells(views, k)) <= MOST_BYTES), 0)
+    render("answers.html.j2", path, words, subjects=_first_cells(views, shown), shown=shown, **values)
 
 
 def _first_cells(views: Sequence[SubjectView], n: int) -> list[SubjectView]:
@@ -115,7 +126,7 @@ def _bytes(views: Sequence[SubjectView]) -> int:
     return sum(len(p.uri) + _FIGURE_BYTES + sum(len(o.path) + _OUTLINE_BYTES for o in p.outlines) for p in pictures)
 
 
-def _view(subject: Subject, read_image: ReadImage, problems: list[str]) -> SubjectView:
+def _view(subject: Subject, read_image: ReadImage, words: Words, problems: list[str]) -> SubjectView:
     answers = tuple(Answer.model_validate(dict(answer)) for answer in subject.answers)
     asked = cells_asked(answers)
     pictures: dict[str, CellPicture] = {}
@@ -123,14 +134,14 @@ def _view(subject: Subject, read_image: ReadImage, problems: list[str]) -> Subje
     for slide in subject.slides:
         summary = read_summary(slide.folder / "summary.json")
         if asked:
-            pictures |= _pictures(slide, summary, asked, read_image, problems)
+            pictures |= _pictures(slide, summary, asked, read_image, words, problems)
         if len(subject.slides) == 1:
             known = (a for a in summary.predictions if a.model == "criteria")
             by_criteria = tuple(a.model_copy(update={"level": subject.level}) for a in known)
     return SubjectView(
         name=subject.name,
         level=subject.level,
-        specimen=SPECIMENS.get(subject.slides[0].specimen, subject.slides[0].specimen),
+        specimen=subject.slides[0].specimen,
         slide_ids=tuple(slide.slide_id for slide in subject.slides),
         answers=answers,
         behind=tuple(behind_answers(answers, pictures)),
@@ -143,13 +154,15 @@ def _pictures(
     summary: SlideSummary,
     asked: frozenset[str],
     read_image: ReadImage,
+    words: Words,
     problems: list[str],
 ) -> dict[str, CellPicture]:
-    styles, mpp, images = Styles(load_taxonomy(slide.taxonomy)), summary.mpp, slide.images
+    taxonomy, mpp, images = load_taxonomy(slide.taxonomy), summary.mpp, slide.images
+    styles = Styles(taxonomy, language=words.language)
     if mpp is None:
         raise DataError(f"{slide.folder / 'summary.json'} has no microns per pixel; run the slide again")
     if images is not None:
-        return images_by_id(slide.cells, asked, styles, lambda name: read_image(images / name), mpp.x, problems)
+        return images_by_id(slide.cells, asked, styles, lambda name: read_image(images / name), mpp.x, words, problems)
     given = (mpp.x + mpp.y) / 2
     spec = SlideSpec(
         path=slide_path(summary.path),
@@ -159,7 +172,9 @@ def _pictures(
     )
     try:
         with spec.open() as opened:
-            return pictures_by_id(slide.cells, asked, opened, styles, problems)
+            return pictures_by_id(slide.cells, asked, opened, styles, taxonomy, words, problems)
     except SlideError as error:
-        problems.append(f"{slide.slide_id}: its cells could not be shown: {error}")
+        problems.append(
+            say("{slide_id}: its cells could not be shown: {error}", slide_id=slide.slide_id, error=str(error))
+        )
         return {}

@@ -11,6 +11,7 @@ from wsi_pipeline.atomic import write_text
 from wsi_pipeline.exports.report import curves
 from wsi_pipeline.exports.report.curves import Chart, Line, line_chart
 from wsi_pipeline.exports.report.render import render
+from wsi_pipeline.exports.report.words import Words
 from wsi_pipeline.predictions.assessment import BASELINE, Estimate, Study
 from wsi_pipeline.predictions.assessment.assess import Assessment, ClassAssessment
 from wsi_pipeline.predictions.assessment.calibration import Calibration
@@ -48,6 +49,7 @@ def write_assessment(study: Study, path: Path, *, title: str, notes: Sequence[st
     render(
         "assessment.html.j2",
         path,
+        Words(),
         study=study,
         title=title,
         notes=list(notes),

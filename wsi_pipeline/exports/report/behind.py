@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wsi_pipeline.exports.report.pictures import Picture
 from wsi_pipeline.exports.report.summary import Answer
-from wsi_pipeline.exports.report.text import class_words, task_words
+from wsi_pipeline.exports.report.text import class_parts, task_words
+from wsi_pipeline.sentences import Sentence, say
 
 SHOWN = 12
 """Cells shown for an answer."""
@@ -46,9 +48,7 @@ class WeighedPicture:
 class Behind:
     """The cells behind one answer, the weightiest first, and how many of the wanted ones could not be shown."""
 
-    task: str
-    model: str
-    level: str
+    answer: Answer
     cells: tuple[WeighedPicture, ...]
     missing: int
 
@@ -62,9 +62,7 @@ def behind_answers(answers: Sequence[Answer], pictures: Mapping[str, CellPicture
     """Return the cells behind each answer of a model that weighs cells."""
     return [
         Behind(
-            task=task_words(answer),
-            model=answer.model or "",
-            level=answer.level,
+            answer=answer,
             cells=tuple(
                 WeighedPicture(cell=pictures[cell.cell_id], weight=100 * cell.weight)
                 for cell in answer.evidence[:SHOWN]
@@ -77,7 +75,7 @@ def behind_answers(answers: Sequence[Answer], pictures: Mapping[str, CellPicture
     ]
 
 
-def told_apart(answers: Sequence[Answer]) -> list[str]:
+def told_apart(answers: Sequence[Answer]) -> list[Sentence]:
     """Return sentences on the tasks that a model answers otherwise than the criteria do; they are made apart."""
     by_criteria = {(a.level, a.task): a for a in answers if a.model == "criteria" and not a.abstained}
     sentences = []
@@ -88,10 +86,21 @@ def told_apart(answers: Sequence[Answer]) -> list[str]:
         said = _parts(answer)
         if said <= _KNOWN and not said & {fit for part in _parts(other) for fit in _FITS.get(part, {part})}:
             sentences.append(
-                f"{task_words(answer)}: the criteria say “{class_words(other)}”, the model {answer.model} says "
-                f"“{class_words(answer)}”. Neither corrects the other: look at the cells."
+                say(
+                    "{task}: the criteria say “{criteria}”, the model {model} says “{answer}”. Neither corrects the "
+                    "other: look at the cells.",
+                    task=task_words(answer),
+                    criteria=_alternatives(other),
+                    model=str(answer.model),
+                    answer=_alternatives(answer),
+                )
             )
     return sentences
+
+
+def _alternatives(answer: Answer) -> str:
+    parts = class_parts(answer)
+    return functools.reduce(lambda first, second: say("{first} or {second}", first=first, second=second), parts)
 
 
 def _parts(answer: Answer) -> set[str]:

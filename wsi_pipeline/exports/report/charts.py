@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wsi_pipeline.config import Language
 from wsi_pipeline.exports.report.summary import DiameterHistogram, DifferentialRow
 from wsi_pipeline.exports.report.text import title
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from wsi_pipeline.taxonomies import Taxonomy
 
 UNKNOWN_COLOUR = "#808080"
+_UNCLASSIFIED: dict[Language, str] = {"en": "Unclassified", "fr": "Non classé"}
 
 # The order in which a differential is read at the microscope; other classes follow in their taxonomy's order.
 _BENCH_ORDER = (
@@ -39,18 +41,20 @@ class ClassStyle:
 class Styles:
     """Names and colours of classes; a class that no taxonomy lists is grey."""
 
-    def __init__(self, *taxonomies: Taxonomy) -> None:
+    def __init__(self, *taxonomies: Taxonomy, language: Language = "en") -> None:
         self._known: dict[str, ClassStyle] = {}
+        self._unclassified = _UNCLASSIFIED[language]
         for taxonomy in taxonomies:
             for cell in taxonomy.classes:
                 red, green, blue = (int(c) for c in cell.color)
-                style = ClassStyle(code=cell.code, name=title(cell.name_en), colour=f"#{red:02x}{green:02x}{blue:02x}")
+                name = title(cell.name_en) if language == "en" else cell.name_fr[:1].upper() + cell.name_fr[1:]
+                style = ClassStyle(code=cell.code, name=name, colour=f"#{red:02x}{green:02x}{blue:02x}")
                 self._known.setdefault(cell.code, style)
         self._order = {code: i for i, code in enumerate(dict.fromkeys((*_BENCH_ORDER, *self._known)))}
 
     def __getitem__(self, code: str) -> ClassStyle:
         found = self._known.get(code)
-        return found or ClassStyle(code=code, name=title(code) or "Unclassified", colour=UNKNOWN_COLOUR)
+        return found or ClassStyle(code=code, name=title(code) or self._unclassified, colour=UNKNOWN_COLOUR)
 
     def position(self, code: str) -> tuple[int, str]:
         """Key that sorts classes as a differential is read, then as the taxonomy has them, unknown ones last."""

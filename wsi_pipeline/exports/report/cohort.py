@@ -10,19 +10,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from wsi_pipeline.config import Language
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.exports.report.behind import told_apart
 from wsi_pipeline.exports.report.charts import Segment, Styles, stacked
-from wsi_pipeline.exports.report.quality import SlideQuality, count_reasons, quality_of, quality_plots
+from wsi_pipeline.exports.report.heat import heat_map
+from wsi_pipeline.exports.report.patient import read_patients, write_patient_reports
+from wsi_pipeline.exports.report.quality import count_reasons, quality_of, quality_plots
 from wsi_pipeline.exports.report.render import render
-from wsi_pipeline.exports.report.summary import Agreement, Answer, read_summary
-from wsi_pipeline.exports.report.text import SPECIMENS, by_model, question_of, task_words
+from wsi_pipeline.exports.report.slide_map import MappedSlide, slide_map
+from wsi_pipeline.exports.report.summary import Agreement, Answer, SlideSummary, read_summary
+from wsi_pipeline.exports.report.text import by_model, question_of
+from wsi_pipeline.exports.report.words import Words
 from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 _FIRST_TAXONOMY = "pbc-blast"
-PATIENTS_FILE = "patients.json"
-"""Answers for patients with their wording; where models were asked."""
+_MOST_ROWS = 600
+"""Slides that a table of the page lists; further ones are in the CSV files. It keeps the page under 5 MB."""
+_MOST_PATIENTS = 1500
+_LARGEST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +49,17 @@ class SlideRow:
     n_counted: int
     answers: Mapping[tuple[str, str], Answer]
     simulated: bool
+    quality: str
+    said: str
+
+    @property
+    def largest(self) -> list[Segment]:
+        """Return the commonest classes, for those who do not see the bar."""
+        return sorted(self.segments, key=lambda segment: -segment.percent)[:_LARGEST]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PatientAnswers:
-    """What models answered for the pooled slides of a patient, and where the criteria say otherwise."""
-
-    subject_id: str
-    slide_ids: tuple[str, ...]
-    answers: tuple[Answer, ...]
-    differences: tuple[str, ...]
-
-
-def write_cohort_report(out: Path) -> None:
-    """Write ``report.html`` of a run from the tables in its folder.
+def write_cohort_report(out: Path, language: Language = "en") -> None:
+    """Write ``report.html`` of a run from the tables in its folder, and ``patients/<name>.html`` of its patients.
 
     Parameters
     ----------
@@ -64,6 +67,8 @@ def write_cohort_report(out: Path) -> None:
         The run's folder. Read are ``slides.csv`` (needed), ``predictions.csv``, ``differential.csv``,
         ``patients.json``, ``run.json`` and ``slides/<slide_id>/summary.json``, as far as they exist; a failed slide
         has none.
+    language
+        ``en`` or ``fr``.
 
     Raises
     ------
@@ -71,12 +76,16 @@ def write_cohort_report(out: Path) -> None:
         ``slides.csv`` is missing, or a file is damaged; the message names it.
     """
     slides = list(_csv(out / "slides.csv", ("slide_id", "status")))
-    known = {row["slide_id"]: found for row in slides if (found := _known_of(out, row["slide_id"])) is not None}
-    told = {("slide", name, question): of for name, one in known.items() for question, of in one.told.items()}
-    patients = list(_patients(out))
+    paths = {row["slide_id"]: _folder(out, row["slide_id"]) / "summary.json" for row in slides}
+    summaries = {slide_id: read_summary(path) for slide_id, path in paths.items() if path.is_file()}
+    patients = read_patients(out)
+    pages = write_patient_reports(out, patients, summaries, language)
+    made = {text: of for summary in summaries.values() for text, of in summary.sentences.items()}
+    words = Words(language, made | {text: of for patient in patients for text, of in patient.sentences.items()})
+    told = {("slide", name, question_of(a)): a.probability_of for name, s in summaries.items() for a in s.predictions}
     # As the table writes the name.
     told |= {
-        ("patient", safe_cell(p.subject_id), question_of(a)): a.probability_of for p in patients for a in p.answers
+        ("patient", safe_cell(p.subject_id), question_of(a)): a.probability_of for p in patients for a in p.predictions
     }
     answers = []
     for row in _csv(out / "predictions.csv", ("task", "abstained"), optional=True):
@@ -91,79 +100,51 @@ def write_cohort_report(out: Path) -> None:
             shares.setdefault(row["slide_id"], []).append((row["class"], share))
             counted[row["slide_id"]] = counted.get(row["slide_id"], 0) + int(_number(row.get("count")) or 0)
     names = sorted(taxonomy_names(), key=lambda name: (name != _FIRST_TAXONOMY, name))
-    styles = Styles(*(load_taxonomy(name) for name in names))
+    styles = Styles(*(load_taxonomy(name) for name in names), language=language)
     rows, warnings = [], []
     for row in slides:
         slide_id = row["slide_id"]
         mine = {question_of(a): a for sid, _, a in answers if sid == slide_id and a.level == "slide"}
         segments = stacked(shares.get(slide_id, []), styles)
-        one = known.get(slide_id)
-        simulated = one is not None and one.simulated
-        rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0), simulated=simulated))
-        if one is not None:
-            warnings += [(slide_id, text) for text in one.warnings]
-    questions = {question_of(a): (task_words(a), by_model(a)) for _, _, a in answers if a.level == "slide"}
+        summary = summaries.get(slide_id)
+        said = [] if summary is None else [words.sentence(text) for text in summary.warnings]
+        rows.append(_slide_row(row, out, mine, segments, counted.get(slide_id, 0), summary, " ".join(said)))
+        if row["status"] != "failed":
+            warnings += [(slide_id, text) for text in said]
+    questions = {question_of(a): (a, by_model(a)) for _, _, a in answers if a.level == "slide"}
+    hrefs = {row.slide_id: row.href for row in rows}
+    of_patients = [(subject, pages.get(subject, ""), a) for _, subject, a in answers if a.level == "patient"]
+    unfinished = [row for row in rows if row.status != "ok"]
+    answered = [row for row in rows if row.answers]
     legend = {s.style.code: s.style for row in rows for s in row.segments}
     render(
         "cohort.html.j2",
         out / "report.html",
+        words,
         rows=rows,
+        most_rows=_MOST_ROWS,
+        unfinished=unfinished[:_MOST_ROWS],
+        more_unfinished=max(0, len(unfinished) - _MOST_ROWS),
+        answered=answered[:_MOST_ROWS],
+        more_answered=max(0, len(answered) - _MOST_ROWS),
+        heat=heat_map(shares, hrefs, styles),
+        slide_map=slide_map(_mapped(rows, summaries, out)),
         totals={status: sum(row.status == status for row in rows) for status in ("ok", "empty", "failed")},
         n_cells=sum(row.n_cells or 0 for row in rows),
         area_mm2=sum(row.area_mm2 or 0.0 for row in rows) if any(row.area_mm2 is not None for row in rows) else None,
         agreement=_agreement(out),
         reasons=count_reasons((row.status, row.reason) for row in rows),
-        quality=quality_plots([one.quality for one in known.values()]),
+        quality=quality_plots([quality_of(name, summary) for name, summary in summaries.items()]),
         questions=questions,
-        patients=[(subject, a) for _, subject, a in answers if a.level == "patient"],
+        patients=of_patients[:_MOST_PATIENTS],
+        more_patients=max(0, len(of_patients) - _MOST_PATIENTS),
         n_simulated=sum(row.simulated for row in rows),
-        pooled=[patient for patient in patients if len(patient.slide_ids) > 1],
         simulated=any("simul" in (a.trained_on or "").lower() for _, _, a in answers),
         legend=sorted(legend.values(), key=lambda style: styles.position(style.code)),
-        warnings=warnings,
+        warnings=warnings[:_MOST_ROWS],
+        more_warnings=max(0, len(warnings) - _MOST_ROWS),
         run=list(_flatten(_run_json(out / "run.json"))),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Known:
-    """What the report of a run needs of a slide's summary: of a large cohort not all of each is held at once."""
-
-    told: Mapping[tuple[str, str], str | None]
-    simulated: bool
-    warnings: tuple[str, ...]
-    quality: SlideQuality
-
-
-def _known_of(out: Path, slide_id: str) -> _Known | None:
-    path = _folder(out, slide_id) / "summary.json"
-    if not path.is_file():
-        return None
-    summary = read_summary(path)
-    return _Known(
-        told={question_of(a): a.probability_of for a in summary.predictions},
-        simulated=summary.simulated,
-        warnings=summary.warnings,
-        quality=quality_of(slide_id, summary),
-    )
-
-
-def _patients(out: Path) -> Iterator[PatientAnswers]:
-    """Yield what models answered for patients; those of several slides stand in no slide's report."""
-    path = out / PATIENTS_FILE
-    if not path.is_file():
-        return
-    try:
-        for entry in json.loads(path.read_text(encoding="utf-8"))["patients"]:
-            found = tuple(Answer.model_validate(one) for one in entry["predictions"])
-            yield PatientAnswers(
-                subject_id=entry["subject_id"],
-                slide_ids=tuple(entry["slide_ids"]),
-                answers=tuple(a for a in found if by_model(a)),
-                differences=tuple(told_apart(found)),
-            )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
 
 
 def _agreement(out: Path) -> Agreement | None:
@@ -204,8 +185,8 @@ def _slide_row(
     answers: Mapping[tuple[str, str], Answer],
     segments: tuple[Segment, ...],
     n_counted: int,
-    *,
-    simulated: bool,
+    summary: SlideSummary | None,
+    said: str,
 ) -> SlideRow:
     slide_id = row["slide_id"]
     report = _folder(out, slide_id) / "report.html"
@@ -213,7 +194,7 @@ def _slide_row(
     return SlideRow(
         slide_id=slide_id,
         name=Path(row.get("path", "").replace("\\", "/")).name,
-        specimen=SPECIMENS.get(row.get("specimen", ""), row.get("specimen", "")),
+        specimen=row.get("specimen", ""),
         status=row["status"],
         reason=row.get("reason", ""),
         mpp=_number(row.get("mpp")),
@@ -224,8 +205,27 @@ def _slide_row(
         segments=segments,
         n_counted=n_counted,
         answers=answers,
-        simulated=simulated,
+        simulated=summary is not None and summary.simulated,
+        quality="" if summary is None or summary.adequacy is None else summary.adequacy.level,
+        said=said,
     )
+
+
+def _mapped(rows: list[SlideRow], summaries: Mapping[str, SlideSummary], out: Path) -> list[MappedSlide]:
+    """Return the slides with cells, and the classifier that their embeddings are of."""
+    found = []
+    for row in rows:
+        if row.status == "ok" and (summary := summaries.get(row.slide_id)) is not None:
+            found.append(
+                MappedSlide(
+                    slide_id=row.slide_id,
+                    cells=_folder(out, row.slide_id) / "cells.parquet",
+                    specimen=row.specimen,
+                    classifier=str(summary.provenance.get("cell classifier SHA-256") or ""),
+                    href=row.href,
+                )
+            )
+    return found
 
 
 def _folder(out: Path, slide_id: str) -> Path:

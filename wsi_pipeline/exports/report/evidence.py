@@ -7,7 +7,7 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,8 +19,10 @@ from wsi_pipeline.cells.windows import estimate_background, resample
 from wsi_pipeline.errors import DataError, SlideError
 from wsi_pipeline.exports._stream import floats, iter_cells, strings
 from wsi_pipeline.exports.report.charts import Styles
+from wsi_pipeline.exports.report.importance import within
 from wsi_pipeline.exports.report.pictures import data_uri
 from wsi_pipeline.predictions.intervals import wilson
+from wsi_pipeline.sentences import say
 from wsi_pipeline.units import Box
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ MAP_PX = 520
 
 _MOST_ON_MAP = 3000
 _MOST_CLASSES = 24
+_MOST_BYTES = 800_000
 _COLUMNS = ("class_probability", "out_of_distribution", "map_x", "map_y")
 
 
@@ -68,6 +71,15 @@ class ExplainedClass:
     name: str
     colour: str
     cells: tuple[ExplainedCell, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that its pictures take in the page."""
+        return sum(len(c.window_uri) + len(c.heatmap_uri) + sum(len(n.uri) for n in c.neighbours) for c in self.cells)
+
+    def shortened(self, most: int) -> ExplainedClass:
+        """Return the first ``most`` cells."""
+        return replace(self, cells=self.cells[:most])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +222,7 @@ def explain_cells(
         n=len(typed.codes),
         unusual=int((typed.unlike > CUT_OFF).sum()),
         expected=1 - CUT_OFF,
-        classes=tuple(c for c in classes if c.cells),
+        classes=tuple(within([c for c in classes if c.cells], _MOST_BYTES, 3)),
         layers=_layers(typed, drawn, evidence, styles),
         method=found.heatmaps.method,
         side_um=evidence.classifier.window_px * evidence.classifier.mpp,
@@ -246,9 +258,9 @@ def _choose(typed: _Typed, styles: Styles) -> list[tuple[str, list[tuple[int, st
         own = np.flatnonzero(typed.codes == name)
         picks: dict[int, str] = {}
         for values, why in (
-            (typed.probability[own], "surest"),
-            (-typed.probability[own], "least sure"),
-            (typed.unlike[own], "most unusual"),
+            (typed.probability[own], say("surest")),
+            (-typed.probability[own], say("least sure")),
+            (typed.unlike[own], say("most unusual")),
         ):
             picks.setdefault(int(own[int(values.argmax())]), why)
         chosen.append((name, list(picks.items())))
@@ -260,12 +272,13 @@ def _windows(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], list[int], list[str]]:
     """Return windows and glass as the classifier saw them, which of the cells they are of, and what was not read."""
     side = evidence.classifier.window_px
-    windows, backgrounds, readable, problems = [], [], [], []
+    windows, backgrounds, readable = [], [], []
+    problems: list[str] = []
     for i, place in enumerate(places):
         try:
             window, background = read(place)
         except (SlideError, DataError) as error:
-            problems.append(f"A cell could not be explained: {error}")
+            problems.append(say("A cell could not be explained: {error}", error=str(error)))
             continue
         windows.append(window)
         backgrounds.append(background)

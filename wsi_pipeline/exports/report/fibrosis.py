@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 6
 _BINS = 20
-_TILE_PX = 256
+_TILE_PX, _TILE_BYTES = 256, 40_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def _tile(tiles: pa.Table, row: int, value: float, slide: Slide, styles: Styles)
     x0, y0, x1, y1 = shape.bounds
     side_um = (x1 - x0) * slide.mpp.x
     mpp = max(slide.mpp.x, slide.mpp.y, side_um / _TILE_PX)
-    picture = picture_of(slide, (x0, y0, x1, y1), mpp, [], styles, quality=80)
+    picture = picture_of(slide, (x0, y0, x1, y1), mpp, [], styles, most_bytes=_TILE_BYTES)
     return CellPicture(picture=picture, caption=f"{value:.2f}", where=f"x {x0:.0f}, y {y0:.0f}", truncated=False)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,21 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from wsi_pipeline.cells.windows import resample
+from wsi_pipeline.config import Language
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports.report.behind import CellPicture, behind_answers, cells_asked, told_apart
 from wsi_pipeline.exports.report.charts import Styles, differential_chart
 from wsi_pipeline.exports.report.evidence import MAP_PX, explain_cells, image_windows
-from wsi_pipeline.exports.report.pictures import Picture, data_uri
+from wsi_pipeline.exports.report.importance import key_classes, rank_of, within
+from wsi_pipeline.exports.report.pictures import Picture, small_uri
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.select import HALF_GALLERY
-from wsi_pipeline.exports.report.slide import GalleryView
+from wsi_pipeline.exports.report.slide import PRINTED, GalleryView, reference_rows
 from wsi_pipeline.exports.report.summary import read_summary
-from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, count
+from wsi_pipeline.exports.report.text import count
+from wsi_pipeline.exports.report.words import Words
+from wsi_pipeline.predictions.ranges import adult_blood_ranges
+from wsi_pipeline.sentences import say
 
 if TYPE_CHECKING:
     from wsi_pipeline.cells.evidence import Evidence
@@ -29,12 +35,20 @@ if TYPE_CHECKING:
 
 _SIDE_UM = 28.0
 _SIDE_PX = 112
+_CROP_BYTES, _GALLERY_BYTES = 8_000, 2_400_000
 
 Read = Callable[[str], npt.NDArray[np.uint8]]
 
 
 def write_gallery_report(
-    slide_dir: Path, *, taxonomy: Taxonomy, specimen: str, read: Read, evidence: Evidence | None = None
+    slide_dir: Path,
+    *,
+    taxonomy: Taxonomy,
+    specimen: str,
+    read: Read,
+    evidence: Evidence | None = None,
+    language: Language = "en",
+    notes: Sequence[str] = (),
 ) -> None:
     """Write ``report.html`` of a patient from ``summary.json`` and ``cells.parquet`` in its folder.
 
@@ -50,6 +64,10 @@ def write_gallery_report(
         Returns the uint8 ``(h, w, 3)`` pixels of an image by its name.
     evidence
         Of the classifier that typed the cells; None leaves the section out.
+    language
+        ``en`` or ``fr``.
+    notes
+        Further sentences on what could not be done.
 
     Raises
     ------
@@ -59,33 +77,45 @@ def write_gallery_report(
     summary = read_summary(slide_dir / "summary.json")
     if summary.mpp is None:
         raise DataError(f"{slide_dir / 'summary.json'} has no microns per pixel; run the patient again")
-    styles = Styles(taxonomy)
-    problems: list[str] = []
+    words = Words(language, summary.sentences)
+    styles = Styles(taxonomy, language=language)
+    problems = list(notes)
     cells = slide_dir / "cells.parquet"
-    galleries = _galleries(cells, styles, read, summary.mpp.x, problems)
+    keys = key_classes(taxonomy, specimen)
+    galleries = [
+        replace(view, key=view.code in keys) for view in _galleries(cells, styles, read, summary.mpp.x, words, problems)
+    ]
+    galleries.sort(key=lambda view: (rank_of(view.code, "white", taxonomy, specimen), styles.position(view.code)))
     asked = cells_asked(summary.predictions)
-    named = images_by_id(cells, asked, styles, read, summary.mpp.x, problems)
+    named = images_by_id(cells, asked, styles, read, summary.mpp.x, words, problems)
     explained = None
     if evidence is not None:
         explained, unread = explain_cells(cells, image_windows(read, summary.mpp.x, evidence), evidence, styles)
         problems += unread
     truncated = summary.quality.get("truncated")
     if isinstance(truncated, int) and truncated:
-        problems.append(f"{count(truncated)} cells are cut by the edge of their image; their size is a lower limit.")
+        problems.append(
+            say("{n} cells are cut by the edge of their image; their size is a lower limit.", n=count(truncated))
+        )
     render(
         "slide.html.j2",
         slide_dir / "report.html",
+        words,
         summary=summary,
-        specimen_name=SPECIMENS.get(specimen, specimen),
+        specimen_name=words.specimen(specimen),
+        ranges=reference_rows(summary, taxonomy),
+        range_source=adult_blood_ranges().source,
+        printed_provenance=PRINTED,
         chart=differential_chart(summary.differential, styles),
         red_names={},
         diameters=None,
-        kinds=[(KINDS.get(kind, kind), n) for kind, n in summary.counts.by_kind.items()],
+        kinds=[(words.kind(kind), n) for kind, n in summary.counts.by_kind.items()],
         overview=None,
         legend=[],
         regions=[],
         fields=[],
-        galleries=galleries,
+        galleries=within(galleries, _GALLERY_BYTES, HALF_GALLERY),
+        key_cells=any(view.key for view in galleries),
         behind=behind_answers(summary.predictions, named),
         differences=told_apart(summary.predictions),
         cellularity=None,
@@ -93,11 +123,13 @@ def write_gallery_report(
         evidence=explained,
         map_px=MAP_PX,
         marrow=None,
-        could_not=[*summary.warnings, *problems],
+        could_not=[words.sentence(one) for one in (*summary.warnings, *problems)],
     )
 
 
-def _galleries(cells: Path, styles: Styles, read: Read, mpp: float, problems: list[str]) -> list[GalleryView]:
+def _galleries(
+    cells: Path, styles: Styles, read: Read, mpp: float, words: Words, problems: list[str]
+) -> list[GalleryView]:
     """Return the most and the least confident images of each class."""
     table = pq.read_table(cells, columns=["class_name", "class_probability", "image", "label_given", "truncated"])
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
@@ -117,9 +149,9 @@ def _galleries(cells: Path, styles: Styles, read: Read, mpp: float, problems: li
                 try:
                     picture = _picture(read(name), mpp)
                 except DataError as error:
-                    problems.append(f"{name} could not be shown: {error}")
+                    problems.append(say("{name} could not be shown: {error}", name=name, error=str(error)))
                     continue
-                caption = f"{columns['class_probability'][row]:.2f}" + (f" · {given}" if given else "")
+                caption = words.decimals(columns["class_probability"][row]) + (f" · {given}" if given else "")
                 cut = columns["truncated"][row] is True
                 pictures.append(CellPicture(picture=picture, caption=caption, where=name, truncated=cut))
             return tuple(pictures)
@@ -141,7 +173,7 @@ def _galleries(cells: Path, styles: Styles, read: Read, mpp: float, problems: li
 
 
 def images_by_id(
-    cells: Path, ids: Collection[str], styles: Styles, read: Read, mpp: float, problems: list[str]
+    cells: Path, ids: Collection[str], styles: Styles, read: Read, mpp: float, words: Words, problems: list[str]
 ) -> dict[str, CellPicture]:
     """Return pictures of a patient's cells by their ids, with class and given label in the caption.
 
@@ -156,12 +188,12 @@ def images_by_id(
         try:
             picture = _picture(read(row["image"]), mpp)
         except DataError as error:
-            problems.append(f"{row['image']} could not be shown: {error}")
+            problems.append(say("{name} could not be shown: {error}", name=row["image"], error=str(error)))
             continue
         given = f" · {row['label_given']}" if row["label_given"] else ""
         pictures[row["cell_id"]] = CellPicture(
             picture=picture,
-            caption=f"{styles[row['class_name']].name} {row['class_probability']:.2f}{given}",
+            caption=f"{styles[row['class_name']].name} {words.decimals(row['class_probability'])}{given}",
             where=row["image"],
             truncated=row["truncated"] is True,
         )
@@ -178,4 +210,4 @@ def _picture(pixels: npt.NDArray[np.uint8], mpp: float) -> Picture:
         if edge:
             for part in (slice(0, edge), slice(_SIDE_PX - edge, None)):
                 window[(part, slice(None)) if axis == 0 else (slice(None), part)] = 255
-    return Picture(uri=data_uri(window, "jpeg", 80), width=_SIDE_PX, height=_SIDE_PX)
+    return Picture(uri=small_uri(window, _CROP_BYTES), width=_SIDE_PX, height=_SIDE_PX)

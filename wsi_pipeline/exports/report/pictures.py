@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from wsi_pipeline.slides import Slide
 
 
+_OVERVIEW_BYTES, _FIELD_BYTES = 500_000, 200_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outline:
     """An SVG path over a picture, in its pixels, with what a pointer shows."""
@@ -44,6 +47,11 @@ class Picture:
     scale_text: str = ""
     scale_percent: float = 0.0
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that it takes in the page."""
+        return len(self.uri) + len(self.overlay_uri) + sum(60 + len(o.path) for o in self.outlines)
+
 
 def data_uri(pixels: npt.NDArray[np.uint8] | Image.Image, form: Literal["jpeg", "png"], quality: int = 84) -> str:
     """Encode an image as a ``data:`` URI."""
@@ -54,6 +62,19 @@ def data_uri(pixels: npt.NDArray[np.uint8] | Image.Image, form: Literal["jpeg", 
     else:
         image.save(buffer, "PNG", optimize=True)
     return f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+_QUALITIES = (84, 70, 55, 40, 25)
+
+
+def small_uri(pixels: npt.NDArray[np.uint8], most_bytes: int) -> str:
+    """Encode a picture as JPEG, at the best quality that keeps the URI under ``most_bytes``, or else at the lowest."""
+    uri = ""
+    for quality in _QUALITIES:
+        uri = data_uri(pixels, "jpeg", quality)
+        if len(uri) <= most_bytes:
+            break
+    return uri
 
 
 def overview(slide: Slide, where: OverviewFrame, regions: Sequence[Region], dots: Dots, styles: Styles) -> Picture:
@@ -74,7 +95,7 @@ def overview(slide: Slide, where: OverviewFrame, regions: Sequence[Region], dots
     layer_uri = data_uri(layer, "png")
     text, percent = bar_of(box.width * where.mpp)
     return Picture(
-        uri=data_uri(pixels, "jpeg"),
+        uri=small_uri(pixels, _OVERVIEW_BYTES),
         width=box.width,
         height=box.height,
         overlay_uri=layer_uri,
@@ -90,7 +111,7 @@ def picture_of(
     cells: Sequence[OutlinedCell],
     styles: Styles,
     *,
-    quality: int = 84,
+    most_bytes: int = _FIELD_BYTES,
     scale_bar: bool = False,
 ) -> Picture:
     """Return a rectangle of level-0 pixels at ``mpp`` with the outlines of ``cells`` over it."""
@@ -101,7 +122,7 @@ def picture_of(
     return Picture(
         scale_text=text,
         scale_percent=percent,
-        uri=data_uri(pixels, "jpeg", quality),
+        uri=small_uri(pixels, most_bytes),
         width=box.width,
         height=box.height,
         outlines=tuple(_outline(cell, frame, box, styles) for cell in cells),

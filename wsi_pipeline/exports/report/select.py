@@ -16,12 +16,16 @@ import numpy.typing as npt
 import shapely
 
 from wsi_pipeline.exports._stream import floats, geometries, iter_cells, polygonal, strings
+from wsi_pipeline.sentences import say
 
 HALF_GALLERY = 12
 NUCLEATED = ("white", "nucleus", "megakaryocyte")
 
-_FIELD_RANKS = ((0.75, "a crowded field (75th percentile)"), (0.5, "the median field"),
-                (0.25, "a sparse field (25th percentile)"))  # fmt: skip
+_FIELD_RANKS = (
+    (0.75, say("a crowded field (75th percentile)")),
+    (0.5, say("the median field")),
+    (0.25, say("a sparse field (25th percentile)")),
+)
 _LIGHT = ("x_px0", "y_px0", "kind", "class_name")
 _SCORES = ("class_probability", "cell_probability", "area_um2", "truncated")
 
@@ -216,7 +220,7 @@ def _choose_fields(
     ]
     squares = sorted(whole or crowding)
     richest = min(squares, key=lambda s: (-crowding[s][1], -crowding[s][0], s))
-    chosen = {richest: "the field with the most nucleated cells"}
+    chosen = {richest: say("the field with the most nucleated cells")}
     by_crowding = sorted(squares, key=lambda s: (crowding[s][0], s))
     for rank, why in _FIELD_RANKS:
         chosen.setdefault(by_crowding[min(len(by_crowding) - 1, int(rank * len(by_crowding)))], why)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsi_pipeline.config import Language
 from wsi_pipeline.errors import SlideError
 from wsi_pipeline.exports.region_map import OverviewFrame, Region, read_region_features, region_legend
 from wsi_pipeline.exports.report import curves
@@ -15,9 +16,11 @@ from wsi_pipeline.exports.report.behind import CellPicture, behind_answers, cell
 from wsi_pipeline.exports.report.charts import Styles, diameter_chart, differential_chart
 from wsi_pipeline.exports.report.evidence import MAP_PX, explain_cells, slide_windows
 from wsi_pipeline.exports.report.fibrosis import bar_colour, view_fibrosis
+from wsi_pipeline.exports.report.importance import key_classes, rank_of, within
 from wsi_pipeline.exports.report.pictures import Picture, overview, picture_of
 from wsi_pipeline.exports.report.render import render
 from wsi_pipeline.exports.report.select import (
+    HALF_GALLERY,
     FieldPick,
     Gallery,
     OutlinedCell,
@@ -28,8 +31,11 @@ from wsi_pipeline.exports.report.select import (
     shown,
 )
 from wsi_pipeline.exports.report.summary import SlideSummary, read_summary
-from wsi_pipeline.exports.report.text import KINDS, SPECIMENS, cellularity, count, reason, seams
+from wsi_pipeline.exports.report.text import count
 from wsi_pipeline.exports.report.trephine import MEASURES, view_trephine
+from wsi_pipeline.exports.report.words import Words
+from wsi_pipeline.predictions.ranges import RangeRow, adult_blood_ranges, range_rows
+from wsi_pipeline.sentences import Sentence, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,11 +53,14 @@ _CROP_PX = 112
 _FIELD_UM = {"blood_smear": (160.0, 120.0), "marrow_smear": (160.0, 120.0), "trephine": (240.0, 180.0)}
 _WORKING_MPP = {"blood_smear": 0.25, "marrow_smear": 0.25, "trephine": 0.5}
 _LARGEST_CELL_UM = 160.0
+_CROP_BYTES, _GALLERY_BYTES = 8_000, 1_600_000
+PRINTED = ("version", "segmentation model", "cell classifier", "slide fingerprint", "configuration digest")
+"""Entries of the provenance that the printed page has room for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryView:
-    """A class of the gallery; ``side_um`` is the side of every picture."""
+    """A class of the gallery; ``side_um`` is the side of every picture, ``key`` marks classes that matter most."""
 
     code: str
     name: str
@@ -62,6 +71,16 @@ class GalleryView:
     side_um: float
     high: tuple[CellPicture, ...]
     low: tuple[CellPicture, ...]
+    key: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes that its pictures take in the page."""
+        return sum(cell.picture.weight_bytes for cell in (*self.high, *self.low))
+
+    def shortened(self, most: int) -> GalleryView:
+        """Return the first ``most`` cells of either half."""
+        return replace(self, high=self.high[:most], low=self.low[:most])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +107,14 @@ class RegionRow:
 def write_slide_report(
     slide_dir: Path,
     *,
-    slide: Slide,
+    slide: Slide | None,
     taxonomy: Taxonomy,
     specimen: str,
     also: Taxonomy | None = None,
     evidence: Evidence | None = None,
     background: npt.NDArray[np.uint8] | None = None,
+    language: Language = "en",
+    notes: Sequence[str] = (),
 ) -> None:
     """Write ``report.html`` of a slide: answers, counts, pictures, quality and provenance in one file.
 
@@ -104,7 +125,7 @@ def write_slide_report(
         :class:`~wsi_pipeline.exports.report.summary.SlideSummary`), ``cells.parquet`` and
         ``regions.geojson``; the latter two may be missing when no cell was looked for.
     slide
-        The open slide, for the pictures.
+        The open slide, for the pictures; None leaves them out.
     taxonomy
         Names and colours of the classes.
     specimen
@@ -114,6 +135,10 @@ def write_slide_report(
     evidence, background
         Evidence of the classifier that typed the cells, and the colour ``(3,)`` of the slide's empty glass; None
         leaves the section out.
+    language
+        ``en`` or ``fr``.
+    notes
+        Further sentences on what could not be done.
 
     Raises
     ------
@@ -126,44 +151,52 @@ def write_slide_report(
     left out and listed under what the run could not do.
     """
     summary = read_summary(slide_dir / "summary.json")
-    styles = Styles(taxonomy, *(() if also is None else (also,)))
-    pages = _Pictures(slide, styles, specimen, summary.working_mpp)
-    regions_path, cells = slide_dir / "regions.geojson", slide_dir / "cells.parquet"
-    offset = (float(slide.bounds.x0), float(slide.bounds.y0))
-    regions = read_region_features(regions_path, offset) if regions_path.is_file() else ()
-    if cells.is_file():
-        pages.make(cells, regions)
-    else:
-        pages.problems.append("There is no cell table, so there are no pictures of cells.")
-    asked = cells_asked(summary.predictions)
-    behind = behind_answers(summary.predictions, pages.named(cells, asked) if asked and cells.is_file() else {})
-    explained = None
-    if evidence is not None and background is not None and cells.is_file():
-        explained, problems = explain_cells(cells, slide_windows(slide, background, evidence), evidence, styles)
-        pages.problems += problems
-    fibres = None
-    if summary.fibrosis is not None and (slide_dir / "fibrosis.parquet").is_file():
-        fibres, problems = view_fibrosis(slide_dir / "fibrosis.parquet", slide, styles)
-        pages.problems += problems
-    marrow = None
-    if summary.trephine is not None and (slide_dir / "megakaryocytes.csv").is_file():
-        marrow, problems = view_trephine(slide_dir, summary.trephine, summary.classes_mm2, slide, styles)
-        pages.problems += problems
+    words = Words(language, summary.sentences)
+    styles = Styles(taxonomy, *(() if also is None else (also,)), language=language)
+    cells, problems = slide_dir / "cells.parquet", list(notes)
+    pages, regions, explained, fibres, marrow = None, [], None, None, None
+    asked, named = cells_asked(summary.predictions), {}
+    if not cells.is_file():
+        problems.append(say("There is no cell table, so there are no pictures of cells."))
+    if slide is not None:
+        regions_path, offset = slide_dir / "regions.geojson", (float(slide.bounds.x0), float(slide.bounds.y0))
+        drawn = read_region_features(regions_path, offset) if regions_path.is_file() else ()
+        regions = _region_rows(drawn, slide, words)
+        pages = _Pictures(slide, styles, taxonomy, specimen, summary.working_mpp, words)
+        if cells.is_file():
+            pages.make(cells, drawn)
+            named = pages.named(cells, asked) if asked else {}
+            if evidence is not None and background is not None:
+                windows = slide_windows(slide, background, evidence)
+                explained, unread = explain_cells(cells, windows, evidence, styles)
+                problems += unread
+        if summary.fibrosis is not None and (slide_dir / "fibrosis.parquet").is_file():
+            fibres, unread = view_fibrosis(slide_dir / "fibrosis.parquet", slide, styles)
+            problems += unread
+        if summary.trephine is not None and (slide_dir / "megakaryocytes.csv").is_file():
+            marrow, unread = view_trephine(slide_dir, summary.trephine, summary.classes_mm2, slide, styles)
+            problems += unread
+        problems += pages.problems
     render(
         "slide.html.j2",
         slide_dir / "report.html",
+        words,
         summary=summary,
-        specimen_name=SPECIMENS.get(specimen, specimen),
+        specimen_name=words.specimen(specimen),
         chart=differential_chart(summary.differential, styles),
+        ranges=reference_rows(summary, taxonomy),
+        range_source=adult_blood_ranges().source,
+        printed_provenance=PRINTED,
         red_names={} if summary.red_cells is None else {row.name: styles[row.name] for row in summary.red_cells.rows},
         diameters=None if summary.red_cells is None else diameter_chart(summary.red_cells.size.histogram),
-        kinds=[(KINDS.get(kind, kind), n) for kind, n in summary.counts.by_kind.items()],
-        overview=pages.overview,
-        legend=pages.legend,
-        regions=_region_rows(regions, slide),
-        fields=pages.fields,
-        galleries=pages.galleries,
-        behind=behind,
+        kinds=[(words.kind(kind), n) for kind, n in summary.counts.by_kind.items()],
+        overview=None if pages is None else pages.overview,
+        legend=[] if pages is None else pages.legend,
+        regions=regions,
+        fields=[] if pages is None else pages.fields,
+        galleries=[] if pages is None else pages.galleries,
+        key_cells=pages is not None and any(g.key for g in pages.galleries),
+        behind=[] if slide is None else behind_answers(summary.predictions, named),
         differences=told_apart(summary.predictions),
         evidence=explained,
         fibres=fibres,
@@ -172,20 +205,34 @@ def write_slide_report(
         frame=curves,
         bar_colour=bar_colour,
         map_px=MAP_PX,
-        cellularity=None if summary.cellularity is None else cellularity(summary.cellularity),
-        seams=None if summary.seams is None else seams(summary.seams),
-        could_not=_could_not(summary, pages.problems),
+        cellularity=None if summary.cellularity is None else words.cellularity(summary.cellularity),
+        seams=None if summary.seams is None else words.seams(summary.seams),
+        could_not=[words.sentence(one) for one in _could_not(summary, problems)],
     )
 
 
+def reference_rows(summary: SlideSummary, taxonomy: Taxonomy) -> list[RangeRow]:
+    """Return the groups of blood beside their adult ranges; none of marrow, nor of too few cells to read."""
+    few = summary.adequacy is not None and any(s.code == "too-few-cells" for s in summary.adequacy.shortcomings)
+    if summary.specimen != "blood_smear" or not summary.denominator.n or few:
+        return []
+    return range_rows(summary.counts.by_class, summary.denominator.n, taxonomy, summary.confidence)
+
+
 def pictures_by_id(
-    cells: Path, ids: Collection[str], slide: Slide, styles: Styles, problems: list[str]
+    cells: Path,
+    ids: Collection[str],
+    slide: Slide,
+    styles: Styles,
+    taxonomy: Taxonomy,
+    words: Words,
+    problems: list[str],
 ) -> dict[str, CellPicture]:
     """Return pictures of cells by their ids, with the class in the caption.
 
     A picture whose pixels cannot be read is left out and becomes a sentence of ``problems``.
     """
-    pages = _Pictures(slide, styles, "", None)
+    pages = _Pictures(slide, styles, taxonomy, "", None, words)
     pictures = pages.named(cells, ids)
     problems += pages.problems
     return pictures
@@ -194,9 +241,19 @@ def pictures_by_id(
 class _Pictures:
     """Everything that needs pixels. A picture that cannot be read becomes a sentence in ``problems``."""
 
-    def __init__(self, slide: Slide, styles: Styles, specimen: str, working_mpp: float | None) -> None:
+    def __init__(
+        self,
+        slide: Slide,
+        styles: Styles,
+        taxonomy: Taxonomy,
+        specimen: str,
+        working_mpp: float | None,
+        words: Words,
+    ) -> None:
         self._slide = slide
         self._styles = styles
+        self._taxonomy = taxonomy
+        self._words = words
         self._specimen = specimen
         native = max(slide.mpp.x, slide.mpp.y)
         self._mpp = max(native, working_mpp or _WORKING_MPP.get(specimen, 0.25))
@@ -221,16 +278,21 @@ class _Pictures:
         try:
             self.overview = overview(slide, where, regions, chosen.dots, self._styles)
         except SlideError as error:
-            self._failed("The overview", error)
+            self._failed(say("The overview could not be shown: {error}", error=str(error)))
         codes = sorted(chosen.dots.codes, key=self._styles.position)
         self.legend = [(self._styles[code].name, self._styles[code].colour) for code in codes]
-        galleries = sorted(chosen.galleries, key=lambda g: self._styles.position(g.code))
+        galleries = sorted(chosen.galleries, key=self._place)
         rows = frozenset(cell.row for g in galleries for half in shown(g) for cell in half)
         inside, outlined = cells_in_fields(cells, chosen.fields, _LARGEST_CELL_UM / self._native, rows)
         for pick, found in zip(chosen.fields, inside, strict=True):
             self._field(pick, found)
         for gallery in galleries:
             self._gallery(gallery, outlined)
+        self.galleries = within(self.galleries, _GALLERY_BYTES, HALF_GALLERY)
+
+    def _place(self, gallery: Gallery) -> tuple[tuple[int, int], tuple[int, str]]:
+        rank = rank_of(gallery.code, gallery.kind, self._taxonomy, self._specimen)
+        return rank, self._styles.position(gallery.code)
 
     def _field(self, pick: FieldPick, found: list[OutlinedCell]) -> None:
         box = (pick.x0, pick.y0, pick.x1, pick.y1)
@@ -238,7 +300,7 @@ class _Pictures:
         try:
             picture = picture_of(self._slide, box, self._mpp, found, self._styles, scale_bar=True)
         except SlideError as error:
-            self._failed(f"The field at {where}", error)
+            self._failed(say("The field at {where} could not be shown: {error}", where=where, error=str(error)))
             return
         self.fields.append(FieldView(picture=picture, why=pick.why, where=where, n_cells=pick.n_cells))
 
@@ -257,6 +319,7 @@ class _Pictures:
                 side_um=side,
                 high=tuple(p for cell in high if (p := self._cell(cell, side, outlined, style.name))),
                 low=tuple(p for cell in low if (p := self._cell(cell, side, outlined, style.name))),
+                key=gallery.code in key_classes(self._taxonomy, self._specimen),
             )
         )
 
@@ -267,12 +330,12 @@ class _Pictures:
         where = f"x {cell.x_px0:.0f}, y {cell.y_px0:.0f}"
         try:
             mpp = max(self._native, side / _CROP_PX)
-            picture = picture_of(self._slide, box, mpp, mine, self._styles, quality=80)
+            picture = picture_of(self._slide, box, mpp, mine, self._styles, most_bytes=_CROP_BYTES)
         except SlideError as error:
-            self._failed(f"{name} at {where}", error)
+            self._failed(say("{name} at {where} could not be shown: {error}", name=name, where=where, error=str(error)))
             return None
         if cell.probability is not None:
-            caption = f"{cell.probability:.2f}"
+            caption = self._words.decimals(cell.probability)
         else:
             caption = "" if cell.area_um2 is None else f"{cell.area_um2:.0f} µm²"
         return CellPicture(picture=picture, caption=caption, where=where, truncated=cell.truncated)
@@ -287,15 +350,17 @@ class _Pictures:
                 pictures[cell_id] = replace(picture, caption=f"{name} {picture.caption}")
         return pictures
 
-    def _failed(self, what: str, error: SlideError) -> None:
-        _log.warning("report: %s could not be shown: %s", what, error)
-        self.problems.append(f"{what} could not be shown: {error}")
+    def _failed(self, what: Sentence) -> None:
+        _log.warning("report: %s", what)
+        self.problems.append(what)
 
 
-def _region_rows(regions: tuple[Region, ...], slide: Slide) -> list[RegionRow]:
+def _region_rows(regions: tuple[Region, ...], slide: Slide, words: Words) -> list[RegionRow]:
     return [
         RegionRow(
-            name=entry.name if entry.included else f"Not looked at: {reason(entry.name)}",
+            name=words.tr(entry.name)
+            if entry.included
+            else words.sentence(say("Not looked at: {reason}", reason=words.reason(entry.name))),
             colour=entry.style.css,
             hatch=entry.style.hatch,
             n=entry.n,
@@ -310,6 +375,9 @@ def _could_not(summary: SlideSummary, problems: list[str]) -> list[str]:
     truncated = summary.quality.get("truncated")
     if isinstance(truncated, int) and truncated:
         found.append(
-            f"{count(truncated)} cells are cut by the edge of the slide or region; their size is a lower limit."
+            say(
+                "{n} cells are cut by the edge of the slide or region; their size is a lower limit.",
+                n=count(truncated),
+            )
         )
     return found

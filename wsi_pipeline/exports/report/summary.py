@@ -277,6 +277,21 @@ class Answer(_Part):
     simulated: bool = False
 
 
+class Shortcoming(_Part):
+    """A limit that is not met."""
+
+    code: str
+    level: Literal["caution", "not-enough"]
+    wording: str = ""
+
+
+class AdequacyFact(_Part):
+    """Whether what was seen is enough to read the slide."""
+
+    level: Literal["enough", "caution", "not-enough"]
+    shortcomings: tuple[Shortcoming, ...] = ()
+
+
 class CountRatio(_Part):
     """Density of cells near borders over that in the interiors, and its 95 % interval."""
 
@@ -357,6 +372,10 @@ class SlideSummary(_Part):
         Of ``quality``, what is not flat.
     cellularity, classes_mm2
         Of the regions of a trephine.
+    adequacy
+        The verdict on the quality; None in summaries that have none.
+    sentences
+        What English sentences are made of, for other languages.
     timings
         Seconds by stage.
     warnings
@@ -396,6 +415,10 @@ class SlideSummary(_Part):
     provenance: dict[str, Scalar] = {}
     timings: dict[str, float] = {}
     warnings: tuple[str, ...] = ()
+    subject_id: str | None = None
+    taxonomy: str = ""
+    adequacy: AdequacyFact | None = None
+    sentences: dict[str, dict[str, Any]] = {}
 
     @field_validator("quality", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ import math
 import re
 
 from wsi_pipeline.exports.report.summary import Answer, CellularityFact, Scalar, Seams
-from wsi_pipeline.taxonomies.attributes import load_attributes
+from wsi_pipeline.sentences import Sentence, say
 
 SPECIMENS = {
     "blood_smear": "Peripheral blood smear",
@@ -120,6 +120,14 @@ REASONS = {
     "image-too-small": "images are too small for their resolution",
     "missing-weights": "model weights are missing",
     "missing-device": "the device asked for is not there",
+    "no-cells": "no cell was found",
+    "no-tissue": "no tissue was found",
+    "no-stained-area": "no stained area was found",
+    "internal-error": "the program itself failed",
+    "blast-lineage-undetermined": "some blasts are of undetermined lineage",
+    "apl-alert": "abnormal promyelocytes alert",
+    "nothing-left-to-correct": "nothing is left to correct",
+    "glass": "glass",
 }
 
 MEASURES = {
@@ -144,6 +152,8 @@ INDICES = {
     "artefacts_per_100_wbc": "Artefacts and smudged cells per 100 WBC",
     "artefacts_per_100_cells": "Artefacts and smudged cells per 100 cells",
     "platelets_per_1000_red_cells": "Platelets per 1,000 red cells",
+    "red_cells_per_field": "Red cells per field",
+    "platelets_per_field": "Platelets per field",
     "nucleus_per_mm2": "Nuclei per mm²",
     "megakaryocyte_per_mm2": "Megakaryocytes per mm²",
 }
@@ -155,15 +165,10 @@ GROUPS = {
 }
 
 _CONTRADICTS = "contradicts-"
+CONTRADICTS = "contradicts the answer to: "
 _CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _UNITS = (("_um2", "µm²"), ("_mm2", "mm²"), ("_um", "µm"), ("_px", "px"), ("_percent", "%"), ("_s", "s"))
 _UPPER = {"mpp": "Microns per pixel", "sha256": "SHA-256", "id": "ID", "mb": "MB"}
-
-
-def attribute(code: str) -> str:
-    """Return the English name of an attribute; that of an unknown one is its code in words."""
-    known = load_attributes()
-    return known.get(code).name_en.capitalize() if code in known.codes else title(code)
 
 
 def title(code: str) -> str:
@@ -197,19 +202,23 @@ def task_words(answer: Answer) -> str:
     return (by_model(answer) and MODEL_TASKS.get(answer.task)) or TASKS.get(answer.task, title(answer.task))
 
 
-def class_words(answer: Answer, code: str | None = None) -> str:
-    """Return the class of an answer, or another of its task; a set (``a|b``) is read as alternatives."""
+def class_parts(answer: Answer, code: str | None = None) -> list[str]:
+    """Return the classes of an answer, or of another of its task; a set (``a|b``) has several."""
     known = {**CLASSES, **MODEL_CLASSES} if by_model(answer) else CLASSES
     parts = (answer.class_name or "" if code is None else code).split("|")
-    return " or ".join(known.get(part, title(part)) for part in parts if part)
+    return [known.get(part, title(part)) for part in parts if part]
+
+
+def contradicted(code: str | None) -> str | None:
+    """Return the task that an answer would contradict, if that is the reason."""
+    return code.removeprefix(_CONTRADICTS) if code and code.startswith(_CONTRADICTS) else None
 
 
 def reason(code: str | None) -> str:
     """Return a reason code in words; a code without a sentence of its own loses its hyphens."""
     text = code or ""
-    if text.startswith(_CONTRADICTS):
-        task = text.removeprefix(_CONTRADICTS)
-        return f"contradicts the answer to: {MODEL_TASKS.get(task) or TASKS.get(task, title(task))}"
+    if (task := contradicted(code)) is not None:
+        return f"{CONTRADICTS}{MODEL_TASKS.get(task) or TASKS.get(task, title(task))}"
     return REASONS.get(text) or (text.replace("-", " ") if _CODE.fullmatch(text) else text)
 
 
@@ -258,32 +267,47 @@ def number_or_open(value: float | None, digits: int) -> str:
     return "∞" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
-def seams(found: Seams) -> str:
+def seams(found: Seams) -> Sentence:
     """Return in one sentence whether the borders of blocks show in the cells."""
     counts, edges = found.count_ratio, found.straight_edges
     if counts is None or edges is None:
-        return f"Seams: not measured, {reason(found.reason)}."
-    return (
-        f"Seams: {number(counts.value)} times as many cells by area within {number(found.distance_um)} µm of a block's "
-        f"border as in the interiors (95 % interval {interval(counts.lower, counts.upper, 2)}); straight edges "
-        f"{number(edges.border_um_per_mm)} µm per mm of border, {number(edges.control_um_per_mm)} in the interiors."
+        return say("Seams: not measured, {reason}.", reason=reason(found.reason))
+    return say(
+        "Seams: {ratio} times as many cells by area within {distance} µm of a block's border as in the interiors "
+        "(95 % interval {interval}); straight edges {border} µm per mm of border, {control} in the interiors.",
+        ratio=number(counts.value),
+        distance=number(found.distance_um),
+        interval=interval(counts.lower, counts.upper, 2),
+        border=number(edges.border_um_per_mm),
+        control=number(edges.control_um_per_mm),
     )
 
 
-def cellularity(found: CellularityFact) -> str:
+def cellularity(found: CellularityFact) -> Sentence:
     """Return in sentences how much of the marrow is haematopoietic, or why that is not said."""
     if found.percent is None:
-        little = f" ({number(found.area_mm2)} mm²)" if found.reason == "too-little-marrow" else ""
-        return f"Cellularity: not measured, {reason(found.reason)}{little}."
-    spaces = f"{found.n_spaces} marrow space{'' if found.n_spaces == 1 else 's'}"
+        why = reason(found.reason)
+        if found.reason == "too-little-marrow":
+            return say("Cellularity: not measured, {reason} ({area} mm²).", reason=why, area=number(found.area_mm2))
+        return say("Cellularity: not measured, {reason}.", reason=why)
+    spaces = (
+        say("{n} marrow space", n=found.n_spaces) if found.n_spaces == 1 else say("{n} marrow spaces", n=found.n_spaces)
+    )
     if found.lower is None or found.upper is None:
-        spread = f"{spaces}, {reason(found.reason)}"
+        spread = say("{spaces}, {reason}", spaces=spaces, reason=reason(found.reason))
     else:
-        spread = f"95 % interval over {spaces} {interval(found.lower, found.upper, 0)} %"
-    return (
-        f"Cellularity: about {found.percent:.0f} % ({spread}), haematopoietic area over haematopoietic and fat area on "
-        f"{number(found.area_mm2)} mm². Bone, artefacts and marrow beside cortical bone are left out. Told by colour "
-        "and shape, without regard to age, and not compared with a pathologist's estimate: look at the section."
+        spread = say(
+            "95 % interval over {spaces} {interval} %",
+            spaces=spaces,
+            interval=interval(found.lower, found.upper, 0),
+        )
+    return say(
+        "Cellularity: about {percent:.0f} % ({spread}), haematopoietic area over haematopoietic and fat area on "
+        "{area} mm². Bone, artefacts and marrow beside cortical bone are left out. Told by colour "
+        "and shape, without regard to age, and not compared with a pathologist's estimate: look at the section.",
+        percent=found.percent,
+        spread=spread,
+        area=number(found.area_mm2),
     )
 
 

@@ -50,7 +50,7 @@ MEASURES: tuple[tuple[str, str, str], ...] = (
 
 _ALL = "megakaryocyte"
 _PICTURES, _PICTURES_ALONE = 8, 16
-_CROP_UM, _CROP_PX = 100.0, 140
+_CROP_UM, _CROP_PX, _CROP_BYTES = 100.0, 140, 12_000
 _BINS = 16
 
 
@@ -336,7 +336,7 @@ def _picture(
     where = f"x {x:.0f}, y {y:.0f}"
     try:
         box = (x - half_x, y - half_y, x + half_x, y + half_y)
-        picture = picture_of(slide, box, mpp, outlines.get(row.cell_id, []), styles, quality=80)
+        picture = picture_of(slide, box, mpp, outlines.get(row.cell_id, []), styles, most_bytes=_CROP_BYTES)
     except SlideError as error:
         problems.append(f"The megakaryocyte at {where} could not be shown: {error}")
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,8 @@ from wsi_pipeline.predictions.slide_models.decision import decide
 from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
 from wsi_pipeline.predictions.slide_models.subject import Subject
 from wsi_pipeline.predictions.slide_models.unusual import WORDS
-from wsi_pipeline.predictions.tasks import SIMULATED, Task
+from wsi_pipeline.predictions.tasks import Task
+from wsi_pipeline.sentences import joined, say
 
 REPLICATES = 200
 EVIDENCE = 12
@@ -76,7 +78,8 @@ class SlideAnswer:
 
     def named(self) -> str:
         """Return the classes of the set in words."""
-        return " or ".join(self.task.get(code).name_en for code in self.class_set)
+        names = [self.task.get(code).name_en for code in self.class_set]
+        return functools.reduce(lambda first, second: say("{first} or {second}", first=first, second=second), names)
 
 
 def answer(
@@ -109,12 +112,16 @@ def answer(
     known = {name: value for name, value in (counts or {}).items() if math.isfinite(value)}
     subject = Subject(bag=bag.in_order(), counts=known)
     if simulated and not allow_simulated:
-        said = "This model was trained on simulated cohorts alone; it answers with --allow-simulated only."
+        said = say("This model was trained on simulated cohorts alone; it answers with --allow-simulated only.")
         return _silent(model, bag, subject.n_cells, "no-real-training-data", said)
     decided = decide(model, subject)
     p, codes = decided.probabilities, model.task.codes
     if p is None:
-        said = f"{decided.n_cells} cells of the denominator; at least {model.task.minimum_cells} are needed."
+        said = say(
+            "{n} cells of the denominator; at least {least} are needed.",
+            n=decided.n_cells,
+            least=model.task.minimum_cells,
+        )
         return _silent(model, bag, decided.n_cells, decided.reason, said)
     drawn = np.concatenate([model.resampled(subject, part) for part in _resamples(subject, model)])
     tail = (1 - confidence) / 2
@@ -135,8 +142,12 @@ def answer(
         n_cells=decided.n_cells,
         evidence=_evidence(subject, weight),
         flags=tuple(
-            f"{WORDS[name][:1].upper()}{WORDS[name][1:]} unlike that of the training patients "
-            f"({d:.1f} times the distance that 2 % of them passed)."
+            say(
+                "{what!c} unlike that of the training patients ({times:.1f} times the distance that 2 % of them "
+                "passed).",
+                what=WORDS[name],
+                times=float(d),
+            )
             for name, d in decided.beyond.items()
         ),
         wording="",
@@ -147,19 +158,25 @@ def answer(
 
 def _worded(found: SlideAnswer, simulated: bool, confidence: float) -> SlideAnswer:
     top = max(found.probabilities, key=lambda code: found.probabilities[code])
-    share = (
-        f"{found.task.get(top).name_en} {100 * found.probabilities[top]:.0f} % "
-        f"({100 * confidence:g} % interval over cells {100 * found.lower[top]:.0f}-{100 * found.upper[top]:.0f} %)"
+    share = say(
+        "{disease} {percent:.0f} % ({level:g} % interval over cells {lower:.0f}-{upper:.0f} %)",
+        disease=found.task.get(top).name_en,
+        percent=100 * found.probabilities[top],
+        level=100 * confidence,
+        lower=100 * found.lower[top],
+        upper=100 * found.upper[top],
     )
     if found.reason == "out-of-distribution":
-        said = f"No answer: {' '.join(found.flags)}"
+        said = say("No answer: {flags}", flags=joined(found.flags))
     elif found.reason == "uncertain":
-        said = f"No answer: no class can be left out. Likeliest: {share}."
+        said = say("No answer: no class can be left out. Likeliest: {share}.", share=share)
     else:
-        said = f"Compatible with {found.named()}. Calibrated probability of {share}."
+        said = say(
+            "Compatible with {diseases}. Calibrated probability of {share}.", diseases=found.named(), share=share
+        )
         if any("apl" in found.task.get(code).states for code in found.class_set):
-            said += " APL is not excluded: confirm PML::RARA and coagulation today."
-    return replace(found, wording=f"{SIMULATED}{said}" if simulated else said)
+            said = joined((said, say("APL is not excluded: confirm PML::RARA and coagulation today.")))
+    return replace(found, wording=say("Simulated: {said}", said=said) if simulated else said)
 
 
 def _level(bag: CellBag) -> str:

@@ -21,13 +21,14 @@ from wsi_pipeline.predictions.slide_features.groups import IMMATURE, groups_of, 
 from wsi_pipeline.predictions.slide_features.shape import STAIN
 from wsi_pipeline.predictions.slide_models.member import array
 from wsi_pipeline.predictions.slide_models.subject import Subject
+from wsi_pipeline.sentences import say
 
 SHARE = 0.02
 """Training patients beyond the limit."""
 TWICE = 2.0
 """Limits beyond which there is no answer."""
 
-WORDS = {"stain": "stain", "mix": "mix of cells", "embedding": "look of the cells"}
+WORDS = {"stain": say("stain"), "mix": say("mix of cells"), "embedding": say("look of the cells")}
 _GROUPS = (IMMATURE, "neutrophils", "lymphocytes", "monocytes", "erythroid")
 _DIRECTIONS = 5
 _SPREAD = 1e-6

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from wsi_pipeline.sentences import say
+
 if TYPE_CHECKING:
     from wsi_pipeline.predictions.slide_models.answer import SlideAnswer
 
-SIMULATED = "Simulated: "
+_SIMULATED = "Simulated: "
 """What the words of a model of simulated cohorts begin with."""
 
 
@@ -37,7 +39,13 @@ def consistent(answers: Sequence[SlideAnswer]) -> list[SlideAnswer]:
 
 
 def _silenced(one: SlideAnswer, other: SlideAnswer) -> SlideAnswer:
-    said = f"{one.model} would say {one.named()}, {other.model} {other.named()}: both cannot be, so neither answers."
-    if one.wording.startswith(SIMULATED):
-        said = f"{SIMULATED}{said}"
+    said = say(
+        "{model} would say {answer}, {other} {others}: both cannot be, so neither answers.",
+        model=one.model,
+        answer=one.named(),
+        other=other.model,
+        others=other.named(),
+    )
+    if one.wording.startswith(_SIMULATED):
+        said = say("Simulated: {said}", said=said)
     return replace(one, class_set=(), abstained=True, reason=f"contradicts-{other.task.name}", wording=said)
