@@ -214,16 +214,10 @@ class PredictionsConfig(_Section):
 class ExportsConfig(_Section):
     """What is written beside the tables."""
 
-<<<<<<< HEAD
     qupath: bool = Field(True, description="qupath.geojson.gz: cells and regions for QuPath.")
     labels: bool = Field(False, description="labels.ome.zarr: a pyramid of cell numbers.")
     report: bool = Field(True, description="report.html of each slide.")
-=======
-    qupath: bool = True
-    labels: bool = False
-    report: bool = True
     language: Language = Field("en", description="Language of the reports; tables and summary.json stay English.")
->>>>>>> 650c11bfb97985d8509be51f98229816a7ddb50f
 
 
 class RuntimeConfig(_Section):
