@@ -41,7 +41,7 @@ def draw_pipeline(out: Path) -> None:
         axis.add_patch(
             FancyBboxPatch((number, 0), 0.78, 1, boxstyle="round,pad=0.02", facecolor="#eef2f7", edgecolor="#44546a")
         )
-        axis.text(number + 0.39, 0.72, name, ha="center", va="center", fontsize=9, fontweight="bold", color="#1f2a3a")
+        axis.text(number + 0.39, 0.72, name, ha="center", va="center", fontsize=8.5, fontweight="bold", color="#1f2a3a")
         axis.text(number + 0.39, 0.3, what, ha="center", va="center", fontsize=8.5, color="#1f2a3a")
         if number:
             axis.annotate(
