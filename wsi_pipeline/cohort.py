@@ -295,6 +295,17 @@ def run_cohort(
     ------
     ConfigError, ModelError, DeviceError, OutputError
         The run cannot start; afterwards every problem becomes a row of ``slides.csv``.
+
+    Examples
+    --------
+    A slide that cannot be read stops no other one:
+
+    >>> from wsi_pipeline import make_virtual_slide
+    >>> made = make_virtual_slide(Path("slides/a.tiff"), profile="normal", size_px=320, seed=7)
+    >>> _ = Path("slides/b.tiff").write_bytes(b"no slide")
+    >>> result = run_cohort(["slides"], "cohort", overrides={"runtime.workers": 1})
+    >>> [(summary["slide_id"], summary["status"], summary["reason"]) for summary in result.summaries]
+    [('a', 'ok', None), ('b', 'failed', 'unsupported-format')]
     """
     plan = plan_cohort(
         slides,
@@ -347,6 +358,17 @@ def run_slide(
     ------
     WsiPipelineError
         The slide failed; ``reason`` holds the code.
+
+    Examples
+    --------
+    >>> from wsi_pipeline import make_virtual_slide
+    >>> made = make_virtual_slide(Path("smear.tiff"), profile="normal", size_px=320, seed=7)
+    >>> summary = run_slide(made.path, "results", overrides={"runtime.workers": 1})
+    >>> summary["status"], summary["n_cells"] > 0
+    ('ok', True)
+    >>> aml = next(answer for answer in summary["predictions"] if answer["task"] == "aml")
+    >>> aml["abstained"], aml["reason"]
+    (True, 'too-few-cells')
     """
     result = run_cohort(
         [slide], out, config, overrides=overrides, mpp=mpp, force_mpp=force_mpp, cluster=cluster, retry_failed=True

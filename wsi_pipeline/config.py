@@ -51,7 +51,9 @@ class SlidesConfig(_Section):
 class RegionsConfig(_Section):
     """Where on the slide cells are looked for."""
 
-    mode: Literal["auto", "all", "file"] = "auto"
+    mode: Literal["auto", "all", "file"] = Field(
+        "auto", description="auto searches the slide, all reads every pixel, file takes polygons of the manifest."
+    )
     overview_mpp: float = Field(8.0, ge=1, le=64, description="Resolution of the overview that is searched.")
     min_area_mm2: float = Field(0.02, ge=0, description="Smaller pieces of tissue or stain are ignored.")
     all_below_mm2: float = Field(4.0, ge=0, description="Images smaller than this are read whole in mode auto.")
@@ -128,16 +130,20 @@ class TilingConfig(_Section):
 class SegmentationConfig(_Section):
     """From pixels to instances."""
 
-    model: str = "compact-smear"
+    model: str = Field("compact-smear", description="Network: a shipped or local name, or a file.")
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="What the network runs in; auto is bf16 where the processor or GPU has it, else fp32."
     )
     mpp: float = Field(0.25, ge=0.05, le=5, description="Working resolution, um per pixel.")
-    max_cell_diameter_um: _PositiveUm = 40.0
-    cellprob_threshold: float = Field(0.0, ge=-12, le=12)
+    max_cell_diameter_um: _PositiveUm = Field(
+        40.0, description="Largest cell; what is larger is cut and marked truncated. It sets the halo of a block."
+    )
+    cellprob_threshold: float = Field(
+        0.0, ge=-12, le=12, description="A pixel belongs to a cell above this output of the network; lower finds more."
+    )
     flow_threshold: float = Field(0.4, ge=0, description="Largest flow error of a cell; 0 switches the check off.")
     niter: int = Field(200, ge=1, le=5000, description="Steps a pixel is followed along the flow.")
-    min_area_um2: float = Field(1.0, ge=0)
+    min_area_um2: float = Field(1.0, ge=0, description="Smaller instances are dropped.")
     megakaryocyte_model: str | None = Field(
         None, description="Trephines: a second network that delineates megakaryocytes; None asks the first one."
     )
@@ -162,7 +168,7 @@ class CellsConfig(_Section):
     dysplasia_reference: str | None = Field(
         "pbc-neutrophils", description="Normal neutrophils that dysplasia is told against, or a file; None tells none."
     )
-    batch_size: int = Field(64, ge=1, le=1024)
+    batch_size: int = Field(64, ge=1, le=1024, description="Cells the classifier sees at once; the last is padded.")
     chunk_cells: int = Field(2048, ge=64, description="Cells classified by one task, in table order.")
     embedding: bool = Field(False, description="Write an embedding of each typed cell, and of each megakaryocyte.")
 
@@ -188,7 +194,7 @@ class PredictionsConfig(_Section):
         20, ge=2, description="Below this many megakaryocytes nothing is said of their phenotypes and arrangement."
     )
     phenotypes: str | None = Field(None, description="File of `train phenotypes`; None tells no phenotypes.")
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of all intervals.")
     slide_models: tuple[str, ...] = Field(
         (), description="Models that answer for slides and patients beside the criteria: files, or shipped names."
     )
@@ -208,20 +214,22 @@ class PredictionsConfig(_Section):
 class ExportsConfig(_Section):
     """What is written beside the tables."""
 
-    qupath: bool = True
-    labels: bool = False
-    report: bool = True
+    qupath: bool = Field(True, description="qupath.geojson.gz: cells and regions for QuPath.")
+    labels: bool = Field(False, description="labels.ome.zarr: a pyramid of cell numbers.")
+    report: bool = Field(True, description="report.html of each slide.")
     language: Language = Field("en", description="Language of the reports; tables and summary.json stay English.")
 
 
 class RuntimeConfig(_Section):
     """Where the work runs."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto is a GPU where there is one; cuda without one is an error."
+    )
     workers: int | None = Field(None, ge=1, le=1024, description="Worker processes; default one per core.")
     threads: int = Field(1, ge=1, le=64, description="Intra-op threads of a worker; fixed, since fp32 depends on it.")
     prefetch: int = Field(1, ge=0, le=8, description="Blocks a worker decodes ahead while the network computes.")
-    slides_in_flight: int = Field(4, ge=1, le=256)
+    slides_in_flight: int = Field(4, ge=1, le=256, description="Slides worked on at a time.")
     retries: int = Field(2, ge=0, le=20, description="Times a block is tried again when its worker dies.")
     task_timeout_s: float = Field(
         3600.0,
@@ -236,7 +244,7 @@ class RuntimeConfig(_Section):
 class PipelineConfig(_Section):
     """Everything a run depends on."""
 
-    specimen: Specimen = "blood_smear"
+    specimen: Specimen = Field("blood_smear", description="Decides denominator, models and criteria.")
     stain: Stain = Field("routine", description="reticulin reads fibres of a silver-stained trephine, and no cells.")
     slides: SlidesConfig = SlidesConfig()
     regions: RegionsConfig = RegionsConfig()
@@ -323,6 +331,16 @@ def load_config(source: str | Path | None = None, overrides: Mapping[str, Any] |
     ------
     ConfigError
         The file is missing or not YAML, or a key or value is not allowed.
+
+    Examples
+    --------
+    >>> config = load_config("marrow_smear", {"regions.target_white_cells": 500})
+    >>> config.segmentation.mpp, config.predictions.min_cells, config.regions.target_white_cells
+    (0.25, 200, 500)
+    >>> load_config(overrides={"tiling.core_pixels": 512})
+    Traceback (most recent call last):
+        ...
+    wsi_pipeline.errors.ConfigError: blood_smear: tiling.core_pixels: Extra inputs are not permitted (found 512)
     """
     tree = _read(source)
     for key, value in (overrides or {}).items():

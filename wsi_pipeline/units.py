@@ -32,7 +32,16 @@ FloatArray = npt.NDArray[np.floating]
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """Half-open box of whole pixels, ``[x0, x1) x [y0, y1)``; may reach outside the slide."""
+    """Half-open box of whole pixels, ``[x0, x1) x [y0, y1)``; may reach outside the slide.
+
+    Examples
+    --------
+    >>> box = Box(x0=100, y0=50, x1=300, y1=150)
+    >>> box.width, box.height
+    (200, 100)
+    >>> box.grow(10).clip(Box(x0=0, y0=0, x1=200, y1=200))
+    Box(x0=90, y0=40, x1=200, y1=160)
+    """
 
     x0: int
     y0: int
@@ -74,6 +83,14 @@ class FrameTransform:
         Level-0 pixels per pixel of this frame.
     offset_x, offset_y
         Level-0 position of this frame's origin.
+
+    Examples
+    --------
+    Working pixels of 0.5 um on a slide of 0.25 um per pixel:
+
+    >>> frame = FrameTransform(scale_x=2.0, scale_y=2.0)
+    >>> frame.to_px0([10, 20]).tolist(), frame.from_px0([20, 40]).tolist()
+    ([20.0, 40.0], [10.0, 20.0])
     """
 
     scale_x: float

@@ -122,6 +122,18 @@ def read_finished_run(folder: Path) -> FinishedRun:
     ------
     DataError
         Not a run's folder, a run that is not finished, a gallery, or no slide with whole results.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from wsi_pipeline import make_virtual_slide, run_slide
+    >>> made = make_virtual_slide(Path("smear.tiff"), profile="normal", size_px=320, seed=7)
+    >>> summary = run_slide(made.path, "results", overrides={"runtime.workers": 1})
+    >>> run = read_finished_run(Path("results"))
+    >>> [slide.slide_id for slide in run.slides]
+    ['smear']
+    >>> len(pd.read_parquet(run.slides[0].cells)) == summary["n_cells"]
+    True
     """
     run = read_run_json(folder)
     configurations = run.get("configurations")

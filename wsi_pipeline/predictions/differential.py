@@ -136,6 +136,19 @@ def differential(
         A class that the taxonomy does not have, or a negative count.
     ConfigError
         The taxonomy has no denominator for the specimen.
+
+    Examples
+    --------
+    Erythroblasts are no part of the denominator of blood:
+
+    >>> from wsi_pipeline.taxonomies import load_taxonomy
+    >>> counts = {"segmented_neutrophil": 60, "lymphocyte": 40, "erythroblast": 5}
+    >>> result = differential(counts, specimen="blood_smear", taxonomy=load_taxonomy("pbc-blast"))
+    >>> result.n
+    100
+    >>> row = next(row for row in result.rows if row.code == "lymphocyte")
+    >>> row.percent, round(row.lower, 1), round(row.upper, 1)
+    (40.0, 30.9, 49.8)
     """
     _check(counts, specimen, taxonomy, area_mm2)
     if specimen == "trephine":

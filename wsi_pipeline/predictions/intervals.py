@@ -27,6 +27,13 @@ def wilson(k: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     ValueError
         ``k`` is not between 0 and ``n``, or ``confidence`` not between 0 and 1.
 
+    Examples
+    --------
+    Five blasts among 100 cells, in percent:
+
+    >>> [round(100 * end, 1) for end in wilson(5, 100)]
+    [2.2, 11.2]
+
     References
     ----------
     Wilson EB. J Am Stat Assoc 1927;22:209-212. Brown, Cai, DasGupta. Stat Sci 2001;16:101-133.

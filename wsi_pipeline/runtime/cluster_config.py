@@ -34,15 +34,15 @@ def _option(text: str) -> str:
 
 
 _Word = Annotated[str, Field(pattern=r"^[\w.,:+@-]+$")]
-_Walltime = Annotated[str, Field(pattern=r"^(\d+-)?\d{1,3}(:\d{1,2}){1,2}$", description="Slurm's, as 04:00:00.")]
+_Walltime = Annotated[str, Field(pattern=r"^(\d+-)?\d{1,3}(:\d{1,2}){1,2}$")]
 
 
 class TlsFiles(_Section):
     """Certificates in PEM format, readable where scheduler, workers and client run."""
 
-    ca_file: Path
-    cert: Path
-    key: Path
+    ca_file: Path = Field(description="Certificate of the authority that signed the others.")
+    cert: Path = Field(description="Certificate of scheduler, workers and client.")
+    key: Path = Field(description="Its private key.")
 
 
 class ClusterConfig(_Section):
@@ -65,8 +65,8 @@ class ClusterConfig(_Section):
 class JobLimits(_Section):
     """How many jobs at once; between the two as the work needs."""
 
-    minimum: int = Field(1, ge=1, le=10_000)
-    maximum: int = Field(10, ge=1, le=10_000)
+    minimum: int = Field(1, ge=1, le=10_000, description="Jobs kept even when there is little work.")
+    maximum: int = Field(10, ge=1, le=10_000, description="Jobs never exceeded.")
 
     @model_validator(mode="after")
     def _ordered(self) -> JobLimits:
@@ -78,9 +78,9 @@ class JobLimits(_Section):
 class SlurmConfig(ClusterConfig):
     """One Slurm job and how many of them."""
 
-    partition: _Word | None = None
-    account: _Word | None = None
-    walltime: _Walltime = "04:00:00"
+    partition: _Word | None = Field(None, description="As sinfo -s lists them; null is the site's default.")
+    account: _Word | None = Field(None, description="Who is charged; null is your default.")
+    walltime: _Walltime = Field("04:00:00", description="Time limit of a job, as Slurm writes it.")
     cores: int = Field(8, ge=1, le=1024, description="Cores of a job; a worker process each.")
     memory: str = Field("24GB", pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$", description="Memory of a job, as 24GB.")
     gpus: int = Field(0, ge=0, le=64, description="GPUs of a job; a worker process each, beside those on cores.")
@@ -93,7 +93,7 @@ class SlurmConfig(ClusterConfig):
         None, description="Interpreter on the nodes; null is the one that runs the command."
     )
     log_directory: Path | None = Field(None, description="Folder for the jobs' output; null is OUT/work/slurm.")
-    jobs: JobLimits = JobLimits()
+    jobs: JobLimits = Field(JobLimits(), description="How many jobs at once.")
     drain_s: int = Field(300, ge=1, description="Workers take no more tasks so long before their walltime.")
     stagger_s: int = Field(60, ge=0, description="Spread of that over the workers, so that not all end at once.")
 

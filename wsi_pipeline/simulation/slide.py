@@ -105,6 +105,12 @@ def make_virtual_slide(
         A parameter is out of range or the profile cannot be used.
     DataError
         The shipped cutouts are damaged.
+
+    Examples
+    --------
+    >>> made = make_virtual_slide(Path("smear.tiff"), profile="normal", size_px=256, seed=7)
+    >>> made.specimen, made.width, made.truth.name
+    ('blood_smear', 256, 'smear.truth.csv')
     """
     width, height = (size_px, size_px) if isinstance(size_px, int) else size_px
     _check(width, height, seed=seed, mpp=mpp, tile_px=tile_px, jpeg_quality=jpeg_quality)

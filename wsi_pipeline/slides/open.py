@@ -100,6 +100,17 @@ def open_slide(
         No microns per pixel, or a value outside 0.05 to 5. Magnification is never turned into one.
     ConfigError
         ``force_mpp`` without ``mpp``, or a scene or focal plane that is not there.
+
+    Examples
+    --------
+    >>> from wsi_pipeline import Box, make_virtual_slide
+    >>> made = make_virtual_slide(Path("slide.tiff"), profile="normal", size_px=256, seed=7)
+    >>> with open_slide(made.path) as slide:
+    ...     print(slide)
+    ...     pixels = slide.read(Box(x0=0, y0=0, x1=100, y1=50), mpp=0.5)
+    Slide('slide.tiff', 256 x 256, 0.25 um/px, tiff)
+    >>> pixels.shape
+    (50, 100, 3)
     """
     return open_spec(
         SlideSpec(

@@ -77,6 +77,16 @@ class Taxonomy(_Model):
         Named groups of classes.
     refused_roll_ups
         Groups that readers will ask for and that this set cannot give, each with the reason.
+
+    Examples
+    --------
+    >>> taxonomy = load_taxonomy("pbc-blast")
+    >>> taxonomy.get("monocyte").name_fr
+    'monocyte'
+    >>> taxonomy.roll_up("neutrophils")
+    ('band_neutrophil', 'segmented_neutrophil')
+    >>> "erythroblast" in taxonomy.countable("blood_smear"), "erythroblast" in taxonomy.countable("marrow_smear")
+    (False, True)
     """
 
     name: str
@@ -183,7 +193,13 @@ def _folded(label: str) -> str:
 
 
 def taxonomy_names() -> tuple[str, ...]:
-    """Return the names of the shipped taxonomies."""
+    """Return the names of the shipped taxonomies.
+
+    Examples
+    --------
+    >>> "pbc-blast" in taxonomy_names()
+    True
+    """
     folder = resources.files("wsi_pipeline.taxonomies")
     return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
 
@@ -226,6 +242,11 @@ def load_taxonomy(name: str) -> Taxonomy:
     ------
     ConfigError
         There is no taxonomy of that name.
+
+    Examples
+    --------
+    >>> load_taxonomy("five-part").codes[:2]
+    ('neutrophil', 'lymphocyte')
     """
     if name not in taxonomy_names():
         raise ConfigError(f"taxonomy {name!r} is unknown; use one of {', '.join(taxonomy_names())}")
