@@ -20,7 +20,7 @@ from wsi_pipeline.training.virtual_fields import section_sprites, virtual_sectio
 SINGLE_CELLS_PER_CLASS = {"pbc": 70, "marrow-cells": 50}
 """Images taken of each class folder, in the order of a hash of their path."""
 
-COMPOSITES = 120
+COMPOSITES = 500
 """Composites that ``compact-megakaryocyte`` is trained on."""
 
 _MARROW_WEIGHT = 3
