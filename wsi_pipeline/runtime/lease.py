@@ -215,6 +215,8 @@ class Leases:
         holding = read_holding(folder)
         if holding is None or holding.released:
             return "free", holding
+        if holding.holder == this_process() and holding.token not in _active:
+            return "dead", holding  # this process's own, which it could not give back
         runs = holding.holder.runs() if holding.holder is not None else None
         if runs is False:
             return "dead", holding
@@ -238,24 +240,24 @@ class Lease:
         self._lost = ""
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        _active.add(holding.token)
         self._thread = threading.Thread(target=self._keep, name=f"lease {folder.name}", daemon=True)
         self._thread.start()
 
     @classmethod
     def _take(cls, folder: Path, number: int, leases: Leases) -> Lease | None:
         holding = Holding(number=number, holder=this_process(), token=uuid.uuid4().hex, beats=0)
+        _active.add(holding.token)  # before other threads can see the file
         try:
             folder.mkdir(parents=True, exist_ok=True)
             taken = _create(folder / f"{number}.json", holding.to_bytes(), holding.token)
         except OSError as error:
+            _active.discard(holding.token)
             raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from None
-        if not taken:
-            return None
-        numbers = _numbers(folder)
+        numbers = _numbers(folder) if taken else []
         if numbers[-1:] != [number]:
-            # The number was free again: others came and went after this process had looked.
-            (folder / f"{number}.json").unlink(missing_ok=True)
+            if taken:  # the number was free again: others came and went after this process had looked
+                (folder / f"{number}.json").unlink(missing_ok=True)
+            _active.discard(holding.token)
             return None
         for lower in numbers[:-1]:
             (folder / f"{lower}.json").unlink(missing_ok=True)
