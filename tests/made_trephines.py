@@ -20,6 +20,7 @@ from wsi_pipeline.predictions.trephines.megakaryocytes import read_megakaryocyte
 from wsi_pipeline.predictions.trephines.phenotypes import PhenotypeModel
 from wsi_pipeline.predictions.trephines.sample import trephine_sample
 from wsi_pipeline.predictions.trephines.window import MarrowWindow
+from wsi_pipeline.sentences import made_of
 
 MPP = 0.5
 SIDE_UM = 1600.0
@@ -129,7 +130,8 @@ def make_trephines(
             "reason": None, "specimen": slide.specimen, "taxonomy": "section", "path": str(folder / "slide.tiff"),
             "n_cells": len(table), "counts": {"kind": {"megakaryocyte": sum(slide.mix), "nucleus": 60}},
             "provenance": {"cell classifier SHA-256": None}, "red_cells": None, "simulated": slide.simulated,
-            "confidence": 0.95, "trephine": sample.to_dict(), **slide.summary,
+            "confidence": 0.95, "trephine": sample.to_dict(),
+            "sentences": made_of(sample.to_dict()), **slide.summary,
         }  # fmt: skip
         (folder / "summary.json").write_text(json.dumps(summary, allow_nan=False), encoding="utf-8")
     with (out / "slides.csv").open("w", encoding="utf-8", newline="") as file:

@@ -25,10 +25,19 @@ from wsi_pipeline.exports.fibrosis_map import write_fibrosis_map, write_tile_obj
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.finish import identity_of
 from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
-from wsi_pipeline.predictions.fibrosis import TileGrid, fibrosis_index, fibrosis_prediction, see_tile
+from wsi_pipeline.predictions.adequacy import fibrosis_adequacy
+from wsi_pipeline.predictions.fibrosis import FibrosisModel, TileGrid, fibrosis_index, fibrosis_prediction, see_tile
 from wsi_pipeline.predictions.fibrosis.index import FibrosisIndex, fibrosis_csv
 from wsi_pipeline.predictions.fibrosis.tiles import pixels_inside
-from wsi_pipeline.regions import area_mm2, find_regions, regions_from_record, regions_record, without, write_regions
+from wsi_pipeline.regions import (
+    Regions,
+    area_mm2,
+    find_regions,
+    regions_from_record,
+    regions_record,
+    without,
+    write_regions,
+)
 from wsi_pipeline.regions.masks import glass_colour
 from wsi_pipeline.regions.overview import read_overview
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor
@@ -36,6 +45,7 @@ from wsi_pipeline.runtime.ledger import Ledger, key_of
 from wsi_pipeline.runtime.progress import Progress
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import exclusive, fibrosis_model, slide_of, use_threads
+from wsi_pipeline.sentences import made_of, say
 from wsi_pipeline.slides import Slide, is_virtual
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.units import Box
@@ -286,7 +296,7 @@ def finish_fibres(job: SlideJob, prepared: PreparedFibres, timings: dict[str, fl
             tiles, job.folder / "qupath.geojson.gz", offset_px0=offset, fingerprint=slide.fingerprint, value=value
         )
     write_text(job.folder / "fibrosis.csv", fibrosis_csv(prediction, index, share, simulated=simulated_model))
-    width, height = slide.dimensions
+    lost_mm2 = 0.0 if lost is None else area_mm2(lost, slide)
     summary: dict[str, Any] = {
         **identity_of(job, "empty" if empty else "ok", why if empty else None),
         "stain": config.stain,
@@ -300,44 +310,66 @@ def finish_fibres(job: SlideJob, prepared: PreparedFibres, timings: dict[str, fl
         "counts": {"kind": {}, "class": {}},
         "fibrosis": fibrosis,
         "predictions": [prediction.to_dict()],
-        "quality": {
-            "tiles of the region": len(about["tiles"]),
-            "tiles of marrow": tiles.num_rows,
-            "area searched, mm2": regions.area_mm2,
-            "area that could not be decoded, mm2": 0.0 if lost is None else area_mm2(lost, slide),
-            "byte-comparable": True,
-        },
+        "adequacy": fibrosis_adequacy(
+            share, config=config.fibrosis, searched_mm2=regions.area_mm2, lost_mm2=lost_mm2
+        ).to_dict(),
+        "quality": _quality(prepared, tiles.num_rows, regions.area_mm2, lost_mm2),
         "regions": dict(regions.facts),
-        "provenance": {
-            "slide fingerprint": slide.fingerprint,
-            "format": slide.slide_format,
-            "size, level-0 px": f"{width} x {height}",
-            "backend asked": slide.backend_requested,
-            "backend used": slide.backend,
-            "plane read": slide.plane or "the only one",
-            "mpp source": slide.mpp.source,
-            "regions asked": regions.mode_requested,
-            "regions used": regions.mode,
-            "regions note": regions.note,
-            "cell classifier": None,
-            "cell classifier SHA-256": None,
-            "fibrosis model": None if model is None else model.name,
-            "fibrosis model SHA-256": None if model is None else model.sha256,
-            "working resolution, um/px": config.segmentation.mpp,
-            "empty glass, RGB": ", ".join(str(v) for v in about["glass"]),
-            "device used": "cpu",
-            "threads": config.runtime.threads,
-            "configuration digest": config.digest(),
-            "commit": commit(),
-            "version": versions()["wsi-pipeline"],
-        },
+        "provenance": _provenance(job, prepared, slide, regions, model),
         "timings": {**timings, "answers": time.monotonic() - started},
         "warnings": _warnings(slide, regions.note if empty else "", lost is not None),
     }
+    summary["sentences"] = made_of(summary)
     write_json(job.folder / "summary.json", summary)
     if config.exports.report:
-        write_slide_report(job.folder, slide=slide, taxonomy=load_taxonomy("section"), specimen=config.specimen)
+        write_slide_report(
+            job.folder,
+            slide=slide,
+            taxonomy=load_taxonomy("section"),
+            specimen=config.specimen,
+            language=config.exports.language,
+        )
     return summary
+
+
+def _quality(prepared: PreparedFibres, n_tiles: int, searched_mm2: float, lost_mm2: float) -> dict[str, Any]:
+    return {
+        "tiles of the region": len(prepared.about["tiles"]),
+        "tiles of marrow": n_tiles,
+        "area searched, mm2": searched_mm2,
+        "area that could not be decoded, mm2": lost_mm2,
+        "byte-comparable": True,
+    }
+
+
+def _provenance(
+    job: SlideJob, prepared: PreparedFibres, slide: Slide, regions: Regions, model: FibrosisModel | None
+) -> dict[str, Any]:
+    config = job.config
+    width, height = slide.dimensions
+    return {
+        "slide fingerprint": slide.fingerprint,
+        "format": slide.slide_format,
+        "size, level-0 px": f"{width} x {height}",
+        "backend asked": slide.backend_requested,
+        "backend used": slide.backend,
+        "plane read": slide.plane or "the only one",
+        "mpp source": slide.mpp.source,
+        "regions asked": regions.mode_requested,
+        "regions used": regions.mode,
+        "regions note": regions.note,
+        "cell classifier": None,
+        "cell classifier SHA-256": None,
+        "fibrosis model": None if model is None else model.name,
+        "fibrosis model SHA-256": None if model is None else model.sha256,
+        "working resolution, um/px": config.segmentation.mpp,
+        "empty glass, RGB": ", ".join(str(v) for v in prepared.about["glass"]),
+        "device used": "cpu",
+        "threads": config.runtime.threads,
+        "configuration digest": config.digest(),
+        "commit": commit(),
+        "version": versions()["wsi-pipeline"],
+    }
 
 
 def _index(tiles: pa.Table, column: str, config: PipelineConfig) -> FibrosisIndex:
@@ -363,11 +395,14 @@ def _lost(ledger: Ledger, prepared: PreparedFibres) -> BaseGeometry | None:
 
 def _warnings(slide: Slide, note: str, lost: bool) -> list[str]:
     found = [
-        "Bone, fat and marrow of reticulin sections are told by rules that were set on drawn slides: look at the map.",
+        say(
+            "Bone, fat and marrow of reticulin sections are told by rules that were set on drawn slides: look at the "
+            "map."
+        ),
         *([note] if note else []),
     ]
     if slide.mpp.source == "forced":
-        found.append("Microns per pixel were forced; what the slide says was overridden.")
+        found.append(say("Microns per pixel were forced; what the slide says was overridden."))
     if lost:
-        found.append("Parts that could not be decoded were left out (slides.on_corrupt is mask).")
+        found.append(say("Parts that could not be decoded were left out (slides.on_corrupt is mask)."))
     return found

@@ -178,6 +178,7 @@ def finish(job: SlideJob, prepared: Prepared, merged: MergedTable, timings: dict
             searched_mm2=regions.area_mm2,
             lost_mm2=lost_mm2,
             facts=prepared.about["regions_facts"],
+            trephine=trephine,
         ).to_dict(),
         "quality": _quality(table, merged, prepared, halved, seams, regions.area_mm2, lost_mm2),
         "regions": prepared.about["regions_facts"],
@@ -221,8 +222,11 @@ def failed_summary(job: SlideJob, error: Exception, key: str) -> dict[str, Any]:
     message = str(error) if isinstance(error, WsiPipelineError) else f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError):
         reason = "out-of-memory"
-        message = f"memory ran out ({error}); use fewer runtime.workers or a smaller tiling.core_px"
+        message = say(
+            "memory ran out ({error}); use fewer runtime.workers or a smaller tiling.core_px", error=str(error)
+        )
     summary = {**identity_of(job, "failed", reason), "key": key, "warnings": [message]}
+    summary["sentences"] = made_of(summary)
     write_json(job.folder / "summary.json", summary)
     return summary
 

@@ -11,7 +11,10 @@ from pathlib import Path
 import jinja2
 
 import wsi_pipeline
-from wsi_pipeline.exports.report import text
+from wsi_pipeline.exports.fibrosis_map import TITLES
+from wsi_pipeline.exports.report import text, trephine
+from wsi_pipeline.exports.report.fibrosis import TILE_GROUPS
+from wsi_pipeline.exports.report.quality import MEASURES as MEASURES_OF_QUALITY
 from wsi_pipeline.exports.report.render import environment_of
 from wsi_pipeline.exports.report.words import Words
 from wsi_pipeline.predictions.ranges import adult_blood_ranges
@@ -66,9 +69,11 @@ def of_codes() -> Iterator[str]:
     """Yield words for codes."""
     for table in (
         text.SPECIMENS, text.TASKS, text.CLASSES, text.MODEL_TASKS, text.MODEL_CLASSES, text.REASONS, text.MEASURES,
-        text.KINDS, text.INDICES, text.GROUPS,
+        text.KINDS, text.INDICES, text.GROUPS, TITLES,
     ):  # fmt: skip
         yield from table.values()
+    yield from (*text.PHENOTYPES, *TILE_GROUPS, *MEASURES_OF_QUALITY)
+    yield from (name for _, name, _ in (*trephine.TISSUES, *trephine.MEASURES))
     yield from (text.CONTRADICTS, " or ", "probability", "yes", "no")
     yield from ("ok", "empty", "failed", "enough", "caution", "not-enough", "slide", "patient", "criteria")
     yield from ("option", "forced", "manifest", "above", "below", "undecided", "Searched")
@@ -81,10 +86,10 @@ def of_keys() -> Iterator[str]:
         yield text.title(f"kind {kind}")
     for key in (
         "images used", "images left out", "images without a measured cell", "other files", "answers", "classification",
-        "exports", "merge", "regions", "segmentation", "reading", "morphology",
+        "exports", "merge", "regions", "segmentation", "reading", "morphology", "fibres",
     ):  # fmt: skip
         yield text.title(key)
-    for name in ("finish.py", "galleries/patient.py"):
+    for name in ("finish.py", "fibrosis.py", "galleries/patient.py"):
         tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and _KEYS.search(node.name):

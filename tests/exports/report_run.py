@@ -78,11 +78,17 @@ def hostile_run(folder: Path, slide_ids: tuple[str, ...] = ("a", "b", "c", "d"))
         content: dict[str, Any] = counted(COUNTS, slide_id, EVIL)
         content["predictions"].append(by_model(slide_id, EVIL, path.parent / "cells.parquet"))
         content["warnings"] = [*content["warnings"], EVIL]
-        provenance = {**known["provenance"], "cell classifier SHA-256": "ab", EVIL: EVIL, "version": "1"}
+        provenance = {
+            **known["provenance"],
+            "cell classifier SHA-256": "ab",
+            EVIL: EVIL,
+            "version": "1",
+            "scanner": EVIL,
+        }
         data = {
             **summary(COUNTS, slide_id=slide_id), **known, **content, "specimen": "blood_smear", "status": "ok",
             "counts": {"kind": {"white": 185, EVIL: 3}, "class": COUNTS}, "path_name": EVIL, "subject_id": EVIL,
-            "label": EVIL, "path": str(files / f"{slide_id}.tiff"), "provenance": provenance,
+            "label": EVIL, "batch": EVIL, "path": str(files / f"{slide_id}.tiff"), "provenance": provenance,
             "quality": {EVIL: EVIL, "truncated": 3}, "timings": {EVIL: 1.0},
             "mpp": {"x": 0.25, "y": 0.25, "source": "slide"},
         }  # fmt: skip

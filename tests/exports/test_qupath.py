@@ -72,7 +72,10 @@ def test_names_and_colours_come_from_the_taxonomy(cells: Path, tmp_path: Path, f
 
 
 def test_hostile_class_names_stay_one_class(cells: Path, tmp_path: Path) -> None:
-    names = FakeTaxonomy(name="x", classes=(FakeClass(code="red_cell", name_en=' a:b\n"c" ', color=(1, 2, 3)),))
+    odd = ' a:b\n"c" '
+    names = FakeTaxonomy(
+        name="x", classes=(FakeClass(code="red_cell", name_en=odd, name_fr=odd, color=(1, 2, 3)),), roll_ups={}
+    )
     _write(cells, tmp_path / "q.geojson.gz", names)
     assert validate_qupath(tmp_path / "q.geojson.gz") == []
     found = {f["properties"]["classification"]["name"] for f in _read(tmp_path / "q.geojson.gz")["features"]}

@@ -19,7 +19,9 @@ from make_cells import FakeClass, FakeTaxonomy
 from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.qupath_validator import validate_qupath
 
-TAXONOMY = FakeTaxonomy(name="x", classes=(FakeClass(code="c", name_en="C", color=(1, 2, 3)),))
+TAXONOMY = FakeTaxonomy(
+    name="x", classes=(FakeClass(code="c", name_en="C", name_fr="C", color=(1, 2, 3)),), roll_ups={}
+)
 
 _small = st.integers(-300, 300).map(lambda v: v / 100)
 _odd = st.sampled_from([np.nan, np.inf, -np.inf, 1e300, -1e300, 1e16, 5e-324, 0.005, 0.0149999])

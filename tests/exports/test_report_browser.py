@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from report_run import EVIL, answers_page, gallery_page, hostile_run
+from section_pages import reticulin_page, trephine_page
 
 from tests.serve.chromium import Chromium
 from wsi_pipeline.rerender import rerender
@@ -38,10 +39,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 "gallery-en": gallery_page(folder / "gallery"),
                 "answers-en": answers_page(run, folder / "answers.html"),
             }
+    found["trephine-en"] = trephine_page(tmp_path_factory.mktemp("trephine"), "en")
+    found["reticulin-fr"] = reticulin_page(tmp_path_factory.mktemp("reticulin") / "run", "fr")
     return found
 
 
-NAMES = ("slide-en", "cohort-en", "patient-en", "gallery-en", "answers-en", "slide-fr", "cohort-fr", "patient-fr")
+NAMES = (
+    "slide-en", "cohort-en", "patient-en", "gallery-en", "answers-en", "slide-fr", "cohort-fr", "patient-fr",
+    "trephine-en", "reticulin-fr",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -133,6 +139,18 @@ def test_a_slide_is_printed_on_two_pages(tab: Chromium, pages: dict[str, Path], 
     assert 1 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 2
     tab.call("Emulation.setEmulatedMedia", media="print")
     for what, seen in (("#differential", True), ("#cells .key", True), (".toggle", False), ("nav", False)):
+        assert tab.js(f"document.querySelector('{what}').getClientRects().length > 0") is seen, what
+
+
+@pytest.mark.parametrize(("name", "kept"), [("trephine-en", "#marrow"), ("reticulin-fr", "#fibrosis")])
+def test_a_section_is_printed_on_two_pages_with_its_map(
+    tab: Chromium, pages: dict[str, Path], name: str, kept: str
+) -> None:
+    tab.open(pages[name].as_uri())
+    pdf = base64.b64decode(tab.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"])
+    assert 1 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 2
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    for what, seen in ((f"{kept} .printed .over", True), (f"{kept} table", True), (".toggle", False), ("nav", False)):
         assert tab.js(f"document.querySelector('{what}').getClientRects().length > 0") is seen, what
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import string
@@ -12,7 +13,8 @@ import pytest
 from fake_slide import FakeMpp, FakeSlide, summary, write_summary
 from make_cells import make_cells
 from messages import bare_text, every_message, of_sentences, of_templates, templates
-from report_run import COUNTS, TAXONOMY, counted
+from report_run import COUNTS, EVIL, TAXONOMY, counted
+from section_pages import reticulin_page, trephine_page
 
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.exports.report.summary import Answer
@@ -122,3 +124,54 @@ def test_a_french_page(tmp_path: Path) -> None:
         assert words in page, words
     for english in ("Answers", "Differential count", "Quality", "cells", "interval)", "No answer"):
         assert not re.search(rf">[^<]*\b{re.escape(english)}", page.split("</style>")[1]), english
+
+
+def shown(path: Path) -> str:
+    """Return what a reader of a page sees or hears: text, names of pictures, titles; nothing hostile."""
+    page = re.sub(r"[\u202f\xa0]", " ", path.read_text(encoding="utf-8")).split("</style>")[1]
+    named = re.findall(r'(?:alt|title|aria-label)="([^"]*)"', page)
+    return " ".join([re.sub(r"<[^>]*>", "|", page), *named]).replace(html.escape(EVIL), "").replace(EVIL, "")
+
+
+ENGLISH = re.compile(
+    r"(?i)\b(the|of|and|marrow|tiles?|cells?|bone|random|nucleus|fat|mean|learnt|share|cut|with|samples?)\b"
+)
+
+
+def test_a_french_page_of_a_trephine(tmp_path: Path) -> None:
+    page = shown(trephine_page(tmp_path, "fr"))
+    for words in (
+        "Moelle et mégacaryocytes", "Phénotypes", "Indice de Clark et Evans", "à cytoplasme", "Au contact de l’os",
+        "points au hasard, étendue de 39 répartitions", "ce prélèvement", "Composante 1 (", "Graisse",
+        "Ce modèle ne distingue pas les mégacaryocytes", "carte de la graisse, de l’os et des mégacaryocytes",
+        "Moelle, bords et décodage sont dans leurs limites.", "Modèle de mégacaryocytes",
+    ):  # fmt: skip
+        assert words in page, words
+    assert sorted(set(ENGLISH.findall(page))) == []
+
+
+def test_a_french_page_of_a_trephine_with_too_few_megakaryocytes(tmp_path: Path) -> None:
+    page = shown(trephine_page(tmp_path, "fr", mix=(6, 2, 0)))
+    assert "Ni phénotypes ni répartition : trop peu de mégacaryocytes." in page
+    assert "8 mégacaryocytes sur 2,4 mm² de moelle ; il en faut au moins 20 pour les phénotypes" in page
+    assert "Qualité : à lire avec prudence. 8 mégacaryocytes ; il en faut au moins 20" in re.sub(r"[|\s]+", " ", page)
+    assert sorted(set(ENGLISH.findall(page))) == []
+
+
+def test_a_french_page_of_reticulin(tmp_path: Path) -> None:
+    page = shown(reticulin_page(tmp_path / "asked", "fr"))
+    for words in (
+        "Fibrose (réticuline)", "Indice de fibrose (0 à 1)", "Part de pixels sombres", "les plus fibreuses", "0,25",
+        "36 tuiles selon : score de fibrose d’une tuile.", "Moelle et décodage sont dans leurs limites.",
+        "Il classe les fibres ; ce n’est pas un grade.", "L’épaisseur de la coupe", "Tuiles de la région",
+    ):  # fmt: skip
+        assert words in page, words
+    assert sorted(set(ENGLISH.findall(page))) == []
+    without = shown(reticulin_page(tmp_path / "not", "fr", asked=False, least=99))
+    for words in (
+        "Aucun modèle ne classe les fibres",
+        "trop peu de moelle",
+        "36 tuiles de moelle ; il en faut au moins 99",
+    ):
+        assert words in without, words
+    assert sorted(set(ENGLISH.findall(without))) == []

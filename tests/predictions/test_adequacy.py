@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from wsi_pipeline.config import PredictionsConfig
-from wsi_pipeline.predictions.adequacy import gallery_adequacy, slide_adequacy
+from wsi_pipeline.config import FibrosisConfig, PredictionsConfig
+from wsi_pipeline.predictions.adequacy import fibrosis_adequacy, gallery_adequacy, slide_adequacy
+from wsi_pipeline.predictions.fibrosis import fibrosis_index
 
 CONFIG = PredictionsConfig(min_cells=100, target_cells=200)
 
@@ -47,6 +48,37 @@ def test_the_worst_decides_and_all_are_named() -> None:
 def test_a_section_has_no_denominator_and_an_empty_slide_no_shares() -> None:
     assert judged(n=None) == ("enough", [])
     assert judged(n=None, n_cells=0, truncated=0, searched_mm2=0.0, lost_mm2=0.0, facts={}) == ("enough", [])
+
+
+@pytest.mark.parametrize(
+    ("trephine", "facts", "level", "code"),
+    [
+        ({"reason": "no-marrow"}, {}, "not-enough", "no-marrow"),
+        ({"reason": "too-few-megakaryocytes", "megakaryocytes": {"n": 7}}, {}, "caution", "too-few-megakaryocytes"),
+        ({"reason": None}, {"cellularity": {"percent": None}}, "caution", "no-cellularity"),
+        ({"reason": None}, {"stain": {"kind": "other"}}, "caution", "other-stain"),
+    ],
+)
+def test_a_trephine(trephine: dict[str, Any], facts: dict[str, Any], level: str, code: str) -> None:
+    assert judged(n=None, trephine=trephine, facts=facts) == (level, [code])
+    assert judged(n=None, trephine={"reason": None}, facts={"cellularity": {"percent": 40.0}}) == ("enough", [])
+
+
+@pytest.mark.parametrize(
+    ("n", "side", "lost", "level", "codes"),
+    [
+        (36, 600.0, 0.0, "enough", []),
+        (36, 600.0, 0.2, "not-enough", ["corrupt-tile"]),
+        (36, 1.0, 0.0, "caution", ["too-few-marrow-spaces"]),
+        (29, 600.0, 0.0, "not-enough", ["too-little-marrow"]),
+        (0, 600.0, 0.0, "not-enough", ["no-marrow"]),
+    ],
+)
+def test_a_reticulin_slide(n: int, side: float, lost: float, level: str, codes: list[str]) -> None:
+    places = [(side * i, 0.0) for i in range(n)]
+    share = fibrosis_index([0.1] * n, [0.05] * n, places, min_tiles=30)
+    found = fibrosis_adequacy(share, config=FibrosisConfig(min_tiles=30), searched_mm2=1.0, lost_mm2=lost)
+    assert (found.level, [one.code for one in found.shortcomings]) == (level, codes)
 
 
 def test_a_gallery() -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from wsi_pipeline.config import PredictionsConfig
+from wsi_pipeline.config import FibrosisConfig, PredictionsConfig
 from wsi_pipeline.sentences import Sentence, say
+
+if TYPE_CHECKING:
+    from wsi_pipeline.predictions.fibrosis import FibrosisIndex
 
 Level = Literal["enough", "caution", "not-enough"]
 
@@ -33,7 +36,9 @@ class Shortcoming:
     Parameters
     ----------
     code
-        ``too-few-cells``, ``few-cells``, ``truncated``, ``corrupt-tile``, ``out-of-focus`` or ``unusable-images``.
+        ``too-few-cells``, ``few-cells``, ``truncated``, ``corrupt-tile``, ``out-of-focus`` or ``unusable-images``; of
+        sections also ``no-marrow``, ``too-little-marrow``, ``too-few-marrow-spaces``, ``too-few-megakaryocytes``,
+        ``no-cellularity`` or ``other-stain``.
     level
         How much it matters: ``caution`` or ``not-enough``.
     wording
@@ -74,6 +79,7 @@ def slide_adequacy(
     searched_mm2: float,
     lost_mm2: float,
     facts: Mapping[str, Any],
+    trephine: Mapping[str, Any] | None = None,
 ) -> Adequacy:
     """Judge a slide.
 
@@ -86,7 +92,9 @@ def slide_adequacy(
     searched_mm2, lost_mm2
         Area searched, and area that could not be decoded.
     facts
-        Of the search for regions; read are ``film_mm2`` and ``excluded_mm2``.
+        Of the search for regions; read are ``film_mm2``, ``excluded_mm2``, ``cellularity`` and ``stain``.
+    trephine
+        Entry of the summary; None for other specimens.
     """
     found = [] if n is None else cells_shortcomings(n, config)
     if n_cells and truncated / n_cells > MAX_TRUNCATED:
@@ -101,19 +109,7 @@ def slide_adequacy(
                 ),
             )
         )
-    corrupt = lost_mm2 / (searched_mm2 + lost_mm2) if searched_mm2 + lost_mm2 > 0 else 0.0
-    if corrupt > MAX_CORRUPT:
-        found.append(
-            Shortcoming(
-                code="corrupt-tile",
-                level="not-enough" if corrupt > TOO_CORRUPT else "caution",
-                wording=say(
-                    "{percent:.1f} % of the area could not be decoded (limit {limit:.0f} %)",
-                    percent=100 * corrupt,
-                    limit=100 * (TOO_CORRUPT if corrupt > TOO_CORRUPT else MAX_CORRUPT),
-                ),
-            )
-        )
+    found += _lost_shortcomings(searched_mm2, lost_mm2)
     film, excluded = facts.get("film_mm2"), facts.get("excluded_mm2")
     if film and isinstance(excluded, Mapping):
         unsharp = sum(float(excluded.get(name, 0.0)) for name in _UNSHARP) / float(film)
@@ -130,7 +126,62 @@ def slide_adequacy(
                     ),
                 )
             )
+    if trephine is not None:
+        found += _trephine_shortcomings(trephine, config.min_megakaryocytes, facts)
     return Adequacy.of(tuple(found))
+
+
+def _lost_shortcomings(searched_mm2: float, lost_mm2: float) -> list[Shortcoming]:
+    corrupt = lost_mm2 / (searched_mm2 + lost_mm2) if searched_mm2 + lost_mm2 > 0 else 0.0
+    if corrupt <= MAX_CORRUPT:
+        return []
+    wording = say(
+        "{percent:.1f} % of the area could not be decoded (limit {limit:.0f} %)",
+        percent=100 * corrupt,
+        limit=100 * (TOO_CORRUPT if corrupt > TOO_CORRUPT else MAX_CORRUPT),
+    )
+    level: Level = "not-enough" if corrupt > TOO_CORRUPT else "caution"
+    return [Shortcoming(code="corrupt-tile", level=level, wording=wording)]
+
+
+def _trephine_shortcomings(trephine: Mapping[str, Any], least: int, facts: Mapping[str, Any]) -> list[Shortcoming]:
+    if trephine["reason"] == "no-marrow":
+        return [Shortcoming(code="no-marrow", level="not-enough", wording=say("no marrow was found"))]
+    found = []
+    if trephine["reason"] == "too-few-megakaryocytes":
+        wording = say(
+            "{n} megakaryocytes; at least {least} are needed for phenotypes and arrangement",
+            n=int(trephine["megakaryocytes"]["n"]),
+            least=least,
+        )
+        found.append(Shortcoming(code="too-few-megakaryocytes", level="caution", wording=wording))
+    cellularity = facts.get("cellularity")
+    if isinstance(cellularity, Mapping) and cellularity.get("percent") is None:
+        wording = say("cellularity could not be measured")
+        found.append(Shortcoming(code="no-cellularity", level="caution", wording=wording))
+    stain = facts.get("stain")
+    if isinstance(stain, Mapping) and stain.get("kind") == "other":
+        wording = say("the colours are neither those of H&E nor of a silver stain")
+        found.append(Shortcoming(code="other-stain", level="caution", wording=wording))
+    return found
+
+
+def fibrosis_adequacy(
+    share: FibrosisIndex, *, config: FibrosisConfig, searched_mm2: float, lost_mm2: float
+) -> Adequacy:
+    """Judge a reticulin slide by its tiles of marrow (``share``, of the dark pixels) and by what was lost."""
+    found = []
+    if share.reason == "no-marrow":
+        found.append(Shortcoming(code="no-marrow", level="not-enough", wording=say("no marrow was found")))
+    elif share.reason is not None:
+        wording = say(
+            "{n} tiles of marrow; at least {least} are needed for an index", n=share.n_tiles, least=config.min_tiles
+        )
+        found.append(Shortcoming(code="too-little-marrow", level="not-enough", wording=wording))
+    elif share.lower is None:
+        wording = say("the marrow lies in too few places for an interval")
+        found.append(Shortcoming(code="too-few-marrow-spaces", level="caution", wording=wording))
+    return Adequacy.of((*found, *_lost_shortcomings(searched_mm2, lost_mm2)))
 
 
 def gallery_adequacy(*, n: int, config: PredictionsConfig, images: int, used: int) -> Adequacy:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from wsi_pipeline.config import Stain
 from wsi_pipeline.errors import WrongStainError
+from wsi_pipeline.sentences import say
 
 StainKind = Literal["he", "silver", "other", "unknown"]
 
@@ -130,4 +131,4 @@ def stain_warning(facts: Mapping[str, Any], wanted: Stain) -> list[str]:
     """Return a sentence when a trephine's colours are neither of H&E nor of silver; ``facts`` are its regions'."""
     if wanted == "reticulin" or facts.get("stain", {}).get("kind") != "other":
         return []
-    return ["The colours are neither those of H&E nor of a silver stain: what was found may mean something else."]
+    return [say("The colours are neither those of H&E nor of a silver stain: what was found may mean something else.")]

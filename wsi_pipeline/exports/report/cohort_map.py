@@ -8,6 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from wsi_pipeline.exports.report.words import Words
+from wsi_pipeline.sentences import say
+
 WIDTH, HEIGHT = 460, 380
 LEFT, RIGHT, TOP, BOTTOM = 20, 14, 12, 34
 # Okabe, Ito (2008): told apart by the colour-blind. Classes also differ in the shape of their marks.
@@ -18,7 +21,7 @@ _LONGEST = 76
 """Characters of a line."""
 
 
-def cohort_map_svg(drawing: Mapping[str, Any]) -> Markup:
+def cohort_map_svg(drawing: Mapping[str, Any], words: Words | None = None) -> Markup:
     """Return the map as SVG that stands in a page; every text in it is escaped.
 
     Parameters
@@ -26,18 +29,22 @@ def cohort_map_svg(drawing: Mapping[str, Any]) -> Markup:
     drawing
         ``cohort_map.json`` of a slide, or what
         :meth:`~wsi_pipeline.predictions.trephines.cohort_map.CohortMap.drawing` returns.
+    words
+        What the texts are written in; None is English. Names of classes and features stay as they are.
     """
+    words = words or Words()
     own = _Frame.of(drawing)
     codes = [entry["code"] for entry in drawing["classes"]]
     names = {entry["code"]: str(entry["name"]) for entry in drawing["classes"]}
     sample = drawing.get("sample")
-    title = "Map of the reference cohort" + ("" if sample is None else " with this sample")
-    if drawing.get("simulated"):
-        title = f"Simulated: {title[0].lower()}{title[1:]}"
+    title = (
+        say("map of the reference cohort") if sample is None else say("map of the reference cohort with this sample")
+    )
+    title = say("Simulated: {said}", said=title) if drawing.get("simulated") else say("{what!c}", what=title)
     parts = [
         f'<svg class="cohort-map" role="img" viewBox="0 0 {WIDTH} {HEIGHT + 18 * len(codes) + 60}" '
         'xmlns="http://www.w3.org/2000/svg" style="max-width:100%;height:auto;font:12px sans-serif">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{escape(words.sentence(title))}</title>",
         f'<rect x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}" '
         'fill="none" stroke="currentColor" stroke-opacity="0.35"/>',
     ]
@@ -49,8 +56,8 @@ def cohort_map_svg(drawing: Mapping[str, Any]) -> Markup:
     parts += [_mark(codes, s["class"], own.x(s["x"]), own.y(s["y"])) for s in drawing["samples"]]
     if sample is not None:
         parts.append(_star(own.x(sample["x"]), own.y(sample["y"])))
-    parts += _axes(drawing)
-    parts += _legend(drawing, codes, names)
+    parts += _axes(drawing, words)
+    parts += _legend(drawing, codes, names, words)
     parts.append("</svg>")
     return Markup("".join(parts))  # every text is escaped above and below
 
@@ -111,8 +118,11 @@ def _star(x: float, y: float) -> str:
     )
 
 
-def _axes(drawing: Mapping[str, Any]) -> list[str]:
-    said = [f"Component {i + 1} ({100 * axis['explained']:.0f} %)" for i, axis in enumerate(drawing["axes"])]
+def _axes(drawing: Mapping[str, Any], words: Words) -> list[str]:
+    said = [
+        words.sentence(say("Component {number} ({percent:.0f} %)", number=i + 1, percent=100 * axis["explained"]))
+        for i, axis in enumerate(drawing["axes"])
+    ]
     middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
     return [
         f'<text x="{LEFT}" y="{HEIGHT - BOTTOM + 18}" fill="currentColor">{escape(said[0])}</text>',
@@ -121,14 +131,16 @@ def _axes(drawing: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _main(number: int, axis: Mapping[str, Any]) -> str:
+def _main(number: int, axis: Mapping[str, Any], words: Words) -> str:
     """Return what weighs most in a component, cut to the width of the picture."""
-    text = f"Component {number}: {', '.join(str(name) for name, _ in axis['main'])}"
+    features = ", ".join(str(name) for name, _ in axis["main"])
+    text = words.sentence(say("Component {number}: {features}", number=number, features=features))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _legend(drawing: Mapping[str, Any], codes: Sequence[str], names: Mapping[str, str]) -> list[str]:
+def _legend(drawing: Mapping[str, Any], codes: Sequence[str], names: Mapping[str, str], words: Words) -> list[str]:
     found = []
+    own = words.sentence(say("this sample"))
     for i, code in enumerate(codes):
         y = HEIGHT + 6 + 18 * i
         n = sum(s["class"] == code for s in drawing["samples"])
@@ -137,11 +149,11 @@ def _legend(drawing: Mapping[str, Any], codes: Sequence[str], names: Mapping[str
     y = HEIGHT + 6 + 18 * len(codes)
     if drawing.get("sample") is not None:
         found.append(_star(LEFT + 8, y - 4))
-        found.append(f'<text x="{LEFT + 22}" y="{y}" fill="currentColor">this sample</text>')
+        found.append(f'<text x="{LEFT + 22}" y="{y}" fill="currentColor">{escape(own)}</text>')
         y += 18
     for number, axis in enumerate(drawing["axes"], start=1):
         found.append(
-            f'<text x="{LEFT}" y="{y}" fill="currentColor" font-size="11">{escape(_main(number, axis))}</text>'
+            f'<text x="{LEFT}" y="{y}" fill="currentColor" font-size="11">{escape(_main(number, axis, words))}</text>'
         )
         y += 16
     return found

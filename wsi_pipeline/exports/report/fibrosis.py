@@ -17,10 +17,14 @@ from wsi_pipeline.exports.region_map import OverviewFrame, bar_of
 from wsi_pipeline.exports.report.behind import CellPicture
 from wsi_pipeline.exports.report.charts import Histogram, Styles
 from wsi_pipeline.exports.report.pictures import Picture, data_uri, picture_of
+from wsi_pipeline.exports.report.words import Words
+from wsi_pipeline.sentences import say
 
 if TYPE_CHECKING:
     from wsi_pipeline.slides import Slide
 
+TILE_GROUPS = ("most fibrous", "middle", "least fibrous")
+"""Which tiles are shown; translated where shown."""
 _SHOWN = 6
 _BINS = 20
 _TILE_PX, _TILE_BYTES = 256, 40_000
@@ -55,7 +59,7 @@ class FibrosisView:
     tiles: tuple[tuple[str, tuple[CellPicture, ...]], ...]
 
 
-def view_fibrosis(path: Path, slide: Slide, styles: Styles) -> tuple[FibrosisView | None, list[str]]:
+def view_fibrosis(path: Path, slide: Slide, styles: Styles, words: Words) -> tuple[FibrosisView | None, list[str]]:
     """Return the section, None where no tile is marrow, and what could not be shown.
 
     Parameters
@@ -81,21 +85,19 @@ def view_fibrosis(path: Path, slide: Slide, styles: Styles) -> tuple[FibrosisVie
     try:
         whole = _map(tiles, slide, name)
     except SlideError as error:
-        problems.append(f"The map of fibrosis could not be shown: {error}")
+        problems.append(say("The map of fibrosis could not be shown: {error}", error=str(error)))
     order = np.argsort(-value, kind="stable")
     middle = len(order) // 2 - min(_SHOWN, len(order)) // 2
     groups = []
-    for title, rows in (
-        ("most fibrous", order[:_SHOWN]),
-        ("middle", order[middle : middle + _SHOWN]),
-        ("least fibrous", order[::-1][:_SHOWN]),
+    for title, rows in zip(
+        TILE_GROUPS, (order[:_SHOWN], order[middle : middle + _SHOWN], order[::-1][:_SHOWN]), strict=True
     ):
         shown = []
         for row in rows.tolist():
             try:
-                shown.append(_tile(tiles, row, value[row], slide, styles))
+                shown.append(_tile(tiles, row, words.decimals(value[row]), slide, styles))
             except SlideError as error:
-                problems.append(f"A tile could not be shown: {error}")
+                problems.append(say("A tile could not be shown: {error}", error=str(error)))
         groups.append((title, tuple(shown)))
     return (
         FibrosisView(
@@ -103,7 +105,7 @@ def view_fibrosis(path: Path, slide: Slide, styles: Styles) -> tuple[FibrosisVie
             title=TITLES[name],
             end=SCALE_END[name],
             gradient=tuple("#{:02x}{:02x}{:02x}".format(*palette()[i].tolist()) for i in range(0, 256, 51)),
-            histogram=_histogram(value, SCALE_END[name]),
+            histogram=_histogram(value, SCALE_END[name], words),
             n_tiles=len(value),
             tiles=tuple(groups),
         ),
@@ -124,16 +126,16 @@ def _map(tiles: pa.Table, slide: Slide, name: str) -> Picture:
     )
 
 
-def _tile(tiles: pa.Table, row: int, value: float, slide: Slide, styles: Styles) -> CellPicture:
+def _tile(tiles: pa.Table, row: int, caption: str, slide: Slide, styles: Styles) -> CellPicture:
     shape = shapely.from_wkb(tiles.column("geometry")[row].as_py())
     x0, y0, x1, y1 = shape.bounds
     side_um = (x1 - x0) * slide.mpp.x
     mpp = max(slide.mpp.x, slide.mpp.y, side_um / _TILE_PX)
     picture = picture_of(slide, (x0, y0, x1, y1), mpp, [], styles, most_bytes=_TILE_BYTES)
-    return CellPicture(picture=picture, caption=f"{value:.2f}", where=f"x {x0:.0f}, y {y0:.0f}", truncated=False)
+    return CellPicture(picture=picture, caption=caption, where=f"x {x0:.0f}, y {y0:.0f}", truncated=False)
 
 
-def _histogram(values: np.ndarray, end: float) -> Histogram:
+def _histogram(values: np.ndarray, end: float, words: Words) -> Histogram:
     counts, edges = np.histogram(np.clip(values[np.isfinite(values)], 0, end), bins=_BINS, range=(0, end))
     most = max(int(counts.max()), 1)
     columns = tuple(
@@ -141,7 +143,7 @@ def _histogram(values: np.ndarray, end: float) -> Histogram:
         for left, n in zip(edges[:-1], counts, strict=True)
         if n
     )
-    ticks = tuple((round(100 * share, 1), f"{share * end:g}") for share in (0, 0.25, 0.5, 0.75, 1))
+    ticks = tuple((round(100 * share, 1), words.number(share * end)) for share in (0, 0.25, 0.5, 0.75, 1))
     return Histogram(columns=columns, ticks=ticks)
 
 

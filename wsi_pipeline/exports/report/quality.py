@@ -20,6 +20,8 @@ _MEASURES = (
     ("truncated share", "Share of cut cells"),
 )
 _DENSITY = "Cells per mm\u00b2"
+MEASURES = (*(title for _, title in _MEASURES), _DENSITY)
+"""What is compared, in words; translated where shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ def _plot(title: str, slides: Sequence[SlideQuality], names: Sequence[str]) -> Q
     for name, slide in zip(names, slides, strict=True):
         groups[name].append(slide)
     ordered = sorted(groups.items(), key=lambda item: (item[0] == UNKNOWN, -len(item[1]), item[0]))
-    measures = tuple(m for m in (*(t for _, t in _MEASURES), _DENSITY) if any(_values(slides, m)))
+    measures = tuple(m for m in MEASURES if any(_values(slides, m)))
     scales = tuple(_scale([value for value, _ in _values(slides, measure)]) for measure in measures)
     return QualityPlot(
         title=title,

@@ -43,6 +43,7 @@ def environment_of(words: Words) -> jinja2.Environment:
         specimen_of=words.specimen,
         kind_of=words.kind,
         index_of=words.index,
+        phenotype_of=words.phenotype,
         group_of=words.group,
         class_words=words.answer_class,
         task_words=words.task,

@@ -171,10 +171,10 @@ def write_slide_report(
                 explained, unread = explain_cells(cells, windows, evidence, styles)
                 problems += unread
         if summary.fibrosis is not None and (slide_dir / "fibrosis.parquet").is_file():
-            fibres, unread = view_fibrosis(slide_dir / "fibrosis.parquet", slide, styles)
+            fibres, unread = view_fibrosis(slide_dir / "fibrosis.parquet", slide, styles, words)
             problems += unread
         if summary.trephine is not None and (slide_dir / "megakaryocytes.csv").is_file():
-            marrow, unread = view_trephine(slide_dir, summary.trephine, summary.classes_mm2, slide, styles)
+            marrow, unread = view_trephine(slide_dir, summary.trephine, summary.classes_mm2, slide, styles, words)
             problems += unread
         problems += pages.problems
     render(

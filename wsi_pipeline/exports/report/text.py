@@ -93,6 +93,23 @@ REASONS = {
     "no-marrow": "no marrow was found",
     "too-few-megakaryocytes": "too few megakaryocytes",
     "no-model": "no model of phenotypes was given",
+    "crash": "the process died, which a broken file can cause",
+    "timeout": "it took longer than allowed",
+    "out-of-memory": "memory ran out",
+    "disk-full": "the disk is full",
+    "read-only": "the folder cannot be written",
+    "worker-lost": "the worker was lost",
+    "run-stopped": "the run was stopped",
+    "unreachable": "the storage does not answer",
+    "changed": "the file changed during the run",
+    "slide-error": "the slide cannot be used",
+    "bad-configuration": "the configuration cannot be used",
+    "bad-model": "the model cannot be used",
+    "bad-data": "a table cannot be read",
+    "bad-output": "a result cannot be written",
+    "download-failed": "a download failed",
+    "held": "another run holds the folder",
+    "lease-lost": "another run took the folder over",
     "wrong-stain": "the slide's colours are of another stain than the configuration is for",
     "reticulin-stain": "not told on a reticulin stain",
     "too-little-marrow": "too little marrow",
@@ -163,6 +180,12 @@ GROUPS = {
     "granulocyte_precursors": "Promyelocytes to metamyelocytes",
     "granulocytic": "Granulocytes and their precursors",
 }
+
+PHENOTYPES = (
+    "bare", "small", "large", "round nucleus", "hyperlobated", "pale", "hyperchromatic", "scant cytoplasm",
+    "wide cytoplasm", "intermediate",
+)  # fmt: skip
+"""Words that names of phenotypes are made of (:mod:`wsi_pipeline.training.phenotype_names`)."""
 
 _CONTRADICTS = "contradicts-"
 CONTRADICTS = "contradicts the answer to: "

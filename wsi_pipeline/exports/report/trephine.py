@@ -29,6 +29,8 @@ from wsi_pipeline.exports.report.pictures import Picture, data_uri, picture_of
 from wsi_pipeline.exports.report.select import OutlinedCell
 from wsi_pipeline.exports.report.text import title
 from wsi_pipeline.exports.report.trephine_summary import PairCorrelation, PhenotypeRow, Trephine
+from wsi_pipeline.exports.report.words import Words
+from wsi_pipeline.sentences import say
 
 if TYPE_CHECKING:
     from wsi_pipeline.slides import Slide
@@ -38,7 +40,7 @@ TISSUES: tuple[tuple[str, str, str], ...] = (
     ("other", "Other tissue", "#9a8c7c"), ("bone", "Bone", "#5a8cbe"), ("haemorrhage", "Haemorrhage", "#b3261e"),
     ("crush", "Crushed", "#5b5f97"), ("fold", "Folds", "#3d3d3d"),
 )  # fmt: skip
-"""Classes of the regions, their names and colours, in the order of the bar."""
+"""Classes of the regions, their names and colours, in the order of the bar; names are translated where shown."""
 
 MEASURES: tuple[tuple[str, str, str], ...] = (
     ("area_um2", "Area", "µm²"), ("diameter_um", "Diameter of the disc of equal area", "µm"),
@@ -125,7 +127,7 @@ class _Row:
 
 
 def view_trephine(
-    folder: Path, found: Trephine, classes_mm2: Mapping[str, float], slide: Slide, styles: Styles
+    folder: Path, found: Trephine, classes_mm2: Mapping[str, float], slide: Slide, styles: Styles, words: Words
 ) -> tuple[TrephineView, list[str]]:
     """Return the section's pictures and charts, and what could not be shown.
 
@@ -137,6 +139,8 @@ def view_trephine(
         The summary's entry.
     classes_mm2
         Areas of tissue classes by name, of the summary's ``regions``.
+    words
+        What charts and legends are written in.
 
     Raises
     ------
@@ -145,33 +149,33 @@ def view_trephine(
     """
     rows = _read(folder / "megakaryocytes.csv")
     colours = {row.code: phenotype_colour(i) for i, row in enumerate(found.phenotypes.rows)}
-    names = {row.code: row.name for row in found.phenotypes.rows}
+    names = {row.code: words.phenotype(row.name) for row in found.phenotypes.rows}
     problems: list[str] = []
     whole: Picture | None = None
     try:
         whole = _map(folder / "regions.geojson", rows, colours, styles[_ALL], slide)
     except SlideError as error:
-        problems.append(f"The map of the marrow could not be shown: {error}")
-    galleries = _galleries(folder / "cells.parquet", rows, names, colours, slide, styles, problems)
-    bars, ticks, labels = _bars(found, colours)
-    cohort, classes = (None, {}) if found.map is None else _cohort(folder / "cohort_map.json")
+        problems.append(say("The map of the marrow could not be shown: {error}", error=str(error)))
+    galleries = _galleries(folder / "cells.parquet", rows, names, colours, slide, styles, words, problems)
+    bars, ticks, labels = _bars(found, colours, words)
+    cohort, classes = (None, {}) if found.map is None else _cohort(folder / "cohort_map.json", words)
     nearest = () if found.map is None else found.map.nearest
     near = Counter(classes.get(neighbour.class_name, neighbour.class_name) for neighbour in nearest)
-    told = (("Fat", dict((n, c) for n, _, c in TISSUES)["fat"]), ("Bone", dict((n, c) for n, _, c in TISSUES)["bone"]))
+    told = tuple((words.tr(name), colour) for code in ("fat", "bone") for c, name, colour in TISSUES if c == code)
     dots = tuple((names[code], colour) for code, colour in colours.items())
     lies = found.arrangement
     return (
         TrephineView(
-            tissues=_tissues(classes_mm2),
+            tissues=_tissues(classes_mm2, words),
             map=whole,
-            legend=(*told, *(dots or (("Megakaryocyte", styles[_ALL].colour),))),
+            legend=(*told, *(dots or ((styles[_ALL].name, styles[_ALL].colour),))),
             bars=bars,
             ticks=ticks,
             labels=labels,
             galleries=galleries,
             nearest=None if lies is None else _distances([row.nearest_um for row in rows]),
             bone=None if lies is None or lies.bone is None else _distances([row.bone_um for row in rows]),
-            pairs=None if lies is None or lies.pair_correlation is None else _pairs(lies.pair_correlation),
+            pairs=None if lies is None or lies.pair_correlation is None else _pairs(lies.pair_correlation, words),
             cohort=cohort,
             near=tuple(near.items()),
         ),
@@ -203,25 +207,25 @@ def _read(path: Path) -> list[_Row]:
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); run the slide again") from None
 
 
-def _cohort(path: Path) -> tuple[Markup, dict[str, str]]:
+def _cohort(path: Path, words: Words) -> tuple[Markup, dict[str, str]]:
     """Return the map, and the names of its classes by code."""
     try:
         drawing = json.loads(path.read_text(encoding="utf-8"))
-        return cohort_map_svg(drawing), {entry["code"]: str(entry["name"]) for entry in drawing["classes"]}
+        return cohort_map_svg(drawing, words), {entry["code"]: str(entry["name"]) for entry in drawing["classes"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}); run the slide again") from None
 
 
-def _tissues(classes_mm2: Mapping[str, float]) -> TissueBar | None:
+def _tissues(classes_mm2: Mapping[str, float], words: Words) -> TissueBar | None:
     total = sum(max(classes_mm2.get(name, 0.0), 0.0) for name, _, _ in TISSUES)
     if total <= 0:
         return None
     parts, start = [], 0.0
-    for name, words, colour in TISSUES:
+    for name, english, colour in TISSUES:
         area = max(classes_mm2.get(name, 0.0), 0.0)
         if area > 0:
             length = 100 * area / total
-            parts.append((words, colour, round(start, 3), round(length, 3), area))
+            parts.append((words.tr(english), colour, round(start, 3), round(length, 3), area))
             start += length
     return TissueBar(parts=tuple(parts))
 
@@ -274,13 +278,14 @@ def _galleries(
     colours: Mapping[str, str],
     slide: Slide,
     styles: Styles,
+    words: Words,
     problems: list[str],
 ) -> tuple[Cells, ...]:
     """Return pictures by phenotype, evenly over the ranks of area, so that none is chosen for its looks."""
     groups = [(names[code], colours[code], [r for r in rows if r.phenotype == code]) for code in names]
     most = _PICTURES
     if not names:
-        groups, most = [("All megakaryocytes", styles[_ALL].colour, list(rows))], _PICTURES_ALONE
+        groups, most = [(words.sentence(say("All megakaryocytes")), styles[_ALL].colour, list(rows))], _PICTURES_ALONE
     chosen = [(name, colour, members, _by_rank(members, most)) for name, colour, members in groups if members]
     outlines = _outlines(cells, {row.cell_id for *_, picked in chosen for row in picked})
     return tuple(
@@ -338,14 +343,15 @@ def _picture(
         box = (x - half_x, y - half_y, x + half_x, y + half_y)
         picture = picture_of(slide, box, mpp, outlines.get(row.cell_id, []), styles, most_bytes=_CROP_BYTES)
     except SlideError as error:
-        problems.append(f"The megakaryocyte at {where} could not be shown: {error}")
+        name = styles[_ALL].name
+        problems.append(say("{name} at {where} could not be shown: {error}", name=name, where=where, error=str(error)))
         return None
     caption = "" if row.area_um2 is None else f"{row.area_um2:.0f} µm²"
     return CellPicture(picture=picture, caption=caption, where=where, truncated=row.truncated)
 
 
 def _bars(
-    found: Trephine, colours: Mapping[str, str]
+    found: Trephine, colours: Mapping[str, str], words: Words
 ) -> tuple[tuple[PhenotypeBar, ...], tuple[tuple[float, str], ...], tuple[str, ...]]:
     rows, references = found.phenotypes.rows, found.phenotypes.reference
     usual = next((r for r in references if r.label == "all"), None)
@@ -364,7 +370,7 @@ def _bars(
         own = None if usual is None else usual.percent.get(row.code)
         bars.append(
             PhenotypeBar(
-                row=row,
+                row=row.model_copy(update={"name": words.phenotype(row.name)}),
                 colour=colours[row.code],
                 length=at(row.percent),
                 low=at(row.lower),
@@ -397,7 +403,7 @@ def _distances(values: Sequence[float | None]) -> Distances | None:
     return Distances(histogram=Histogram(columns=columns, ticks=ticks), n=len(known), most=most)
 
 
-def _pairs(found: PairCorrelation) -> Chart:
+def _pairs(found: PairCorrelation, words: Words) -> Chart:
     points = [(r, g) for r, g in zip(found.r_um, found.g, strict=True) if g is not None]
     band = []
     if found.random_lower is not None and found.random_upper is not None:
@@ -406,13 +412,17 @@ def _pairs(found: PairCorrelation) -> Chart:
     end = 50.0 * math.ceil(max(found.r_um, default=1.0) / 50)
     return line_chart(
         [
-            Line(name="this slide", points=points),
-            Line(name="random points" + (", range of 39 patterns" if band else ""), points=[(0.0, 1.0), (end, 1.0)],
-                 reference=True, band=band),
+            Line(name=words.sentence(say("this slide")), points=points),
+            Line(
+                name=words.sentence(say("random points, range of 39 patterns") if band else say("random points")),
+                points=[(0.0, 1.0), (end, 1.0)],
+                reference=True,
+                band=band,
+            ),
         ],
-        title="Pair correlation g(r)",
-        x_label="Distance r, µm",
+        title=words.sentence(say("Pair correlation g(r)")),
+        x_label=words.sentence(say("Distance r, µm")),
         y_label="g(r)",
         x_range=(0.0, end),
         y_range=(0.0, math.ceil(highest * 2) / 2),
-    )  # fmt: skip
+    )

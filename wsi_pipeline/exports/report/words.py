@@ -27,6 +27,8 @@ from wsi_pipeline.taxonomies.attributes import load_attributes
 LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
 _NARROW_SPACE = "\u202f"
 _FIRST_TAXONOMY = "pbc-blast"
+_QUALITY = "|".join(text.PHENOTYPES)
+_PHENOTYPE = re.compile(rf"(?P<words>(?:{_QUALITY})(?: (?:{_QUALITY}))*)(?P<number> \(\d+\))?")
 _WRITTEN_NUMBER = re.compile(r"[<\d\s.–∞-]*\d[\d\s.–∞-]*")
 
 
@@ -103,6 +105,14 @@ class Words:
 
     def index(self, code: str) -> str:
         return self.tr(text.INDICES.get(code, text.title(code)))
+
+    def phenotype(self, name: str) -> str:
+        """Return the name of a phenotype that ``train phenotypes`` put together; another name stays as it is."""
+        made = _PHENOTYPE.fullmatch(name)
+        if self.language == "en" or made is None:
+            return name
+        parts = re.findall(_QUALITY, made["words"])
+        return " ".join(self.tr(part) for part in parts) + (made["number"] or "")
 
     def group(self, code: str) -> str:
         """Return the name of a group of classes, or of the classes that are joined by `` + ``."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.predictions.prediction import ModelEvidence, ModelProbability, Prediction
+from wsi_pipeline.sentences import say
 
 SQUARE_UM = 512.0
 """Side of the squares that the interval is drawn over: neighbouring tiles are alike."""
@@ -140,17 +141,20 @@ def fibrosis_prediction(
         reason = "too-few-marrow-spaces"
     if index is None or index.value is None or index.lower is None or index.upper is None:
         wording = (
-            "No model ranks the fibres: none that was trained on real reticulin slides is shipped. Train one on your "
-            "own graded tiles (train fibrosis) and name it with fibrosis.model. The share of dark pixels is given."
+            say(
+                "No model ranks the fibres: none that was trained on real reticulin slides is shipped. Train one on "
+                "your own graded tiles (train fibrosis) and name it with fibrosis.model. The share of dark pixels is "
+                "given."
+            )
             if index is None
-            else "There is too little marrow on this slide for an index."
+            else say("There is too little marrow on this slide for an index.")
         )
         return Prediction(**known, class_name="", basis=None, abstained=True, reason=str(reason), wording=wording)
     return Prediction(
         **known,
         class_name=INDEX_CLASS,
         basis=ModelProbability(
-            name="fibrosis index, not a probability (100 % is the densest fibre of the training)",
+            name=say("fibrosis index, not a probability (100 % is the densest fibre of the training)"),
             fraction=index.value,
             lower=index.lower,
             upper=index.upper,
@@ -158,13 +162,19 @@ def fibrosis_prediction(
         ),
         abstained=False,
         reason="",
-        wording=(
-            f"Fibrosis index {index.value:.2f} ({index.lower:.2f} to {index.upper:.2f}) over {index.n_tiles} tiles and "
-            f"{index.marrow_mm2:.2f} mm2 of marrow; heterogeneity (SD) {index.sd:.2f}. It ranks fibres; it is no grade."
+        wording=say(
+            "Fibrosis index {value:.2f} ({lower:.2f} to {upper:.2f}) over {n} tiles and {area:.2f} mm2 of marrow; "
+            "heterogeneity (SD) {sd:.2f}. It ranks fibres; it is no grade.",
+            value=index.value,
+            lower=index.lower,
+            upper=index.upper,
+            n=index.n_tiles,
+            area=index.marrow_mm2,
+            sd=0.0 if index.sd is None else index.sd,
         ),
         evidence=ModelEvidence(
             probabilities={},
-            limits=("Thickness of the section and strength of the silver stain change what fibres look like.",),
+            limits=(say("Thickness of the section and strength of the silver stain change what fibres look like."),),
             simulated=simulated,
         ),
     )

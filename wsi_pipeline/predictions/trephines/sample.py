@@ -41,6 +41,7 @@ from wsi_pipeline.predictions.trephines.megakaryocytes import MEASURES, UNITS, M
 from wsi_pipeline.predictions.trephines.mekanet import mekanet_features
 from wsi_pipeline.predictions.trephines.phenotypes import PhenotypeModel
 from wsi_pipeline.predictions.trephines.window import FloatArray, MarrowWindow
+from wsi_pipeline.sentences import Sentence, say
 
 TOO_FEW, NO_MARROW = "too-few-megakaryocytes", "no-marrow"
 NO_MODEL, SIMULATED = "no-model", "no-real-training-data"
@@ -142,16 +143,19 @@ class TrephineSample:
             writer.writerow([slide_id, row["code"], safe_cell(row["name"]), row["count"], *known])
         return text.getvalue()
 
-    def _wording(self, reason: str | None) -> str:
+    def _wording(self, reason: str | None) -> Sentence:
         n = len(self.cells)
         if reason == NO_MARROW:
-            return "No marrow was found; nothing is said of megakaryocytes."
+            return say("No marrow was found; nothing is said of megakaryocytes.")
         if reason == TOO_FEW:
-            return (
-                f"{n} megakaryocytes on {self.window.area_mm2:.2g} mm2 of marrow; at least {self.minimum} are needed "
-                "for phenotypes and arrangement."
+            return say(
+                "{n} megakaryocytes on {area:.2g} mm2 of marrow; at least {least} are needed for phenotypes and "
+                "arrangement.",
+                n=n,
+                area=self.window.area_mm2,
+                least=self.minimum,
             )
-        return f"{n} megakaryocytes on {self.window.area_mm2:.3g} mm2 of marrow."
+        return say("{n} megakaryocytes on {area:.3g} mm2 of marrow.", n=n, area=self.window.area_mm2)
 
     def _megakaryocytes(self) -> dict[str, Any]:
         cells = self.cells
@@ -176,9 +180,10 @@ class TrephineSample:
             "reference": [],
         }  # fmt: skip
         if model is None:
-            return found | {"reason": NO_MODEL, "wording": "No phenotype model was given (predictions.phenotypes)."}
+            said = say("No phenotype model was given (predictions.phenotypes).")
+            return found | {"reason": NO_MODEL, "wording": said}
         if self.simulated_refused or told is None:
-            said = "The phenotypes were learnt from simulated cells; they are told with --allow-simulated only."
+            said = say("The phenotypes were learnt from simulated cells; they are told with --allow-simulated only.")
             return found | {"reason": SIMULATED, "wording": said}
         if reason is not None:
             return found | {"wording": self._wording(reason)}
@@ -187,7 +192,7 @@ class TrephineSample:
             {"code": own.code, "name": own.name, **_share(told.count(own.code), n, self.confidence)}
             for own in model.phenotypes
         ]
-        wording = "Phenotypes are clusters of simulated cells." if model.simulated else ""
+        wording = say("Phenotypes are clusters of simulated cells.") if model.simulated else ""
         return found | {"n": n, "rows": rows, "wording": wording, "reference": model.reference_dict()}
 
 
