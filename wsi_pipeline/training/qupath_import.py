@@ -162,7 +162,7 @@ def _codes(
             wanted = rename.get(name, name)
             # A derived class, such as a phenotype of megakaryocytes, counts as the class it is derived from.
             plain = wanted if name in rename else wanted.partition(":")[0].strip()
-            code = own.find(wanted) or (red.find(wanted) if wanted else "") or own.find(plain)
+            code = own.find(wanted) or red.find(wanted) or own.find(plain) if wanted else ""
             if code is None and name in rename:
                 raise ConfigError(f"--rename {name}={wanted}: {wanted!r} is no class{_nearest(wanted, own)}")
             if code is None:

@@ -80,7 +80,8 @@ def view_fibrosis(path: Path, slide: Slide, styles: Styles, words: Words) -> tup
     if not tiles.num_rows:
         return None, []
     name = "score" if np.isfinite(values["score"]).any() else "fibre_share"
-    value, problems = values[name], []
+    value = values[name]
+    problems: list[str] = []
     whole: Picture | None = None
     try:
         whole = _map(tiles, slide, name)
