@@ -117,8 +117,8 @@ def test_bad_slides_are_rows_with_their_reason_and_harm_no_other(
         assert rows[name]["n_cells"] == rows_of(undisturbed)["good"]["n_cells"]
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert run["slides"] == {"ok": 2, "empty": 0, "failed": 4}
-    # Those that died are among them, and those that came after.
-    assert len({(worker["host"], worker["pid"]) for worker in run["worker_processes"]}) > 2
+    # Of those that died before their first answer nothing is known.
+    assert sum(worker["tasks"] for worker in run["worker_processes"]) > 4
     status = read_status(out)
     assert status["state"] == "finished"
     assert status["reasons"]["crash"] == 1

@@ -27,7 +27,7 @@ def test_there_are_some_and_the_readme_names_them() -> None:
 def test_what_is_committed(path: Path) -> None:
     assert path.stat().st_size < 1024 * _MOST_KB
     text = path.read_text(encoding="utf-8")
-    assert not re.search(r"/(home|root|work|Users)/", text), "a path of someone's machine"
+    assert not re.search(r"(?<![\w.-])/(home|root|work|Users)/", text), "a path of someone's machine"
     assert "simulated" in text.lower()
     assert "Research use only" in text
     cells = [cell for cell in nbformat.reads(text, 4).cells if cell.cell_type == "code"]
