@@ -173,7 +173,7 @@ def test_tasks_of_an_array_share_a_run(site: Site, frozen: str) -> None:
 
 def test_scheduler_and_workers_inside_one_allocation(site: Site) -> None:
     out = site.out("allocation")
-    job = site.submit("run_dask.sbatch", out, "--ntasks-per-node=2")
+    job = site.submit("run_dask.sbatch", out, "--ntasks-per-node=2", "--mem=6G")
     assert site.slurm.wait(job, PATIENCE_S) == "COMPLETED"
     site.check(out)
 
