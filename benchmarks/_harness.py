@@ -16,6 +16,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -25,7 +26,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 HERE = Path(__file__).resolve().parent
 MIB = 2**20
@@ -364,6 +365,28 @@ def start(options: argparse.Namespace) -> argparse.Namespace:
     if load > 0.5:
         print(f"load average is {load:.1f} on {cores} cores: figures are provisional", flush=True)
     return options
+
+
+class Watcher:
+    """Looks at something again and again, in a thread of its own, while a block runs; ``_watch`` says at what.
+
+    ``_watch`` returns when ``_stop`` is set.
+    """
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        raise NotImplementedError
 
 
 def use_torch_threads() -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import shutil
 import tempfile
 import time
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import segmentation
-from _harness import parser, print_table, record, start, use_torch_threads
+from _harness import parser, print_table, record, start
 from _inputs import virtual_slide
 
 BARE = {"cells.classifier": None, "exports.qupath": False, "exports.labels": False, "exports.report": False}
@@ -186,57 +185,22 @@ def _same(one: Path, two: Path, slides: list[Path]) -> bool:
 # peers -----------------------------------------------------------------------------------------------------------
 
 
-def _serve_distributed_eval(pipe: Connection, requests: list[dict[str, Any]], folder: str) -> None:
-    """Run ``distributed_eval`` on slide after slide on one cluster, and send the seconds."""
-    os.chdir(folder)
-    os.environ["HOME"] = folder
-    Path(folder, ".config", "dask").mkdir(parents=True)
-    with Path("log").open("w") as log:
-        for stream in (1, 2):
-            os.dup2(log.fileno(), stream)
-    use_torch_threads()
-    import zarr
-    from _compact_in_cellpose import colours_and_network
-    from cellpose.contrib import distributed_segmentation
-
-    opened = zarr.open
-    distributed_segmentation.zarr.open = lambda path, mode="a", **rest: opened(path, mode=mode, **rest)
-    pipe.send("ready")
-    pipe.recv()
-    started = time.monotonic()
-    cluster = distributed_segmentation.myLocalCluster(
-        ncpus=1, n_workers=requests[0]["workers"], threads_per_worker=1, dashboard_address=":0"
-    )
-    with cluster:
-        for number, request in enumerate(requests):
-            distributed_segmentation.distributed_eval(
-                input_zarr=zarr.open(request["grey"], mode="r"),
-                blocksize=(request["block"], request["block"]),
-                write_path=str(Path(folder, f"labels-{number}.zarr")),
-                preprocessing_steps=[
-                    (colours_and_network, {name: request[name] for name in ("rgb", "weights", "threads")}),
-                ],
-                eval_kwargs=request["eval"],
-                cluster=cluster,
-            )
-        pipe.send(time.monotonic() - started)
-
-
 def _distributed_eval(requests: list[dict[str, Any]], folder: Path) -> float:
+    """Return the seconds of all slides on one cluster, with its start and without its end."""
     folder.mkdir()
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
-    process = context.Process(target=_serve_distributed_eval, args=(theirs, requests, str(folder)))
+    process = context.Process(target=segmentation.serve_distributed_eval, args=(theirs, requests, str(folder)))
     process.start()
     theirs.close()
     try:
         mine.recv()
         mine.send("run")
-        seconds = float(mine.recv())
+        start_up, seconds, _ = mine.recv()
     except EOFError:
         raise SystemExit(f"distributed_eval failed:\n{(folder / 'log').read_text()[-2000:]}") from None
     process.join()
-    return seconds
+    return float(start_up + seconds)
 
 
 def case_peers(options: argparse.Namespace, folder: Path) -> None:

@@ -26,34 +26,24 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from _harness import parser, print_table, record, start
+from _harness import Watcher, parser, print_table, record, start
 
 MPP = 0.198
 TARGET_PATIENTS, TARGET_CROPS, BUDGET_S, BUDGET_MIB = 100, 150, 900, 1500
 _SAMPLE_S = 1.0
 
 
-class TotalMemory:
+class TotalMemory(Watcher):
     """Peak of the proportional resident size of a process and all its descendants, MiB."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        super().__init__()
         self.peak_mib = 0.0
-
-    def __enter__(self) -> TotalMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _watch(self) -> None:
         import psutil

@@ -27,15 +27,14 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from _harness import memory_mib, parser, print_table, record, start
+from _harness import Watcher, memory_mib, parser, print_table, record, start
 from _inputs import virtual_slide
 
 _SAMPLE_S = 0.2
@@ -67,13 +66,12 @@ class Run:
         }
 
 
-class MemoryWatch:
+class MemoryWatch(Watcher):
     """Peak memory of a process and of each of its descendants, and their processor time, sampled while they run."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        super().__init__()
         self.driver_mib = 0.0
         self.workers_mib: dict[int, float] = {}
         self._cpu: dict[int, float] = {}
@@ -83,16 +81,11 @@ class MemoryWatch:
     def cpu_seconds(self) -> float:
         return sum(self._cpu.values()) - self._cpu_before
 
-    def __enter__(self) -> MemoryWatch:
+    def __enter__(self) -> Self:
         with contextlib.suppress(OSError, IndexError):  # no /proc: what preparing took is counted too
             user, system = Path(f"/proc/{self._pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
             self._cpu_before = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        return super().__enter__()
 
     def _watch(self) -> None:
         import psutil

@@ -227,7 +227,11 @@ def _no_distributed_eval() -> str:
     return ""
 
 
-def _serve_distributed_eval(pipe: Connection, request: dict[str, Any], folder: str) -> None:
+def serve_distributed_eval(pipe: Connection, requests: list[dict[str, Any]], folder: str) -> None:
+    """Run ``distributed_eval`` on slide after slide on one cluster when told to; send seconds.
+
+    They are those of starting the cluster, of the slides, and of all with the cluster's end.
+    """
     # The peer writes its settings to the home folder, logs to the current one, and a line a block to the terminal.
     os.chdir(folder)
     os.environ["HOME"] = folder
@@ -247,22 +251,23 @@ def _serve_distributed_eval(pipe: Connection, request: dict[str, Any], folder: s
     pipe.recv()
     started = time.monotonic()
     cluster = distributed_segmentation.myLocalCluster(
-        ncpus=1, n_workers=request["workers"], threads_per_worker=1, dashboard_address=":0"
+        ncpus=1, n_workers=requests[0]["workers"], threads_per_worker=1, dashboard_address=":0"
     )
     with cluster:
         up = time.monotonic()
-        distributed_segmentation.distributed_eval(
-            input_zarr=zarr.open(request["grey"], mode="r"),
-            blocksize=(request["block"], request["block"]),
-            write_path=str(Path(folder, "labels.zarr")),
-            preprocessing_steps=[
-                (colours_and_network, {name: request[name] for name in ("rgb", "weights", "threads")}),
-            ],
-            eval_kwargs=request["eval"],
-            cluster=cluster,
-        )
+        for number, request in enumerate(requests):
+            distributed_segmentation.distributed_eval(
+                input_zarr=zarr.open(request["grey"], mode="r"),
+                blocksize=(request["block"], request["block"]),
+                write_path=str(Path(folder, f"labels-{number}.zarr")),
+                preprocessing_steps=[
+                    (colours_and_network, {name: request[name] for name in ("rgb", "weights", "threads")}),
+                ],
+                eval_kwargs=request["eval"],
+                cluster=cluster,
+            )
         seconds = time.monotonic() - up
-    pipe.send((seconds, time.monotonic() - started))
+    pipe.send((up - started, seconds, time.monotonic() - started))
 
 
 def _distributed_eval(request: dict[str, Any], folder: Path, options: argparse.Namespace) -> Outcome:
@@ -272,21 +277,21 @@ def _distributed_eval(request: dict[str, Any], folder: Path, options: argparse.N
     folder.mkdir()
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
-    process = context.Process(target=_serve_distributed_eval, args=(theirs, request, str(folder)))
+    process = context.Process(target=serve_distributed_eval, args=(theirs, [request], str(folder)))
     process.start()
     theirs.close()
     try:
         mine.recv()
         with MemoryWatch(int(process.pid or 0)) as watch:
             mine.send("run")
-            seconds, with_cluster = mine.recv()
+            _, seconds, with_cluster = mine.recv()
     except EOFError:
         raise SystemExit(f"distributed_eval failed:\n{(folder / 'log').read_text()[-2000:]}") from None
     process.join()
     return Outcome(
         name=f"distributed_eval, {request['block']}", seconds=seconds, seconds_with_cluster=with_cluster,
         cpu_seconds=watch.cpu_seconds, worker_mib=max(watch.workers_mib.values()), driver_mib=watch.driver_mib,
-        labels=np.asarray(zarr.open(folder / "labels.zarr", mode="r")[...]).astype(np.int32),
+        labels=np.asarray(zarr.open(folder / "labels-0.zarr", mode="r")[...]).astype(np.int32),
     )  # fmt: skip
 
 

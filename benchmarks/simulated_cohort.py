@@ -17,7 +17,6 @@ Figures rest on the cutouts (14 blasts, 21 promyelocytes), not on the thousands 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -25,21 +24,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import HERE, record
+from _harness import record
+from _simulated import auc_text, cohort_parser, held_out, name_of, work_of
 
 from wsi_pipeline.cohort import run_cohort
 from wsi_pipeline.evaluation.recovery import DRAWN, EVERYONE, PLACED, RAW, RecoveryEvaluation, evaluate_recovery
 from wsi_pipeline.evaluation.recovery_tables import recovery_metrics, recovery_table
 from wsi_pipeline.evaluation.simulated import SlideScore, evaluate_simulated
 from wsi_pipeline.evaluation.tables import text_table
-from wsi_pipeline.predictions.assessment import Plan
 from wsi_pipeline.predictions.correction import ConfusionTable, correct_proportions
 from wsi_pipeline.predictions.intervals import wilson
-from wsi_pipeline.predictions.tasks import load_task
 from wsi_pipeline.simulation import make_cohort
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.slides import SlidesTraining, train_slides
-from wsi_pipeline.training.slides_data import CohortRequest
 from wsi_pipeline.weights import find_weights
 
 CLASSIFIER, SPECIMEN = "pbc-blast", "blood_smear"
@@ -49,7 +45,6 @@ OVERRIDES = {
 }  # fmt: skip
 """Red cells are not of the question, and slides of 200 white cells have fewer neutrophils than the usual 100."""
 TASKS = ("aml", "apl", "mds", "mds_reactive")
-FOLDS = 5
 
 
 def finding_table(slides: Sequence[SlideScore]) -> str:
@@ -116,17 +111,10 @@ def areas(run: Path, cohort: Path, kind: str, out: Path, *, seed: int) -> dict[s
     """Return what ``train slides`` finds on patients left out: AUC, its interval (none at 1), patients, by task."""
     found: dict[str, list[float | None]] = {}
     for name in TASKS:
-        task = load_task(name)
-        request = SlidesTraining(
-            cohort=CohortRequest(
-                runs=(run,), manifest=cohort / "manifest.csv", task=task, level="patient", ignore_unknown_labels=True
-            ),
-            kind=kind,
-            name=f"simulated-{name}-{kind}".replace("_", "-"),
-            plan=Plan(folds=FOLDS, repeats=1, null_repeats=0, fractions=(), seed=seed),
-            title="simulated cohort",
-        )
-        study = train_slides(request, out / f"{name}-{kind}").study
+        study = held_out(
+            run, cohort / "manifest.csv", name, kind, out / f"{name}-{kind}",
+            name=f"simulated-{name}-{kind}", title="simulated cohort", seed=seed,
+        )  # fmt: skip
         own = study.assessments[0].per_class[0]
         found[name] = [own.auc.value, own.auc.lower, own.auc.upper, float(study.n)]
     return found
@@ -134,18 +122,11 @@ def areas(run: Path, cohort: Path, kind: str, out: Path, *, seed: int) -> dict[s
 
 def main() -> None:
     """Make, run, compare, print, record."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--patients", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=8)
-    parser.add_argument("--area", type=float, default=0.25, help="mm2 a slide")
-    parser.add_argument("--equal-profiles", action="store_true", help="all patients from one group")
+    parser = cohort_parser(__doc__, patients=60, seed=8, area_mm2=0.25, area_of="mm2 a slide", workers=2)
     parser.add_argument("--kinds", nargs="+", default=["counts"], help="models of train slides: counts, mil, fusion")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--scratch", type=Path, default=Path("build/benchmarks"), help="where cohort and run go")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the result lines")
     args = parser.parse_args()
 
-    name = f"cohort-{args.seed}-{args.area:g}{'-equal' if args.equal_profiles else ''}"
+    name = name_of("cohort", args)
     folder, run = args.scratch / name, args.scratch / f"{name}-run"
     made = make_cohort(
         folder, patients=args.patients, seed=args.seed, area_mm2=args.area, equal_profiles=args.equal_profiles,
@@ -167,12 +148,10 @@ def main() -> None:
     auc = {kind: areas(run, folder, kind, args.scratch / f"{name}-models", seed=args.seed) for kind in args.kinds}
     print("\nAUC of train slides on patients left out (95 %), patients")
     for kind, tasks in auc.items():
-        for task, (value, low, high, n) in tasks.items():
-            interval = "no interval" if low is None or high is None else f"{low:.3f}-{high:.3f}"
-            print(f"{task}, {kind}: {value:.3f} ({interval}), n = {n:.0f}")
-    work = {"patients": args.patients, "seed": args.seed, "area_mm2": args.area, "equal": args.equal_profiles}
+        for task, figures in tasks.items():
+            print(f"{task}, {kind}: {auc_text(*figures)}")
     everyone = [row for row in recovery_metrics(found)["recovery"] if row["group"] == EVERYONE]
-    record(args.results, "simulated_cohort", name, work, {"recovery": everyone, "auc": auc})
+    record(args.results, "simulated_cohort", name, work_of(args), {"recovery": everyone, "auc": auc})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import sys
-import threading
 import time
 from collections import defaultdict
 from multiprocessing.connection import Connection
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from _dask_processes import Cluster, dask_processes
-from _harness import parser, print_table, record, start
+from _harness import Watcher, parser, print_table, record, start
 from _inputs import virtual_slide
 
 SIDE_PX = 894
@@ -78,22 +77,13 @@ def _child(pipe: Connection, manifest: str, out: str, address: str, overrides: d
     pipe.send(("ran", (seconds, ended, {name: (len(v), sum(v)) for name, v in tasks.items()})))
 
 
-class Samples:
+class Samples(Watcher):
     """Resident memory over time, MiB, of the client, the scheduler and the largest worker."""
 
     def __init__(self, client: int, cluster: Cluster, log: Path) -> None:
         self._client, self._cluster, self._log = client, cluster, log
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        super().__init__()
         self.rows: list[tuple[float, float, float, float]] = []
-
-    def __enter__(self) -> Samples:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def _watch(self) -> None:
         from wsi_pipeline.runtime.tasks import rss_mib

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -11,10 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_pipeline import Dying, Stopped, rows_of
 
 from wsi_pipeline import cohort
 from wsi_pipeline.errors import ConfigError, OutputError
@@ -72,11 +73,6 @@ def command(slides: list[Path], out: Path, **settings: Any) -> list[str]:
     values = {key: "null" if value is None else str(value).lower() for key, value in {**SETTINGS, **settings}.items()}
     sets = [text for key, value in values.items() for text in ("--set", f"{key}={value}")]
     return [sys.executable, "-m", "wsi_pipeline.cli.main", "run", *map(str, slides), "--out", str(out), *sets]
-
-
-def rows_of(out: Path) -> dict[str, dict[str, str]]:
-    rows = csv.DictReader((out / "slides.csv").read_text(encoding="utf-8").splitlines())
-    return {row["slide_id"]: row for row in rows}
 
 
 # Slides ------------------------------------------------------------------------------------------------------------
@@ -253,23 +249,8 @@ def test_a_second_run_is_refused_and_takes_over_when_the_first_is_dead(
     assert first_difference(undisturbed, out, "good") is None
 
 
-class Stopped(BaseException):
-    """Stands for a kill."""
-
-
-class Dying(SerialExecutor):
-    """Stops after three tasks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._left = 3
-
-    def call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float | None = None) -> Any:
-        result = super().call(function, *arguments)
-        self._left -= 1
-        if self._left <= 0:
-            raise Stopped
-        return result
+dying = partial(Dying, 3)
+"""Stops a run after three tasks."""
 
 
 def parts_of(out: Path) -> dict[Path, int]:
@@ -284,7 +265,7 @@ def test_times_of_files_decide_nothing(slide: Path, undisturbed: Path, tmp_path:
     shutil.copyfile(slide, own)
     settings = {"runtime.ledger": form}
     with pytest.raises(Stopped):
-        run_here([own], tmp_path / "out", Dying, settings=settings)
+        run_here([own], tmp_path / "out", dying, settings=settings)
     before = parts_of(tmp_path / "out")
     assert len(before) == 2
     for path in (*tmp_path.rglob("*"), own):
@@ -303,7 +284,7 @@ def test_a_part_that_is_not_recorded_or_not_whole_is_computed_again(
 ) -> None:
     settings = {"runtime.ledger": form}
     with pytest.raises(Stopped):
-        run_here([slide], tmp_path, Dying, settings=settings)
+        run_here([slide], tmp_path, dying, settings=settings)
     first, second = sorted(parts_of(tmp_path))
     shutil.copyfile(second, second.with_name("00001_00001.parquet"))  # looks like another block's, and is not
     first.write_bytes(first.read_bytes()[:-1])
@@ -315,7 +296,7 @@ def test_a_change_is_refused_key_by_key(slide: Path, tmp_path: Path) -> None:
     own = tmp_path / "good.tiff"
     shutil.copyfile(slide, own)
     with pytest.raises(Stopped):
-        run_here([own], tmp_path / "out", Dying)
+        run_here([own], tmp_path / "out", dying)
     # Not even finished; what changes no result may change.
     changed = {"segmentation.flow_threshold": 0.8, "segmentation.niter": 100, "runtime.retries": 5}
     with pytest.raises(ConfigError) as caught:
@@ -346,7 +327,7 @@ def test_other_weights_under_the_same_name_are_refused(slide: Path, tmp_path: Pa
     mine.with_suffix(".json").write_text(json.dumps(source.card), encoding="utf-8")
     settings = {"segmentation.model": str(mine)}
     with pytest.raises(Stopped):
-        run_here([slide], tmp_path / "out", Dying, settings=settings)
+        run_here([slide], tmp_path / "out", dying, settings=settings)
     mine.with_suffix(".json").write_text(json.dumps({**source.card, "sha256": "0" * 64}), encoding="utf-8")
     with pytest.raises(ConfigError, match=f"weights of {mine} {source.sha256[:12]}... -> 000000000000..."):
         run_here([slide], tmp_path / "out", settings=settings)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from toy_slide_model import write_toy
+from written import digests, rows_of
 
 from wsi_pipeline.cli import main as cli
 from wsi_pipeline.cohort import CohortResult, execute, plan_cohort, plan_gallery
@@ -55,19 +54,6 @@ def run(gallery: Path, out: Path, *models: Path, **options: Any) -> CohortResult
     return execute(plan_gallery(gallery, out, "marrow_smear", mpp=MPP, overrides=overrides, **options))
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def snapshot(folder: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    }
-
-
 def test_a_run_and_predict_slides_give_the_same_answers(gallery: Path, tmp_path: Path) -> None:
     model = write_toy(tmp_path)
     run(gallery, tmp_path / "run", model)
@@ -82,9 +68,9 @@ def test_a_run_and_predict_slides_give_the_same_answers(gallery: Path, tmp_path:
 
     plain, out = tmp_path / "plain", tmp_path / "answers"
     run(gallery, plain)
-    before = snapshot(plain)
+    before = digests(plain)
     predict_slides([plain], out, models=[str(model)])
-    assert snapshot(plain) == before
+    assert digests(plain) == before
     assert rows_of(out / "predictions.csv") == mine
     for patient in ("P1", "P2"):
         name = f"slides/{patient}/attention.parquet"
@@ -104,10 +90,10 @@ def test_a_run_and_predict_slides_give_the_same_answers(gallery: Path, tmp_path:
 def test_the_same_run_again_does_nothing_and_other_models_are_another_run(gallery: Path, tmp_path: Path) -> None:
     model = write_toy(tmp_path)
     run(gallery, tmp_path / "run", model)
-    before = snapshot(tmp_path / "run" / "slides")
+    before = digests(tmp_path / "run" / "slides")
     (moved := tmp_path / "elsewhere").mkdir()
     run(gallery, tmp_path / "run", write_toy(moved))
-    assert snapshot(tmp_path / "run" / "slides") == before
+    assert digests(tmp_path / "run" / "slides") == before
     with pytest.raises(ConfigError, match="another configuration"):
         run(gallery, tmp_path / "run", write_toy(tmp_path, "other"))
     with pytest.raises(ConfigError, match="another configuration"):
@@ -239,12 +225,12 @@ def test_what_cannot_be_asked_leaves_earlier_answers(gallery: Path, tmp_path: Pa
     run(gallery, tmp_path / "plain")
     model, out = str(write_toy(tmp_path)), tmp_path / "out"
     predict_slides([tmp_path / "plain"], out, models=[model])
-    before = snapshot(out)
+    before = digests(out)
     table = tmp_path / "plain" / "slides" / "P1" / "cells.parquet"
     pq.write_table(pq.read_table(table).drop_columns(["embedding"]), table)
     with pytest.raises(DataError, match="has no embeddings"):
         predict_slides([tmp_path / "plain"], out, models=[model])
-    assert snapshot(out) == before
+    assert digests(out) == before
 
 
 def test_the_command_says_what_was_answered(

@@ -1,9 +1,11 @@
-"""Rows of CSV files that people and other programs wrote."""
+"""Rows of CSV files: those that people and other programs wrote, and the text of our own."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from wsi_pipeline.errors import DataError
@@ -36,6 +38,15 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     if not rows:
         raise DataError(f"{path} has no rows")
     return header, rows
+
+
+def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table as the text of a CSV file; None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def number(text: str | None, where: str, column: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from drawn_gallery import MPP, save
 from PIL import Image
+from written import rows_of
 
 from wsi_pipeline.cells.features import FEATURES
 from wsi_pipeline.cohort import CohortResult, execute, plan_gallery
@@ -29,11 +29,6 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 def run(gallery: Path, out: Path, *, restart: bool = False, **options: Any) -> CohortResult:
     settings = {"mpp": MPP, "overrides": CPU, **options}
     return execute(plan_gallery(gallery, out, **settings), restart=restart)
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

@@ -35,14 +35,7 @@ from wsi_pipeline.runtime.worker import on_device
 CPU = RuntimeConfig(device="cpu", workers=1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def by_value() -> Iterator[None]:
-    import cloudpickle
-
-    module = sys.modules[__name__]
-    cloudpickle.register_pickle_by_value(module)
-    yield
-    cloudpickle.unregister_pickle_by_value(module)
+pytestmark = pytest.mark.usefixtures("by_value")
 
 
 def square(x: int) -> int:

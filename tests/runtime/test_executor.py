@@ -61,16 +61,7 @@ def die_once(path: str) -> int:
     return 0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def by_value() -> Iterator[None]:
-    import sys
-
-    import cloudpickle
-
-    module = sys.modules[__name__]
-    cloudpickle.register_pickle_by_value(module)
-    yield
-    cloudpickle.unregister_pickle_by_value(module)
+pytestmark = pytest.mark.usefixtures("by_value")
 
 
 def test_every_task_gives_its_record(executor: Executor | SerialExecutor) -> None:

@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -16,21 +14,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lease_holder import end, holding_process
 
 from wsi_pipeline.errors import LeaseHeldError, LeaseLostError, OutputError
 from wsi_pipeline.runtime import lease as module
 from wsi_pipeline.runtime import process
 from wsi_pipeline.runtime.lease import Holding, Lease, Leases, read_holding
 from wsi_pipeline.runtime.process import ProcessName, process_start, this_process, told_to_end
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from wsi_pipeline.runtime.lease import Leases
-lease = Leases(beat_s=0.05).acquire(Path(sys.argv[1]), "the run")
-print("held", flush=True)
-time.sleep(600)
-"""
 
 
 class Clock:
@@ -49,20 +39,6 @@ class Clock:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "work" / "leases" / "run"
-
-
-def holding_process(folder: Path) -> subprocess.Popen[str]:
-    started = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert started.stdout is not None
-    assert started.stdout.readline() == "held\n"
-    return started
-
-
-def end(started: subprocess.Popen[str]) -> None:
-    started.kill()
-    started.wait()
-    assert started.stdout is not None
-    started.stdout.close()
 
 
 def write_elsewhere(folder: Path, number: int = 1, beats: int = 0, host: str = "node7") -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -11,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lease_holder import end, holding_process
 
 from wsi_pipeline.errors import LeaseHeldError, LeaseLostError
 from wsi_pipeline.runtime.lease import Lease, Leases
@@ -26,29 +25,6 @@ from wsi_pipeline.runtime.sharing import (
 )
 
 ITEMS = [f"slide {i}" for i in range(20)]
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from wsi_pipeline.runtime.lease import Leases
-lease = Leases(beat_s=0.05).acquire(Path(sys.argv[1]), "it")
-print("held", flush=True)
-time.sleep(600)
-"""
-
-
-def holding(folder: Path) -> subprocess.Popen[str]:
-    started = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert started.stdout is not None
-    assert started.stdout.readline() == "held\n"
-    return started
-
-
-def end(started: subprocess.Popen[str]) -> None:
-    started.kill()
-    started.wait()
-    assert started.stdout is not None
-    started.stdout.close()
 
 
 def sharer(out: Path, done: Counter[str], work: Callable[[str, Lease], None] | None = None) -> Shared[str]:
@@ -87,7 +63,7 @@ def test_each_item_is_done_once_and_all_see_the_end(tmp_path: Path) -> None:
 
 
 def test_what_a_dead_one_held_is_done_by_another(tmp_path: Path) -> None:
-    holder = holding(leases_folder(tmp_path) / "slides" / ITEMS[7])
+    holder = holding_process(leases_folder(tmp_path) / "slides" / ITEMS[7])
     done: Counter[str] = Counter()
     found: list[bool] = []
     waiting = threading.Thread(target=lambda: found.append(sharer(tmp_path, done).run(ITEMS, threads=2)))
@@ -104,7 +80,7 @@ def test_what_a_dead_one_held_is_done_by_another(tmp_path: Path) -> None:
 
 
 def test_who_may_leave_does_while_the_others_live(tmp_path: Path) -> None:
-    holder = holding(leases_folder(tmp_path) / "slides" / ITEMS[7])
+    holder = holding_process(leases_folder(tmp_path) / "slides" / ITEMS[7])
     done: Counter[str] = Counter()
     assert not sharer(tmp_path, done).run(ITEMS, threads=2, wait=False)
     assert set(ITEMS) - set(done) == {ITEMS[7]}
@@ -159,7 +135,7 @@ def test_runs_alone_and_shared_do_not_mix(tmp_path: Path) -> None:
     with alone(tmp_path, leases):
         with pytest.raises(LeaseHeldError, match="is being worked on by process"), alone(tmp_path, Leases()):
             pass
-    holder = holding(run_lease(tmp_path))
+    holder = holding_process(run_lease(tmp_path))
     with pytest.raises(LeaseHeldError, match=f"process {holder.pid} .*--share"), joined(tmp_path, leases):
         pass
     end(holder)
@@ -167,7 +143,7 @@ def test_runs_alone_and_shared_do_not_mix(tmp_path: Path) -> None:
         pass
     assert not list((leases_folder(tmp_path) / "members").iterdir())
     member = leases_folder(tmp_path) / "members" / "other"
-    holder = holding(member)
+    holder = holding_process(member)
     with joined(tmp_path, leases):
         assert len(list(member.parent.iterdir())) == 2
     with pytest.raises(LeaseHeldError, match=f"process {holder.pid} .*--share"), alone(tmp_path, leases):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from typer.testing import CliRunner
+from written import digests, rows_of
 
 from wsi_pipeline.cells.crop_features import CropFeatures
 from wsi_pipeline.cells.dysplasia import granularity_score, load_reference
@@ -48,19 +47,6 @@ def blood() -> CohortProfile:
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     return make_cohort(tmp_path_factory.mktemp("cohort"), patients=6, seed=4, area_mm2=AREA)
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    }
 
 
 # Drawing ------------------------------------------------------------------------------------------------------------
@@ -224,18 +210,18 @@ def test_manifest_and_truth_say_what_was_made(cohort: Cohort) -> None:
     entries = read_manifest(cohort.manifest)
     assert [e.label for e in entries] == ["normal", "aml", "apl", "mds", "reactive", "normal"]
     assert all(e.simulated and e.specimen == "blood_smear" and e.mpp == 0.25 for e in entries)
-    assert tuple(rows(cohort.manifest)[0]) == MANIFEST_COLUMNS
+    assert tuple(rows_of(cohort.manifest)[0]) == MANIFEST_COLUMNS
     assert cohort.patients == {"normal": 2, "aml": 1, "apl": 1, "mds": 1, "reactive": 1}
     countable = load_taxonomy("pbc-blast").countable("blood_smear")
-    for row in rows(cohort.truth):
+    for row in rows_of(cohort.truth):
         assert not any(label in row["patient"] for label in cohort.patients)
         placed = Counter(
-            r["class"] for r in rows(cohort.slides / f"{row['slide_id']}.truth.csv") if r["kind"] == "white"
+            r["class"] for r in rows_of(cohort.slides / f"{row['slide_id']}.truth.csv") if r["kind"] == "white"
         )
         assert {name: int(row[f"n_{name}"]) for name in placed} == dict(placed)
         assert int(row["n_white"]) == sum(n for name, n in placed.items() if name in countable)
         assert int(row["n_hypogranular"]) <= placed["segmented_neutrophil"] + placed["band_neutrophil"]
-    aml = rows(cohort.truth)[1]
+    aml = rows_of(cohort.truth)[1]
     assert int(aml["n_blast"]) / int(aml["n_white"]) == pytest.approx(float(aml["drawn_blast"]), abs=0.45)
 
 
@@ -252,9 +238,9 @@ def test_a_cohort_is_the_same_to_the_byte_resumed_enlarged_or_in_parallel(cohort
 
 def test_equal_profiles_leave_the_labels_without_meaning(tmp_path: Path) -> None:
     made = make_cohort(tmp_path, patients=5, seed=4, area_mm2=AREA, equal_profiles=True)
-    assert [r["label"] for r in rows(made.truth)] == ["normal", "aml", "apl", "mds", "reactive"]
-    assert {r["group"] for r in rows(made.truth)} == {"normal"}
-    assert sum(int(r["n_blast"]) for r in rows(made.truth)) == 0
+    assert [r["label"] for r in rows_of(made.truth)] == ["normal", "aml", "apl", "mds", "reactive"]
+    assert {r["group"] for r in rows_of(made.truth)} == {"normal"}
+    assert sum(int(r["n_blast"]) for r in rows_of(made.truth)) == 0
 
 
 def test_what_cannot_be_made_is_refused(cohort: Cohort, tmp_path: Path) -> None:

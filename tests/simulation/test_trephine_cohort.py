@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import shapely
 import yaml
 from typer.testing import CliRunner
+from written import digests, rows_of
 
 from wsi_pipeline.cli.main import app
 from wsi_pipeline.errors import ConfigError, DataError
@@ -40,19 +39,6 @@ def shipped() -> TrephineCohort:
     found = load_cohort_profile("trephine")
     assert isinstance(found, TrephineCohort)
     return found
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    }
 
 
 def test_groups_differ_as_the_literature_says() -> None:
@@ -92,10 +78,10 @@ def test_truth_manifest_and_counts_say_what_was_made(cohort: Cohort) -> None:
     entries = read_manifest(cohort.manifest)
     assert [e.label for e in entries] == ["reactive", "ET", "PV", "PMF"]
     assert all(e.simulated and e.specimen == "trephine" and e.mpp == MPP for e in entries)
-    truth = rows(cohort.truth)
+    truth = rows_of(cohort.truth)
     assert tuple(truth[0])[: len(TRUTH_COLUMNS)] == TRUTH_COLUMNS
     for row in truth:
-        cells = rows(cohort.slides / f"{row['slide_id']}.truth.csv")
+        cells = rows_of(cohort.slides / f"{row['slide_id']}.truth.csv")
         own = [cell for cell in cells if cell["kind"] == "megakaryocyte"]
         assert int(row["n_megakaryocytes"]) == len(own) > 0
         assert sum(int(row[f"n_{kind}"]) for kind in shipped().kinds) == len(own)
@@ -105,7 +91,7 @@ def test_truth_manifest_and_counts_say_what_was_made(cohort: Cohort) -> None:
         assert float(row["mean_area_um2"]) == pytest.approx(np.mean(areas), rel=1e-3)
         assert float(row["cellularity"]) == pytest.approx(float(row["drawn_cellularity"]), abs=0.03)
     assert cohort.counts is not None
-    counts = rows(cohort.counts)
+    counts = rows_of(cohort.counts)
     assert list(counts[0]) == ["patient", "label", "Platelets_G_L", "Hb_g_dL"]
     assert [row["label"] for row in counts] == ["reactive", "ET", "PV", "PMF"]
 
@@ -120,8 +106,8 @@ def test_a_cohort_is_the_same_to_the_byte_resumed(cohort: Cohort, tmp_path: Path
 
 def test_equal_profiles_draw_all_from_the_first_group(tmp_path: Path) -> None:
     made = make_cohort(tmp_path, patients=4, seed=6, profile="trephine", area_mm2=0.05, equal_profiles=True)
-    assert {r["group"] for r in rows(made.truth)} == {"reactive"}
-    assert [r["label"] for r in rows(made.truth)] == ["reactive", "ET", "PV", "PMF"]
+    assert {r["group"] for r in rows_of(made.truth)} == {"reactive"}
+    assert [r["label"] for r in rows_of(made.truth)] == ["reactive", "ET", "PV", "PMF"]
 
 
 @pytest.mark.parametrize(

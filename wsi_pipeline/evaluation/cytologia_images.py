@@ -9,8 +9,6 @@ answers with all of them.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy.typing as npt
 
 from wsi_pipeline.cells.classifier import CellClassifier
 from wsi_pipeline.cells.windows import resample
-from wsi_pipeline.csv_rows import number, read_rows
+from wsi_pipeline.csv_rows import csv_text, number, read_rows
 from wsi_pipeline.errors import DataError, ModelError
 from wsi_pipeline.evaluation.cells import mapped_answers
 from wsi_pipeline.evaluation.cytologia import COLUMNS, Boxes, CytologiaScore, cytologia_score
@@ -244,13 +242,11 @@ def challenge_answers(
 
 def write_predictions(predictions: Boxes) -> str:
     """Return a CSV file in the challenge's form, with the column ``score``; corners to a hundredth of a pixel."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["NAME", *COLUMNS[1:], "score"])
+    lines: list[list[object]] = []
     rows = zip(predictions.image, predictions.corners.tolist(), predictions.label, predictions.score, strict=True)
     for name, corners, label, score in rows:
-        writer.writerow([name, *(f"{v:.2f}" for v in corners), label, f"{score:.4f}"])
-    return text.getvalue()
+        lines.append([name, *(f"{v:.2f}" for v in corners), label, f"{score:.4f}"])
+    return csv_text(["NAME", *COLUMNS[1:], "score"], lines)
 
 
 def evaluate_images(

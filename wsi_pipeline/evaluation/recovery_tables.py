@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import some
 from wsi_pipeline.evaluation.recovery import EVERYONE, Recovery, RecoveryEvaluation
 from wsi_pipeline.evaluation.tables import text_table
@@ -56,10 +55,8 @@ def recovery_metrics(found: RecoveryEvaluation) -> dict[str, Any]:
 
 def recovery_csv(found: RecoveryEvaluation) -> str:
     """Return a row a patient, fraction and way of reporting, in percent; empty where the run abstains."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    rows: list[list[object]] = []
     for row in found.reported:
         numbers = ["" if (v := getattr(row, name)) is None else f"{v:.4f}" for name in _COLUMNS[4:]]
-        writer.writerow([safe_cell(row.patient), safe_cell(row.group), row.fraction, row.how, *numbers])
-    return text.getvalue()
+        rows.append([safe_cell(row.patient), safe_cell(row.group), row.fraction, row.how, *numbers])
+    return csv_text(_COLUMNS, rows)

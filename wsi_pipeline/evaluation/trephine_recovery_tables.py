@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from typing import Any
 
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import some
 from wsi_pipeline.evaluation.tables import text_table
 from wsi_pipeline.evaluation.trephine_recovery import EVERYONE, TOLERANCE, MeasureRecovery, TrephineRecovery
@@ -76,10 +75,8 @@ def trephine_recovery_metrics(found: TrephineRecovery) -> dict[str, Any]:
 
 def trephine_recovery_csv(found: TrephineRecovery) -> str:
     """Return a row a patient and measure; empty where the run abstains or the truth has no figure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    rows: list[list[object]] = []
     for row in found.rows:
         numbers = ["" if v is None or math.isnan(v) else f"{v:.4f}" for v in (row.planted, row.value)]
-        writer.writerow([safe_cell(row.patient), safe_cell(row.group), row.measure, *numbers])
-    return text.getvalue()
+        rows.append([safe_cell(row.patient), safe_cell(row.group), row.measure, *numbers])
+    return csv_text(_COLUMNS, rows)

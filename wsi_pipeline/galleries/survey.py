@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.cells.windows import estimate_background
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import DataError, some
 from wsi_pipeline.evaluation.images import MIN_SIDE_PX, MIN_SIDE_UM, is_too_small
 from wsi_pipeline.galleries.job import GalleryJob, file_digest
@@ -120,10 +119,8 @@ def duplicates(found: Sequence[Surveyed]) -> list[str]:
 
 def images_csv(found: Sequence[Surveyed]) -> str:
     """Return ``images.csv``: one row an image, whatever became of it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(IMAGE_COLUMNS)
+    rows: list[list[object]] = []
     for s in found:
         size = (s.width, s.height) if s.width else ("", "")
-        writer.writerow([s.image.name, s.status, s.image.label or "", *size, s.detail])
-    return text.getvalue()
+        rows.append([s.image.name, s.status, s.image.label or "", *size, s.detail])
+    return csv_text(IMAGE_COLUMNS, rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.taxonomies.attributes import COLUMN
 
@@ -93,10 +92,8 @@ def attribute_rates(counts: Mapping[tuple[str, str], tuple[int, int]], confidenc
 
 def attributes_csv(rates: Sequence[AttributeRate], slide_id: str) -> str:
     """Return ``attributes.csv``."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(ATTRIBUTE_COLUMNS)
+    rows: list[list[object]] = []
     for rate in rates:
         shares = ["" if v is None else f"{v:.4f}" for v in (rate.percent, rate.lower, rate.upper)]
-        writer.writerow([slide_id, rate.class_name, rate.attribute, rate.count, rate.n, *shares])
-    return text.getvalue()
+        rows.append([slide_id, rate.class_name, rate.attribute, rate.count, rate.n, *shares])
+    return csv_text(ATTRIBUTE_COLUMNS, rows)

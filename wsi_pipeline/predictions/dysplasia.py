@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.sentences import Sentence, say
 
@@ -95,17 +94,15 @@ class Dysplasia:
 
     def to_csv(self, slide_id: str) -> str:
         """Return ``dysplasia.csv``."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(DYSPLASIA_COLUMNS)
+        rows: list[list[object]] = []
         for row in self.rows:
             shares = ["" if v is None else f"{v:.4f}" for v in (row.percent, row.lower, row.upper)]
             line = f"{PUBLISHED_PERCENT:g}" if row.measure == FRACTION else ""
-            writer.writerow([
+            rows.append([
                 slide_id, row.measure, row.count, row.n, *shares, line, row.published or "",
                 f"{row.learnt_percent:.4f}", row.learnt or "", str(bool(row.reason)).lower(), row.reason,
             ])  # fmt: skip
-        return text.getvalue()
+        return csv_text(DYSPLASIA_COLUMNS, rows)
 
 
 def dysplasia(

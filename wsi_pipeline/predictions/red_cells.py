@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from wsi_pipeline.config import PredictionsConfig, Specimen
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.predictions.correction import ConfusionTable, correct_proportions
 from wsi_pipeline.predictions.intervals import wilson
@@ -111,15 +110,13 @@ class RedCellDifferential:
 
     def to_csv(self, slide_id: str) -> str:
         """Return ``red_cells.csv``: percentages with four decimals, since shapes of a tenth of a percent matter."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(RED_CELL_COLUMNS)
+        rows: list[list[object]] = []
         for row in self.rows:
             figures = [row.percent, row.lower, row.upper, *(row.corrected or (None,) * 3)]
             figures += row.false_positives or (None, None)
             above = "" if row.above is None else str(row.above).lower()
-            writer.writerow([slide_id, row.name, row.count, *("" if v is None else f"{v:.4f}" for v in figures), above])
-        return text.getvalue()
+            rows.append([slide_id, row.name, row.count, *("" if v is None else f"{v:.4f}" for v in figures), above])
+        return csv_text(RED_CELL_COLUMNS, rows)
 
 
 def red_cell_differential(

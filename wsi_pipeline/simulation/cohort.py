@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.simulation.cohort_profile import (
     CohortProfile,
@@ -162,8 +162,8 @@ def make_cohort(
     names = [patient_name(number) for number in range(patients)]
     if isinstance(settings.profile, TrephineCohort):
         cores = [patient for patient in drawn if isinstance(patient, TrephinePatient)]
-        write_text(made.truth, _csv(*truth_rows(slides, names, cores, settings.profile)))
-        write_text(out / "patients.csv", _csv(*counts_rows(names, cores)))
+        write_text(made.truth, csv_text(*truth_rows(slides, names, cores, settings.profile)))
+        write_text(out / "patients.csv", csv_text(*counts_rows(names, cores)))
     else:
         smears = [patient for patient in drawn if isinstance(patient, PatientDraw)]
         _write_truth(made.truth, slides, settings.profile, smears)
@@ -282,7 +282,7 @@ def _write_manifest(path: Path, settings: CohortSettings, drawn: Sequence[Patien
     for number, patient in enumerate(drawn):
         name = patient_name(number)
         rows.append((f"slides/{name}.tiff", name, name, patient.label, settings.profile.specimen, mpp, "true"))
-    write_text(path, _csv(MANIFEST_COLUMNS, rows))
+    write_text(path, csv_text(MANIFEST_COLUMNS, rows))
 
 
 def _write_truth(path: Path, slides: Path, profile: CohortProfile, drawn: Sequence[PatientDraw]) -> None:
@@ -304,7 +304,7 @@ def _write_truth(path: Path, slides: Path, profile: CohortProfile, drawn: Sequen
             name, name, patient.group, patient.label, "true", *(f"{share:.6f}" for share in shares),
             sum(placed[code] for code in inside), *counts, paler,
         ))  # fmt: skip
-    write_text(path, _csv(header, rows))
+    write_text(path, csv_text(header, rows))
 
 
 def _countable(group: Group) -> list[str]:
@@ -324,11 +324,3 @@ def _placed(path: Path) -> tuple[Counter[str], int]:
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a truth table ({error!r}); remove it, and the slide is made anew") from None
     return classes, paler
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

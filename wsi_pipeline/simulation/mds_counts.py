@@ -10,13 +10,12 @@ table says nothing about patients.
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 
 from wsi_pipeline.atomic import write_text
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import ConfigError
 
 COLUMNS = (
@@ -62,11 +61,7 @@ def simulated_table(n: int, *, seed: int) -> str:
         drawn = median * np.exp(noise) if logarithmic else median + noise
         columns[name] = [f"{value:.{decimals}f}" for value in np.clip(drawn, low, high)]
     columns["sex"] = ["F" if female else "M" for female in random.random(n) < 0.5]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(zip(*(columns[name] for name in COLUMNS), strict=True))
-    return text.getvalue()
+    return csv_text(COLUMNS, zip(*(columns[name] for name in COLUMNS), strict=True))
 
 
 def write_simulated_table(path: Path, n: int, *, seed: int) -> None:

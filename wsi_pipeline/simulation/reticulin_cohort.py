@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wsi_pipeline.atomic import write_text
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.reticulin import MPP, ReticulinShape, grade_of, make_reticulin_slide
 
@@ -100,7 +99,5 @@ def make_reticulin_cohort(
         truth.append((name, "true", grade, *(f"{value:.4f}" for value in planted)))
         report(f"[{place + 1}/{slides}] {name}")
     for name, header, rows in (("manifest.csv", _MANIFEST, manifest), ("truth.csv", _TRUTH, truth)):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        write_text(out / name, text.getvalue())
+        write_text(out / name, csv_text(header, rows))
     return ReticulinCohort(slides=out / "slides", manifest=out / "manifest.csv", truth=out / "truth.csv", n=slides)

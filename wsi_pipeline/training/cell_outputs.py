@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.atomic import atomic_path, write_json, write_text
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.predictions.assessment.calibration import Calibration
 from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics
 
@@ -97,12 +96,8 @@ def write_outputs(
 
 def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a CSV file; fractions with six digits, None as an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    for row in rows:
-        writer.writerow(["" if v is None else f"{v:.6g}" if isinstance(v, float | np.floating) else v for v in row])
-    write_text(path, text.getvalue())
+    written = ([f"{v:.6g}" if isinstance(v, float | np.floating) else v for v in row] for row in rows)
+    write_text(path, csv_text(header, written))
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import io
 import os
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from safetensors.torch import load_file
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.cells.classifier import TASK, load_classifier
 from wsi_pipeline.config import Specimen
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import DataError, DeviceError
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.training.cards import Card, DataSource, save_weights, write_card
@@ -326,13 +326,13 @@ def _fixed_split(
     split, groups = split_cells(cells, window_px=window_px)
     # Cells of unknown class are trained on, but nothing can be measured on them.
     split = np.where((cells.class_names == WHITE_CELL) & (split != "train"), "unused", split)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "source", "class", "digest", "group", "split"])
-    writer.writerows(
-        zip(cells.files, cells.sources, cells.class_names, cells.digests, groups.tolist(), split, strict=True)
+    write_text(
+        path,
+        csv_text(
+            ["file", "source", "class", "digest", "group", "split"],
+            zip(cells.files, cells.sources, cells.class_names, cells.digests, groups.tolist(), split, strict=True),
+        ),
     )
-    write_text(path, text.getvalue())
     return split, groups
 
 

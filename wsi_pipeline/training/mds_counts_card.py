@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.predictions.mds_counts import MdsTree, tree_text
 from wsi_pipeline.training.mds_counts_forest import Importance
 
@@ -23,13 +22,13 @@ _FAILS = (
 
 def importance_csv(importance: Sequence[Importance]) -> str:
     """Return ``importance.csv``, from the most to the least important by permutation."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("rank", "analyte", "permutation_auc_drop", "lowest_fold", "highest_fold", "impurity_percent"))
+    rows: list[list[object]] = []
     for rank, one in enumerate(importance, start=1):
         numbers = (one.auc_drop, one.lowest, one.highest)
-        writer.writerow((rank, one.analyte, *(f"{v:.4f}" for v in numbers), f"{one.impurity_percent:.1f}"))
-    return text.getvalue()
+        rows.append([rank, one.analyte, *(f"{v:.4f}" for v in numbers), f"{one.impurity_percent:.1f}"])
+    return csv_text(
+        ("rank", "analyte", "permutation_auc_drop", "lowest_fold", "highest_fold", "impurity_percent"), rows
+    )
 
 
 def card_text(tree: MdsTree, metrics: Mapping[str, Any], importance: Sequence[Importance]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.atomic import atomic_path, write_text
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
 from wsi_pipeline.training.cell_data import PackedCells
@@ -79,16 +78,18 @@ class OwnCells:
 
     def write_split(self, path: Path, split: npt.NDArray[np.str_]) -> None:
         """Write ``split.csv``: every cell with its groups and its part."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file", "class", "patient", "slide", "centre", "group", "split", "digest"])
         cells, packed = self.cells, self.packed
         columns = (
             cells.files, cells.class_names, packed.patient, packed.slide, packed.centre, self.groups, split,
             cells.digests,
         )  # fmt: skip
-        writer.writerows(zip(*(c.tolist() for c in columns), strict=True))
-        write_text(path, text.getvalue())
+        write_text(
+            path,
+            csv_text(
+                ["file", "class", "patient", "slide", "centre", "group", "split", "digest"],
+                zip(*(c.tolist() for c in columns), strict=True),
+            ),
+        )
 
 
 def read_own_cells(

@@ -6,9 +6,7 @@ class counts as read.
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import ConfigError, DataError, some
 from wsi_pipeline.exports.finished_run import FinishedRun, RunSlide
 from wsi_pipeline.predictions.plain_csv import safe_cell
@@ -222,11 +221,7 @@ def _labels(
 
 def write_labels(out: Path, labels: Sequence[Label], summaries: Sequence[SlideSummary]) -> Path:
     """Write the labels as CSV, and the summary as JSON beside it; return where the summary is."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([safe_cell(getattr(label, column)) for column in COLUMNS] for label in labels)
     beside = out.with_name(f"{out.stem}.summary.json")
-    write_text(out, text.getvalue())
+    write_text(out, csv_text(COLUMNS, ([safe_cell(getattr(label, column)) for column in COLUMNS] for label in labels)))
     write_json(beside, {"labels": len(labels), "slides": [asdict(summary) for summary in summaries]})
     return beside

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from wsi_pipeline.atomic import write_json, write_text, writing
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.exports.report.assessment import write_assessment
 from wsi_pipeline.predictions.assessment import Plan, Study
@@ -246,15 +245,15 @@ def _notes(request: SlidesTraining, model: SlideEnsemble) -> list[str]:
 
 
 def _held_out(cohort: Cohort, data: TrainingSet, fitted: FittedModel) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["subject_id", "patient", "cohort", "label", "fold", *(f"p_{code}" for code in data.task.codes)])
+    rows: list[list[object]] = []
     centres = cohort.centres or ("",) * len(cohort)
     for i, subject in enumerate(data.subjects):
         who = [safe_cell(text_) for text_ in (subject.bag.subject_id, cohort.patients[i], centres[i])]
         p = [f"{value:.6f}" for value in fitted.held_out[i].tolist()]
-        writer.writerow([*who, data.task.codes[int(data.labels[i])], int(fitted.fold[i]) + 1, *p])
-    return text.getvalue()
+        rows.append([*who, data.task.codes[int(data.labels[i])], int(fitted.fold[i]) + 1, *p])
+    return csv_text(
+        ["subject_id", "patient", "cohort", "label", "fold", *(f"p_{code}" for code in data.task.codes)], rows
+    )
 
 
 def _metrics(study: Study, alone: tuple[CellLevel, ...], external: Evaluation | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.cells.windows import resample
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.errors import DataError, MissingWeightsError, ModelError
 from wsi_pipeline.training.cell_data import PackedCells
 from wsi_pipeline.training.cell_listing import some
@@ -81,16 +81,14 @@ def write_seen(weights: Path, own: OwnCells, split: npt.NDArray[np.str_], window
     """
     train = np.flatnonzero(split == "train")
     prints = _prints(own.cells, train, window_px)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_HEADER)
+    rows: list[list[object]] = []
     columns = own.packed.groups
     for row, i in enumerate(train.tolist()):
         groups = [_hashed(name, str(columns[name][i])) for name in _GROUPS]
         bits, thumbnail = prints.bits[row].tobytes().hex(), prints.thumbnails[row].tobytes().hex()
-        writer.writerow([own.cells.digests[i], own.cells.class_names[i], *groups, bits, thumbnail])
+        rows.append([own.cells.digests[i], own.cells.class_names[i], *groups, bits, thumbnail])
     path = seen_file(weights)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(_HEADER, rows))
     return {"file": path.name, "images": len(train), "sha256": file_sha256(path)}
 
 

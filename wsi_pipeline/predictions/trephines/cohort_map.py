@@ -21,9 +21,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from wsi_pipeline.errors import ModelError
+from wsi_pipeline.predictions.trephines.parts import Number, Part
 from wsi_pipeline.predictions.trephines.window import FloatArray
 
 FORMAT = "wsi-pipeline cohort map 1"
@@ -38,46 +39,40 @@ _LEAST_KNOWN = 0.5
 _SHOWN_LOADINGS = 5
 _MAX_BYTES = 20_000_000
 
-_Number = Annotated[float, Field(allow_inf_nan=False)]
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MapClass(_Part):
+class MapClass(Part):
     """A class of the task: code, name for people."""
 
     code: str
     name: str
 
 
-class MapSample(_Part):
+class MapSample(Part):
     """A reference sample: its class, place on the map, and standardised features."""
 
     code: str
-    x: _Number
-    y: _Number
-    z: tuple[_Number, ...]
+    x: Number
+    y: Number
+    z: tuple[Number, ...]
 
 
-class MapContour(_Part):
+class MapContour(Part):
     """Lines ``(x, y)`` that enclose ``share`` of the density of a class."""
 
     code: str
     share: Annotated[float, Field(gt=0, lt=1)]
-    paths: tuple[tuple[tuple[_Number, _Number], ...], ...]
+    paths: tuple[tuple[tuple[Number, Number], ...], ...]
 
 
-class MapAxis(_Part):
+class MapAxis(Part):
     """A principal component: share of the variance, and the features that weigh most, with their loadings."""
 
     explained: Annotated[float, Field(ge=0, le=1)]
-    loadings: tuple[_Number, ...]
-    main: tuple[tuple[str, _Number], ...]
+    loadings: tuple[Number, ...]
+    main: tuple[tuple[str, Number], ...]
 
 
-class MapDocument(_Part):
+class MapDocument(Part):
     """What the file holds."""
 
     format: Literal["wsi-pipeline cohort map 1"]
@@ -85,8 +80,8 @@ class MapDocument(_Part):
     simulated: bool
     trained_on: str
     features: Annotated[tuple[str, ...], Field(min_length=2)]
-    median: tuple[_Number, ...]
-    mean: tuple[_Number, ...]
+    median: tuple[Number, ...]
+    mean: tuple[Number, ...]
     spread: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
     axes: tuple[MapAxis, MapAxis]
     classes: tuple[MapClass, ...]

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from wsi_pipeline.errors import MissingWeightsError, ModelError
 from wsi_pipeline.predictions.trephines.megakaryocytes import MEASURES, Megakaryocytes
+from wsi_pipeline.predictions.trephines.parts import Number, Part
 from wsi_pipeline.predictions.trephines.window import FloatArray
 from wsi_pipeline.weights import file_sha256
 
@@ -37,47 +38,42 @@ FEATURES = (
 _MAX_BYTES = 5_000_000
 _Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=60)]
 _Text = Annotated[str, StringConstraints(min_length=1, max_length=400)]
-_Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Phenotype(_Part):
+class Phenotype(Part):
     """A cluster: its name in tables, in words, the training cells in it, and its centre in standardised features."""
 
     code: _Code
     name: _Text
     n_cells: Annotated[int, Field(ge=1)]
-    centre: tuple[_Number, ...]
-    medians: dict[str, _Number | None] = {}
+    centre: tuple[Number, ...]
+    medians: dict[str, Number | None] = Field(default_factory=dict)
 
 
-class ReferenceGroup(_Part):
+class ReferenceGroup(Part):
     """Shares of the phenotypes, 0 to 1, over reference samples of one label; ``all`` is of every sample."""
 
     label: _Text
     n_samples: Annotated[int, Field(ge=1)]
     n_cells: Annotated[int, Field(ge=1)]
-    mean: tuple[_Number, ...]
-    q10: tuple[_Number, ...]
-    q90: tuple[_Number, ...]
+    mean: tuple[Number, ...]
+    q10: tuple[Number, ...]
+    q90: tuple[Number, ...]
 
 
-class Embedding(_Part):
+class Embedding(Part):
     """Directions of the cells' embedding that enter beside the measures: mean ``(d,)``, axes ``(k, d)``."""
 
-    mean: tuple[_Number, ...]
-    axes: tuple[tuple[_Number, ...], ...]
+    mean: tuple[Number, ...]
+    axes: tuple[tuple[Number, ...], ...]
 
 
-class _Document(_Part):
+class _Document(Part):
     format: Literal["wsi-pipeline phenotypes 1"]
     name: _Text
     features: Annotated[tuple[str, ...], Field(min_length=1)]
     embedding: Embedding | None
-    mean: tuple[_Number, ...]
+    mean: tuple[Number, ...]
     spread: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
     phenotypes: Annotated[tuple[Phenotype, ...], Field(min_length=2, max_length=40)]
     reference: tuple[ReferenceGroup, ...]

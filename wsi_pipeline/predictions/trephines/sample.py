@@ -26,14 +26,13 @@ The entry, JSON values only; None (null) is what cannot be told::
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from wsi_pipeline.csv_rows import csv_text
 from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.predictions.trephines.arrangement import Arrangement, arrangement
@@ -115,15 +114,13 @@ class TrephineSample:
 
     def to_csv(self, slide_id: str) -> str:
         """Return ``megakaryocytes.csv``: a row a megakaryocyte, in the order of the table."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(MEGAKARYOCYTE_COLUMNS)
+        rows: list[list[object]] = []
         cells, lies = self.cells, self.lies
         bone = np.full(len(cells), np.nan) if lies.bone is None else lies.bone.each
         measures = cells.matrix(MEASURES)
         for i, cell_id in enumerate(cells.cell_ids.tolist()):
             label = int(lies.clusters.label[i])
-            writer.writerow(
+            rows.append(
                 [
                     slide_id, cell_id, *(f"{v:.3f}" for v in cells.points_um[i].tolist()),
                     "true" if cells.truncated[i] else "false", *(_cell(v) for v in measures[i].tolist()),
@@ -131,17 +128,15 @@ class TrephineSample:
                     "" if label < 0 else label + 1, _cell(float(bone[i])),
                 ]
             )  # fmt: skip
-        return text.getvalue()
+        return csv_text(MEGAKARYOCYTE_COLUMNS, rows)
 
     def phenotypes_csv(self, slide_id: str) -> str:
         """Return ``phenotypes.csv``: a row a phenotype; a header only where none are told."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(PHENOTYPE_COLUMNS)
+        rows: list[list[object]] = []
         for row in self._phenotypes(self.reason)["rows"]:
             known = [f"{row[name]:.4f}" for name in ("percent", "lower", "upper")]
-            writer.writerow([slide_id, row["code"], safe_cell(row["name"]), row["count"], *known])
-        return text.getvalue()
+            rows.append([slide_id, row["code"], safe_cell(row["name"]), row["count"], *known])
+        return csv_text(PHENOTYPE_COLUMNS, rows)
 
     def _wording(self, reason: str | None) -> Sentence:
         n = len(self.cells)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,6 @@ from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.regions import Regions
-from wsi_pipeline.regions.geojson import read_regions
 from wsi_pipeline.regions.rasterise import rasterise
 from wsi_pipeline.regions.regions import only_areas
 from wsi_pipeline.units import Box
@@ -129,34 +127,12 @@ def window_of(regions: Regions, mpp: tuple[float, float]) -> MarrowWindow:
     mpp
         Microns per level-0 pixel, x and y.
     """
-    bone = [part.geometry for part in regions.excluded if part.reason == _BONE]
-    return _window(regions.included, bone, mpp)
 
-
-def read_window(path: Path, mpp: tuple[float, float], *, offset_px0: tuple[int, int] = (0, 0)) -> MarrowWindow:
-    """Return the window of a ``regions.geojson``.
-
-    Parameters
-    ----------
-    mpp
-        Microns per level-0 pixel, x and y.
-    offset_px0
-        Origin of QuPath's frame in level-0 pixels (``openslide.bounds-x/y``).
-
-    Raises
-    ------
-    RegionError
-        The file cannot be used.
-    """
-    areas = read_regions(path, offset_px0=offset_px0)
-    marrow = shapely.unary_union([area.geometry for area in areas if not area.ignored])
-    return _window(marrow, [area.geometry for area in areas if area.reason == _BONE], mpp)
-
-
-def _window(marrow: BaseGeometry, bone: list[BaseGeometry], mpp: tuple[float, float]) -> MarrowWindow:
     def in_um(geometry: BaseGeometry) -> BaseGeometry:
         return only_areas(shapely.transform(geometry, lambda xy: xy * np.asarray(mpp)))
 
+    marrow = regions.included
+    bone = [part.geometry for part in regions.excluded if part.reason == _BONE]
     return MarrowWindow(
         marrow=MultiPolygon() if marrow.is_empty else in_um(marrow),
         bone=in_um(shapely.unary_union(bone)) if bone else MultiPolygon(),
