@@ -15,6 +15,7 @@ import pytest
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.config import RuntimeConfig
 from wsi_pipeline.errors import CorruptTileError
+from wsi_pipeline.runtime import kept_workers
 from wsi_pipeline.runtime.executor import Executor, RunStoppedError, SerialExecutor, open_executor
 from wsi_pipeline.runtime.isolated import run_isolated
 from wsi_pipeline.runtime.tasks import TaskLostError, TaskReport, pack, run_task
@@ -117,6 +118,24 @@ def test_workers_that_die_as_soon_as_they_start_are_replaced(cluster: Executor) 
             cluster.call(leave)
         assert caught.value.reason == "crash"
     assert cluster.call(who) > 0
+
+
+def test_a_worker_that_takes_long_to_be_back_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's cluster forgets it; a run without workers would wait for ever."""
+    monkeypatch.setattr(kept_workers, "LOST_AFTER_S", 0.01)
+    said: list[int] = []
+
+    def lose_and_ask() -> None:
+        with open_executor("local", RuntimeConfig(workers=1, prefetch=0, retries=0)) as executor:
+            for _ in range(2):
+                with pytest.raises(TaskLostError):
+                    executor.call(leave)
+            said.append(executor.call(who))
+
+    thread = threading.Thread(target=lose_and_ask, daemon=True)
+    thread.start()
+    thread.join(300)
+    assert len(said) == 1
 
 
 def test_a_process_of_its_own_tells_how_it_ended(tmp_path: Path) -> None:

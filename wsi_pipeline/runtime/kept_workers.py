@@ -1,8 +1,11 @@
-"""Workers of a local cluster that gave up are replaced.
+"""Workers of a local cluster that are gone are replaced: a run without workers would wait for ever.
 
-Dask's nanny starts a worker anew that dies; one that dies before the nanny has heard of its start makes the nanny
-close itself, and the cluster does not make another (seen in distributed 2026.7.0). A task that ends its process at once
-does so to the worker that was started for the last one, and a run without workers would wait for ever.
+Dask's nanny starts a worker anew that dies. In two cases nobody does (seen in distributed 2026.7.0):
+
+- One that dies before the nanny has heard of its start makes the nanny close itself. A task that ends its process at
+  once does so to the worker that was started for the last one.
+- One that is not back within ``distributed.deploy.lost-worker-timeout`` (15 s, which starting Python with its libraries
+  takes on a busy machine) is closed by the cluster and forgotten.
 """
 
 from __future__ import annotations
@@ -13,17 +16,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import dask
+
 if TYPE_CHECKING:
     from distributed.deploy.spec import SpecCluster
 
 _EVERY_S = 2.0
+LOST_AFTER_S = 300.0
+"""Seconds a worker may take to be back before the cluster forgets it."""
 
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def keep_workers(cluster: SpecCluster) -> Iterator[None]:
-    """Replace workers of a cluster that closed themselves, while the block runs.
+    """Replace workers of a cluster that closed themselves or that it forgot, while the block runs.
 
     Parameters
     ----------
@@ -36,25 +43,28 @@ def keep_workers(cluster: SpecCluster) -> Iterator[None]:
     def keep() -> None:
         nonlocal number
         while not ended.wait(_EVERY_S):
-            given_up = [name for name in lost_workers(cluster) if name in cluster.worker_spec]
-            for name in given_up:
+            gone = [name for name in lost_workers(cluster) if name in cluster.worker_spec]
+            for name in gone:
                 cluster.worker_spec[number] = cluster.worker_spec.pop(name)
                 number += 1
-            if given_up:
-                _log.info("%d worker(s) gave up and are replaced", len(given_up))
+            if gone:
+                _log.info("%d worker(s) are gone and replaced", len(gone))
                 cluster.scale(len(cluster.worker_spec))  # as many as before: the missing ones are started
 
     thread = threading.Thread(target=keep, name="keep workers", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": f"{LOST_AFTER_S} s"}):
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 def lost_workers(cluster: SpecCluster) -> list[int]:
-    """Return the names of workers whose nannies have closed."""
+    """Return the names of workers that should be there: those whose nannies have closed, and those forgotten."""
     from distributed.core import Status
 
-    return [name for name, nanny in list(cluster.workers.items()) if nanny.status in (Status.closed, Status.failed)]
+    nannies = dict(cluster.workers)
+    closed = [name for name, nanny in nannies.items() if nanny.status in (Status.closed, Status.failed)]
+    return closed + [name for name in list(cluster.worker_spec) if name not in nannies]
