@@ -19,11 +19,11 @@ from wsi_pipeline.cells.attributes import masked_loss
 from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ConfigError, DataError, ModelError
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.cell_attributes import AttributeLabels, attribute_figures, learnable, read_attributes
-from wsi_pipeline.training.cell_models import ModelChoice
-from wsi_pipeline.training.mixing import Mixing
-from wsi_pipeline.training.own_cells import train_own_cells
-from wsi_pipeline.training.own_cells_request import CellTraining
+from wsi_pipeline.training.cells.attributes import AttributeLabels, attribute_figures, learnable, read_attributes
+from wsi_pipeline.training.cells.mixing import Mixing
+from wsi_pipeline.training.cells.models import ModelChoice
+from wsi_pipeline.training.cells.own import train_own_cells
+from wsi_pipeline.training.cells.own_request import CellTraining
 from wsi_pipeline.weights import file_sha256
 
 PBC = load_taxonomy("pbc-blast")

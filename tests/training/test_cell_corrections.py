@@ -18,9 +18,9 @@ from own_cell_images import COLOURS, cell
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.slides import slide_fingerprint
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.cell_corrections import is_run, read_run
-from wsi_pipeline.training.cell_listing import resolve_labels
-from wsi_pipeline.training.cell_pack import pack_listing
+from wsi_pipeline.training.cells.corrections import is_run, read_run
+from wsi_pipeline.training.cells.listing import resolve_labels
+from wsi_pipeline.training.cells.pack import pack_listing
 
 SIDE, N = 60, 6
 

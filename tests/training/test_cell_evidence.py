@@ -16,11 +16,11 @@ from wsi_pipeline.cells.classifier import CellClassifier, load_classifier
 from wsi_pipeline.cells.evidence import COLUMNS, Evidence, columns_of
 from wsi_pipeline.cli.main import app
 from wsi_pipeline.errors import DataError, MissingWeightsError, ModelError
-from wsi_pipeline.training.cell_data import PackedCells
-from wsi_pipeline.training.cell_evidence import lay_out, make_evidence_of
-from wsi_pipeline.training.cell_held_out import held_out_classes
-from wsi_pipeline.training.own_cells import train_own_cells
-from wsi_pipeline.training.own_cells_request import CellTraining
+from wsi_pipeline.training.cells.data import PackedCells
+from wsi_pipeline.training.cells.evidence import lay_out, make_evidence_of
+from wsi_pipeline.training.cells.held_out import held_out_classes
+from wsi_pipeline.training.cells.own import train_own_cells
+from wsi_pipeline.training.cells.own_request import CellTraining
 from wsi_pipeline.weights import load_weights
 
 LIGHT = np.array([244, 238, 236], np.uint8)

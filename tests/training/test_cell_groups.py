@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.training.cell_groups import choose_grouping, deal_folds, fold_split, join, split_groups
-from wsi_pipeline.training.mixing import Mixing, mix
+from wsi_pipeline.training.cells.groups import choose_grouping, deal_folds, fold_split, join, split_groups
+from wsi_pipeline.training.cells.mixing import Mixing, mix
 
 
 def _digests(n: int) -> list[str]:

@@ -20,8 +20,8 @@ from wsi_pipeline.evaluation.cells import evaluate_classifier_on_folder, mapped_
 from wsi_pipeline.simulation.split import is_reserved
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.training.augment import FAR, NEAR, AugmentSpec, augment, augment_in_turn
-from wsi_pipeline.training.cell_confusion import calibration_cells, card_confusion, write_confusion
-from wsi_pipeline.training.cell_data import (
+from wsi_pipeline.training.cells.confusion import calibration_cells, card_confusion, write_confusion
+from wsi_pipeline.training.cells.data import (
     WHITE_CELL,
     PackedCells,
     pack,
@@ -29,10 +29,10 @@ from wsi_pipeline.training.cell_data import (
     read_class_folders,
     shipped_recipe,
 )
-from wsi_pipeline.training.cell_fit import CellRecipe, fit, logits_of, sampling_weights
-from wsi_pipeline.training.cell_report import Answers, report_on, source_leak
-from wsi_pipeline.training.cells import measure_confusion, train_cells
-from wsi_pipeline.training.mixing import Mixing
+from wsi_pipeline.training.cells.fit import CellRecipe, fit, logits_of, sampling_weights
+from wsi_pipeline.training.cells.mixing import Mixing
+from wsi_pipeline.training.cells.report import Answers, report_on, source_leak
+from wsi_pipeline.training.cells.shipped import measure_confusion, train_cells
 
 RECIPE = CellRecipe(
     window_px=32, side_px=48, stem=8, widths=(16, 24), depths=(1, 1), embedding_dim=16, batch=16, epochs=6, dropout=0.0

@@ -17,8 +17,8 @@ from wsi_pipeline.predictions.counts.features import CLASSES
 from wsi_pipeline.predictions.counts.labelled import LabelledCounts
 from wsi_pipeline.predictions.counts.measured import summarise_trust
 from wsi_pipeline.predictions.counts.model import load_counts_model, pack
-from wsi_pipeline.training.counts import CountsTraining, train_counts
-from wsi_pipeline.training.counts_fit import fit_counts
+from wsi_pipeline.training.counts.fit import fit_counts
+from wsi_pipeline.training.counts.model import CountsTraining, train_counts
 
 PLAN = Plan(folds=2, repeats=1, null_repeats=0, fractions=(), replicates=50)
 

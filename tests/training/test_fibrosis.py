@@ -13,9 +13,9 @@ import torch
 from wsi_pipeline.errors import ConfigError, DataError, ModelError
 from wsi_pipeline.predictions.fibrosis import FibrosisModel, FibrosisNetwork, load_fibrosis_model
 from wsi_pipeline.simulation.reticulin_cohort import make_reticulin_cohort
-from wsi_pipeline.training.fibrosis import concordance, rank_figures, train_fibrosis
-from wsi_pipeline.training.fibrosis_data import read_graded
-from wsi_pipeline.training.fibrosis_fit import fit_scale, pairwise_loss
+from wsi_pipeline.training.fibrosis.data import read_graded
+from wsi_pipeline.training.fibrosis.fit import fit_scale, pairwise_loss
+from wsi_pipeline.training.fibrosis.model import concordance, rank_figures, train_fibrosis
 
 
 def test_pairs_in_order_cost_little_and_ties_least_when_equal():

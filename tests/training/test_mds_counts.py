@@ -15,8 +15,13 @@ from wsi_pipeline.cli.main import app
 from wsi_pipeline.errors import ConfigError, DataError, ModelError, OutputError
 from wsi_pipeline.predictions.mds_counts import predict_mds_counts, read_tree
 from wsi_pipeline.simulation.mds_counts import simulated_table, write_simulated_table
-from wsi_pipeline.training import mds_counts_forest
-from wsi_pipeline.training.mds_counts import MdsTraining, read_training_table, simulated_training, train_mds_counts
+from wsi_pipeline.training.mds_counts import forest as mds_counts_forest
+from wsi_pipeline.training.mds_counts.model import (
+    MdsTraining,
+    read_training_table,
+    simulated_training,
+    train_mds_counts,
+)
 
 RUN = CliRunner()
 

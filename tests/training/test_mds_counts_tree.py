@@ -15,12 +15,12 @@ from sklearn.tree import DecisionTreeClassifier
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.counts.analytes import load_analytes
-from wsi_pipeline.training import mds_counts_forest
-from wsi_pipeline.training.mds_counts import patient_folds
-from wsi_pipeline.training.mds_counts_assessment import assess_tree, operating_point, telling_gaps
-from wsi_pipeline.training.mds_counts_forest import assess_forest, forest, permutation_drops
-from wsi_pipeline.training.mds_counts_rows import LabelledRows, labelled_rows
-from wsi_pipeline.training.mds_counts_tree import fewest_decimals, filled, grow, medians, prune, to_tree
+from wsi_pipeline.training.mds_counts import forest as mds_counts_forest
+from wsi_pipeline.training.mds_counts.assessment import assess_tree, operating_point, telling_gaps
+from wsi_pipeline.training.mds_counts.forest import assess_forest, forest, permutation_drops
+from wsi_pipeline.training.mds_counts.model import patient_folds
+from wsi_pipeline.training.mds_counts.rows import LabelledRows, labelled_rows
+from wsi_pipeline.training.mds_counts.tree import fewest_decimals, filled, grow, medians, prune, to_tree
 
 ANALYTES = load_analytes("mds-cbc")[:4]
 

@@ -10,18 +10,18 @@ from wsi_pipeline.evaluation.segmentation import ImageScore
 from wsi_pipeline.segmentation.kinds import MEGAKARYOCYTE_KINDS
 from wsi_pipeline.simulation.megakaryocytes import MegakaryocyteShape
 from wsi_pipeline.simulation.sprites import load_sprites
-from wsi_pipeline.training.megakaryocyte_composites import COMPOSITE_MPP, composite
-from wsi_pipeline.training.megakaryocyte_figures import (
+from wsi_pipeline.training.segmentation.data import IGNORE, SECTION_KINDS, Sample
+from wsi_pipeline.training.segmentation.fit import RECIPES, initial_weights
+from wsi_pipeline.training.segmentation.megakaryocyte_composites import COMPOSITE_MPP, composite
+from wsi_pipeline.training.segmentation.megakaryocyte_figures import (
     CompositeScores,
     composite_figures,
     measure_composites,
     real_figures,
     touching_pairs,
 )
-from wsi_pipeline.training.section_labels import megakaryocyte_sample
-from wsi_pipeline.training.segmentation import RECIPES, initial_weights
-from wsi_pipeline.training.segmentation_card import train_shipped
-from wsi_pipeline.training.segmentation_data import IGNORE, SECTION_KINDS, Sample
+from wsi_pipeline.training.segmentation.section_labels import megakaryocyte_sample
+from wsi_pipeline.training.segmentation.shipped import train_shipped
 
 NUCLEI = tuple(sprite for sprite in load_sprites() if sprite.kind == "nucleus")
 CYTOPLASM, NUCLEUS = 1, 2

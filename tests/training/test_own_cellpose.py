@@ -15,9 +15,9 @@ from wsi_pipeline.cli import main as cli
 from wsi_pipeline.errors import ConfigError, DataError, MissingWeightsError, ModelError
 from wsi_pipeline.segmentation.cellpose_model import import_cellpose
 from wsi_pipeline.segmentation.models import load_model
-from wsi_pipeline.training.own_cellpose import settle_base
-from wsi_pipeline.training.own_segmentation import prepare, train_own
-from wsi_pipeline.training.own_segmentation_request import OwnTraining
+from wsi_pipeline.training.segmentation.own import prepare, train_own
+from wsi_pipeline.training.segmentation.own_cellpose import settle_base
+from wsi_pipeline.training.segmentation.own_request import OwnTraining
 from wsi_pipeline.weights import file_sha256, load_weights
 
 STEPS = 3

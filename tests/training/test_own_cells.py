@@ -19,10 +19,10 @@ from PIL import Image
 
 from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ConfigError, DataError, ModelError, WsiPipelineError
-from wsi_pipeline.training.cell_models import ModelChoice
-from wsi_pipeline.training.mixing import Mixing
-from wsi_pipeline.training.own_cells import train_own_cells
-from wsi_pipeline.training.own_cells_request import CellTraining, list_cells
+from wsi_pipeline.training.cells.mixing import Mixing
+from wsi_pipeline.training.cells.models import ModelChoice
+from wsi_pipeline.training.cells.own import train_own_cells
+from wsi_pipeline.training.cells.own_request import CellTraining, list_cells
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 from own_cell_images import MPP, RECIPE
-from wsi_pipeline.training.own_cells import train_own_cells
-from wsi_pipeline.training.own_cells_request import CellTraining
-from wsi_pipeline.training.mixing import Mixing
+from wsi_pipeline.training.cells.own import train_own_cells
+from wsi_pipeline.training.cells.own_request import CellTraining
+from wsi_pipeline.training.cells.mixing import Mixing
 request = CellTraining(data=Path(sys.argv[1]), mpp=MPP, mixing=Mixing(mixup=0.4, cutmix=1.0))
 train_own_cells(request, Path(sys.argv[2]), recipe=RECIPE, report=lambda line: print(line, flush=True))
 """

@@ -17,9 +17,9 @@ from own_fields import MPP, draw, save, write_fields
 from wsi_pipeline.cli import main as cli
 from wsi_pipeline.errors import DataError, ModelError, OutputError
 from wsi_pipeline.segmentation.models import load_model
-from wsi_pipeline.training.own_segmentation import prepare, train_own
-from wsi_pipeline.training.own_segmentation_request import OwnTraining
-from wsi_pipeline.training.own_segmentation_start import load_start
+from wsi_pipeline.training.segmentation.own import prepare, train_own
+from wsi_pipeline.training.segmentation.own_request import OwnTraining
+from wsi_pipeline.training.segmentation.own_start import load_start
 from wsi_pipeline.weights import file_sha256, load_weights
 
 STEPS = 4
@@ -92,8 +92,8 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import torch
-from wsi_pipeline.training.own_segmentation import train_own
-from wsi_pipeline.training.own_segmentation_request import OwnTraining
+from wsi_pipeline.training.segmentation.own import train_own
+from wsi_pipeline.training.segmentation.own_request import OwnTraining
 
 torch.set_num_threads(1)
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])

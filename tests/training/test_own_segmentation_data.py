@@ -12,13 +12,13 @@ from own_fields import CENTRES, MPP, SIDE, draw, save, write_fields
 from PIL import Image
 
 from wsi_pipeline.errors import ConfigError, DataError, WsiPipelineError
-from wsi_pipeline.training.own_segmentation import prepare, summary
-from wsi_pipeline.training.own_segmentation_card import Prepared
-from wsi_pipeline.training.own_segmentation_data import read_fields
-from wsi_pipeline.training.own_segmentation_request import OwnTraining
-from wsi_pipeline.training.own_segmentation_samples import make_samples, split_fields
-from wsi_pipeline.training.segmentation import Recipe
-from wsi_pipeline.training.segmentation_data import IGNORE
+from wsi_pipeline.training.segmentation.data import IGNORE
+from wsi_pipeline.training.segmentation.fit import Recipe
+from wsi_pipeline.training.segmentation.own import prepare, summary
+from wsi_pipeline.training.segmentation.own_card import Prepared
+from wsi_pipeline.training.segmentation.own_data import read_fields
+from wsi_pipeline.training.segmentation.own_request import OwnTraining
+from wsi_pipeline.training.segmentation.own_samples import make_samples, split_fields
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from made_trephines import MadeTrephine, make_trephines, two_groups
 from wsi_pipeline.errors import ConfigError, DataError, MissingWeightsError, ModelError
 from wsi_pipeline.predictions.trephines.megakaryocytes import read_megakaryocytes
 from wsi_pipeline.predictions.trephines.phenotypes import load_phenotypes
-from wsi_pipeline.training.phenotypes import PhenotypeTraining, train_phenotypes
+from wsi_pipeline.training.phenotypes.find import PhenotypeTraining, train_phenotypes
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from qupath_run import add_regions
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.exports.finished_run import FinishedRun, locate_slides, read_finished_run
 from wsi_pipeline.exports.qupath_project import export_slide
-from wsi_pipeline.training.cell_corrections import read_run
-from wsi_pipeline.training.qupath_import import Label, SlideSummary, import_corrections, write_labels
+from wsi_pipeline.training.cells.corrections import read_run
+from wsi_pipeline.training.qupath.labels import Label, SlideSummary, import_corrections, write_labels
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.training.qupath_objects import class_name, read_features
+from wsi_pipeline.training.qupath.objects import class_name, read_features
 
 _value = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=6),

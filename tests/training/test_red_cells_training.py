@@ -16,9 +16,8 @@ from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.predictions.red_cells import red_cell_differential
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training import red_cells
-from wsi_pipeline.training.red_cell_data import LabelledRedCells, read_other_laboratory, read_red_cells
-from wsi_pipeline.training.red_cells import (
+from wsi_pipeline.training.red_cells import classifier as red_cells
+from wsi_pipeline.training.red_cells.classifier import (
     blocks_of,
     check_red_cells,
     cross_validate,
@@ -27,6 +26,7 @@ from wsi_pipeline.training.red_cells import (
     measure,
     train_red_cells,
 )
+from wsi_pipeline.training.red_cells.data import LabelledRedCells, read_other_laboratory, read_red_cells
 
 CLASSES = load_taxonomy("red-cells").classifier_classes
 

@@ -10,10 +10,10 @@ import pytest
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.simulation import is_reserved
-from wsi_pipeline.training import section_labels, virtual_fields
-from wsi_pipeline.training.section_labels import section_sample
-from wsi_pipeline.training.segmentation_data import IGNORE, SECTION_KINDS, Sample
-from wsi_pipeline.training.virtual_fields import virtual_sections
+from wsi_pipeline.training.segmentation import section_labels, virtual_fields
+from wsi_pipeline.training.segmentation.data import IGNORE, SECTION_KINDS, Sample
+from wsi_pipeline.training.segmentation.section_labels import section_sample
+from wsi_pipeline.training.segmentation.virtual_fields import virtual_sections
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import pytest
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.evaluation.points import PointsResult
 from wsi_pipeline.evaluation.segmentation import ImageScore
-from wsi_pipeline.training import segmentation_card
-from wsi_pipeline.training.segmentation import RECIPES
-from wsi_pipeline.training.segmentation_card import train_shipped
-from wsi_pipeline.training.segmentation_data import SECTION_KINDS, Sample
-from wsi_pipeline.training.segmentation_figures import MEGAKARYOCYTE, NUCLEI, Scores, figures
+from wsi_pipeline.training.segmentation import shipped as segmentation_card
+from wsi_pipeline.training.segmentation.data import SECTION_KINDS, Sample
+from wsi_pipeline.training.segmentation.figures import MEGAKARYOCYTE, NUCLEI, Scores, figures
+from wsi_pipeline.training.segmentation.fit import RECIPES
+from wsi_pipeline.training.segmentation.shipped import train_shipped
 
 
 def score(name: str, tp: int, fp: int, fn: int) -> ImageScore:

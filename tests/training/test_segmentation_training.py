@@ -11,8 +11,15 @@ import torch
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.segmentation.networks import CompactFlowNet
-from wsi_pipeline.training.segmentation import RECIPES, Recipe, batch_of, losses, sampling_weights, train_segmentation
-from wsi_pipeline.training.segmentation_data import IGNORE, SET_SHARES, SMEAR_KINDS, Sample
+from wsi_pipeline.training.segmentation.data import IGNORE, SET_SHARES, SMEAR_KINDS, Sample
+from wsi_pipeline.training.segmentation.fit import (
+    RECIPES,
+    Recipe,
+    batch_of,
+    losses,
+    sampling_weights,
+    train_segmentation,
+)
 
 RECIPE = replace(RECIPES["compact-smear"], side=32, batch=2, steps=4)
 

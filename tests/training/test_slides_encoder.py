@@ -21,11 +21,11 @@ from wsi_pipeline.predictions.slide_models.encoder_member import EncoderMember
 from wsi_pipeline.predictions.slide_models.storage import model_path
 from wsi_pipeline.predictions.slide_models.subject import Subject
 from wsi_pipeline.predictions.tasks import load_task
-from wsi_pipeline.training import slides_encoder
-from wsi_pipeline.training.slides_data import maps_of
-from wsi_pipeline.training.slides_encoder import CellMaps, EncoderRecipe, fit_encoder, read_cell_maps, tune_encoder
-from wsi_pipeline.training.slides_fit import fit_slide_model
-from wsi_pipeline.training.slides_members import ENCODER, TrainingSet, members_of
+from wsi_pipeline.training.slides import encoder as slides_encoder
+from wsi_pipeline.training.slides.data import maps_of
+from wsi_pipeline.training.slides.encoder import CellMaps, EncoderRecipe, fit_encoder, read_cell_maps, tune_encoder
+from wsi_pipeline.training.slides.fit import fit_slide_model
+from wsi_pipeline.training.slides.members import ENCODER, TrainingSet, members_of
 from wsi_pipeline.weights import file_sha256
 
 RECIPE = EncoderRecipe(cells=5, views=2, steps=12, draws=4, tunings=1)

@@ -21,13 +21,13 @@ from wsi_pipeline.predictions.bags import CellBag
 from wsi_pipeline.predictions.slide_models import answer, load_slide_model
 from wsi_pipeline.predictions.slide_models.member import Member
 from wsi_pipeline.predictions.tasks import load_task
-from wsi_pipeline.training import slides_fit
-from wsi_pipeline.training.slides import SlidesTraining, train_slides
-from wsi_pipeline.training.slides_data import CohortRequest, read_request
-from wsi_pipeline.training.slides_evaluation import evaluate_slides
-from wsi_pipeline.training.slides_fit import family_weights, fit_slide_model
-from wsi_pipeline.training.slides_members import RECIPES, TrainingSet, fit_members, members_of
-from wsi_pipeline.training.slides_study import cell_level, study_slides
+from wsi_pipeline.training.slides import fit as slides_fit
+from wsi_pipeline.training.slides.data import CohortRequest, read_request
+from wsi_pipeline.training.slides.evaluation import evaluate_slides
+from wsi_pipeline.training.slides.fit import family_weights, fit_slide_model
+from wsi_pipeline.training.slides.members import RECIPES, TrainingSet, fit_members, members_of
+from wsi_pipeline.training.slides.model import SlidesTraining, train_slides
+from wsi_pipeline.training.slides.study import cell_level, study_slides
 
 CARD = {
     "name": "m", "sha256": "0", "specimens": ["blood_smear"], "reads_embedding": False, "simulated": False,

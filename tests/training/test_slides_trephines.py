@@ -22,11 +22,11 @@ from wsi_pipeline.predictions.slide_models.storage import map_file
 from wsi_pipeline.predictions.tasks import load_task
 from wsi_pipeline.predictions.trephines.cohort_map import load_cohort_map
 from wsi_pipeline.predictions.trephines.phenotypes import load_phenotypes
-from wsi_pipeline.training.phenotypes import PhenotypeTraining, train_phenotypes
-from wsi_pipeline.training.slides import SlidesTraining, train_slides
-from wsi_pipeline.training.slides_data import CohortRequest
-from wsi_pipeline.training.slides_evaluation import added_value
-from wsi_pipeline.training.slides_study import SECTION_ALONE
+from wsi_pipeline.training.phenotypes.find import PhenotypeTraining, train_phenotypes
+from wsi_pipeline.training.slides.data import CohortRequest
+from wsi_pipeline.training.slides.evaluation import added_value
+from wsi_pipeline.training.slides.model import SlidesTraining, train_slides
+from wsi_pipeline.training.slides.study import SECTION_ALONE
 
 PLAN = Plan(folds=3, repeats=1, null_repeats=0, fractions=(), replicates=100)
 

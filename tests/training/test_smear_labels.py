@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from wsi_pipeline.errors import DataError
-from wsi_pipeline.training import smear_labels
-from wsi_pipeline.training.segmentation_data import IGNORE, SMEAR_KINDS, fold_of, read_rgb, split_of
-from wsi_pipeline.training.smear_labels import bccd_sample, rbc_sample, read_boxes
+from wsi_pipeline.training.segmentation import smear_labels
+from wsi_pipeline.training.segmentation.data import IGNORE, SMEAR_KINDS, fold_of, read_rgb, split_of
+from wsi_pipeline.training.segmentation.smear_labels import bccd_sample, rbc_sample, read_boxes
 
 RED, PLATELET = SMEAR_KINDS.index("red"), SMEAR_KINDS.index("platelet")
 GLASS, CELL, PURPLE = (235, 232, 228), (205, 150, 150), (120, 70, 150)

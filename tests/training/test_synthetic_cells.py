@@ -19,17 +19,17 @@ from PIL import Image
 from sklearn.metrics import f1_score
 
 from wsi_pipeline.errors import ConfigError, DataError, MissingWeightsError, ModelError
-from wsi_pipeline.training.cell_fit import fit
-from wsi_pipeline.training.generator_fit import LIGHT, GeneratorRecipe, to_grey_levels, to_signed
-from wsi_pipeline.training.memorising import flag, frechet_distance, nearest_by_embedding, nearest_by_pixels
-from wsi_pipeline.training.own_cells import train_own_cells
-from wsi_pipeline.training.own_cells_data import OwnCells, read_own_cells
-from wsi_pipeline.training.own_cells_request import CellTraining
-from wsi_pipeline.training.own_generator import packing, train_own_generator
-from wsi_pipeline.training.synthetic_ablation import macro_f1_of_arms
-from wsi_pipeline.training.synthetic_cells import add_synthetic, load_generator, refuse_seen
-from wsi_pipeline.training.synthetic_choice import SyntheticChoice
-from wsi_pipeline.training.synthetic_guard import SYNTHETIC, check_synthetic_in_train
+from wsi_pipeline.training.cells.fit import fit
+from wsi_pipeline.training.cells.own import train_own_cells
+from wsi_pipeline.training.cells.own_data import OwnCells, read_own_cells
+from wsi_pipeline.training.cells.own_request import CellTraining
+from wsi_pipeline.training.synthetic.ablation import macro_f1_of_arms
+from wsi_pipeline.training.synthetic.cells import add_synthetic, load_generator, refuse_seen
+from wsi_pipeline.training.synthetic.choice import SyntheticChoice
+from wsi_pipeline.training.synthetic.fit import LIGHT, GeneratorRecipe, to_grey_levels, to_signed
+from wsi_pipeline.training.synthetic.generator import packing, train_own_generator
+from wsi_pipeline.training.synthetic.guard import SYNTHETIC, check_synthetic_in_train
+from wsi_pipeline.training.synthetic.memorising import flag, frechet_distance, nearest_by_embedding, nearest_by_pixels
 
 TINY = GeneratorRecipe(side_px=32, width=2, noise_dim=8, steps=6, batch=4, each=2, checked=8)
 WINDOW = 48
@@ -63,8 +63,8 @@ _KILLED = """
 import sys
 from pathlib import Path
 from test_synthetic_cells import TINY, MPP
-from wsi_pipeline.training.own_cells_request import CellTraining
-from wsi_pipeline.training.own_generator import train_own_generator
+from wsi_pipeline.training.cells.own_request import CellTraining
+from wsi_pipeline.training.synthetic.generator import train_own_generator
 request = CellTraining(data=Path(sys.argv[1]), mpp=MPP, name="cells-made")
 train_own_generator(request, Path(sys.argv[2]), recipe=TINY, report=lambda line: print(line, flush=True))
 """

@@ -88,7 +88,7 @@ def segmentation(
     from wsi_pipeline.runtime.devices import resolve_device
 
     if images is None:
-        from wsi_pipeline.training.segmentation import RECIPES
+        from wsi_pipeline.training.segmentation.fit import RECIPES
 
         own = {
             "--masks": masks, "--mpp": mpp, "--kind": kind, "--specimen": specimen, "--start-from": start_from,
@@ -106,7 +106,7 @@ def segmentation(
             raise ConfigError(
                 f"--folds {folds}, --fold {fold}: cross-validation needs at least two folds, numbered from 0"
             )
-        from wsi_pipeline.training.segmentation_card import train_shipped
+        from wsi_pipeline.training.segmentation.shipped import train_shipped
 
         weights = train_shipped(
             _root(data),
@@ -123,8 +123,8 @@ def segmentation(
             typer.echo(f"scores: {weights}")
             return
     else:
-        from wsi_pipeline.training.own_segmentation import train_own
-        from wsi_pipeline.training.own_segmentation_request import OwnTraining
+        from wsi_pipeline.training.segmentation.own import train_own
+        from wsi_pipeline.training.segmentation.own_request import OwnTraining
 
         if masks is None:
             raise ConfigError("--images needs --masks, the folder of the masks of its cells")
@@ -250,8 +250,8 @@ def cells(
 ) -> None:
     """Train a cell classifier on cells of your own, or repeat the shipped one from the root of its data sets."""
     from wsi_pipeline.runtime.devices import resolve_device
-    from wsi_pipeline.training.cell_models import ModelChoice
-    from wsi_pipeline.training.cells import is_shipped_root, measure_confusion, train_cells
+    from wsi_pipeline.training.cells.models import ModelChoice
+    from wsi_pipeline.training.cells.shipped import is_shipped_root, measure_confusion, train_cells
 
     root = _root(data)
     if not root.exists():
@@ -296,10 +296,10 @@ def cells(
             report=_say,
         )
     else:
-        from wsi_pipeline.training.mixing import Mixing
-        from wsi_pipeline.training.own_cells import train_own_cells
-        from wsi_pipeline.training.own_cells_request import CellTraining
-        from wsi_pipeline.training.synthetic_choice import BALANCE, SyntheticChoice
+        from wsi_pipeline.training.cells.mixing import Mixing
+        from wsi_pipeline.training.cells.own import train_own_cells
+        from wsi_pipeline.training.cells.own_request import CellTraining
+        from wsi_pipeline.training.synthetic.choice import BALANCE, SyntheticChoice
 
         if synthetic is None and synthetic_per_class != BALANCE:
             raise ConfigError("--synthetic-per-class goes with --synthetic, the generator")
@@ -368,7 +368,7 @@ def evidence(
     Writes NAME.evidence.safetensors beside the weights and enters it into their card. The weights stay as they are.
     """
     from wsi_pipeline.runtime.devices import resolve_device
-    from wsi_pipeline.training.cell_evidence import make_evidence_of
+    from wsi_pipeline.training.cells.evidence import make_evidence_of
     from wsi_pipeline.weights import find_weights, load_weights, shipped_weights
 
     path = find_weights(weights, "cells").path
@@ -431,9 +431,9 @@ def generator(
 ) -> None:
     """Train a class-conditional generator of cell images on the training part of cells of your own."""
     from wsi_pipeline.runtime.devices import resolve_device
-    from wsi_pipeline.training.generator_fit import recipe_for
-    from wsi_pipeline.training.own_cells_request import CellTraining
-    from wsi_pipeline.training.own_generator import train_own_generator
+    from wsi_pipeline.training.cells.own_request import CellTraining
+    from wsi_pipeline.training.synthetic.fit import recipe_for
+    from wsi_pipeline.training.synthetic.generator import train_own_generator
 
     request = CellTraining(
         data=data,
@@ -481,8 +481,8 @@ def red_cells(
 ) -> None:
     """Train a classifier of red-cell shapes on labelled fields: cross-validate by field, fit, write card."""
     from wsi_pipeline.runtime.devices import resolve_device
-    from wsi_pipeline.training.red_cell_data import CHULA_MPP
-    from wsi_pipeline.training.red_cells import train_red_cells
+    from wsi_pipeline.training.red_cells.classifier import train_red_cells
+    from wsi_pipeline.training.red_cells.data import CHULA_MPP
 
     if data is not None and mpp is None:
         raise ConfigError(f"--data {data}: give the microns per pixel of its images with --mpp")
@@ -519,7 +519,7 @@ def dysplasia(
 ) -> None:
     """Make a reference of normal neutrophils, and test it on cells whose granules are attenuated."""
     from wsi_pipeline.runtime.devices import resolve_device
-    from wsi_pipeline.training.cell_data import SHIPPED_SETS
+    from wsi_pipeline.training.cells.data import SHIPPED_SETS
     from wsi_pipeline.training.dysplasia import train_dysplasia
 
     if data is not None and mpp is None:
@@ -549,7 +549,7 @@ def fibrosis(
     seed: Seed = 0,
 ) -> None:
     """Train a model that ranks reticulin tiles by their fibres, on pairs of grades."""
-    from wsi_pipeline.training.fibrosis import train_fibrosis
+    from wsi_pipeline.training.fibrosis.model import train_fibrosis
 
     weights = train_fibrosis(
         tiles, out, folds=folds, steps=steps, per_slide=per_slide, seed=seed, source=source, licence=licence,

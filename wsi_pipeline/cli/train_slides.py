@@ -71,9 +71,9 @@ def slides(
     """Train a model that answers for patients or slides, and study its recipe on patients left out."""
     from wsi_pipeline.predictions.assessment import Plan
     from wsi_pipeline.predictions.tasks import load_task
-    from wsi_pipeline.training.slides import SlidesTraining, train_slides
-    from wsi_pipeline.training.slides_data import CohortRequest
-    from wsi_pipeline.training.slides_evaluation import added_value, evaluation_table, study_table
+    from wsi_pipeline.training.slides.data import CohortRequest
+    from wsi_pipeline.training.slides.evaluation import added_value, evaluation_table, study_table
+    from wsi_pipeline.training.slides.model import SlidesTraining, train_slides
     from wsi_pipeline.weights import beside_weights
 
     asked = load_task(task)
@@ -130,8 +130,8 @@ def evaluate_slides(
     """Evaluate a slide-level model on patients that it was not trained on."""
     from wsi_pipeline.predictions.assessment import Plan
     from wsi_pipeline.predictions.slide_models import SlideEnsemble
-    from wsi_pipeline.training import slides_evaluation
-    from wsi_pipeline.training.slides_data import CohortRequest
+    from wsi_pipeline.training.slides import evaluation as slides_evaluation
+    from wsi_pipeline.training.slides.data import CohortRequest
 
     chosen = chosen_level(level)
 

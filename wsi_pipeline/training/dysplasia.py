@@ -43,7 +43,7 @@ from wsi_pipeline.predictions.intervals import wilson
 from wsi_pipeline.simulation.attenuation import attenuate_granules
 from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
-from wsi_pipeline.training.cells import today
+from wsi_pipeline.training.cells.shipped import today
 from wsi_pipeline.training.splits import group_keys, near_duplicate_groups
 
 KEEPS = (0.75, 0.5, 0.25, 0.0)
