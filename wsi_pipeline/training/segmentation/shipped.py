@@ -14,7 +14,7 @@ from wsi_pipeline.errors import DataError
 from wsi_pipeline.segmentation.networks import CompactFlowNet
 from wsi_pipeline.training.cards import Card, DataSource, Figure, save_weights, write_card
 from wsi_pipeline.training.checkpoints import plain_recipe
-from wsi_pipeline.training.megakaryocyte_figures import megakaryocyte_figures
+from wsi_pipeline.training.segmentation.megakaryocyte_figures import megakaryocyte_figures
 from wsi_pipeline.training.segmentation.data import Sample, fold_of, split_of
 from wsi_pipeline.training.segmentation.figures import Scores, figures, measure, measure_outside
 from wsi_pipeline.training.segmentation.fit import RECIPES, Recipe, initial_weights, network_details, train_segmentation
