@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.training.test_fibrosis import cohort, weights  # noqa: F401  small slides and a model of six steps
+from tests.training.fibrosis.test_fibrosis import cohort, weights  # noqa: F401  small slides and a model of six steps
 from wsi_pipeline import fibrosis
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelError

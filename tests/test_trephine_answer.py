@@ -14,7 +14,7 @@ from wsi_pipeline.cohort import run_cohort
 from wsi_pipeline.errors import ConfigError, MissingWeightsError, ModelError
 from wsi_pipeline.predictions.trephines.table import TREPHINE_COLUMNS, trephine_row
 from wsi_pipeline.simulation import make_virtual_slide
-from wsi_pipeline.training.phenotypes.find import PhenotypeTraining, train_phenotypes
+from wsi_pipeline.training.phenotypes.train import PhenotypeTraining, train_phenotypes
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -14,8 +14,8 @@ from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.training.cells.classical import SVM, fit_classical
 from wsi_pipeline.training.cells.models import ModelChoice
-from wsi_pipeline.training.cells.own import train_own_cells
 from wsi_pipeline.training.cells.own_request import CellTraining
+from wsi_pipeline.training.cells.train_own import train_own_cells
 
 
 def _features(n_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 from wsi_pipeline.cells.network import balance
 from wsi_pipeline.cells.preparation import Preparation
 from wsi_pipeline.cells.stain_tiatoolbox import LAB_MEANS, STAINS, Method, normalise_tiatoolbox
-from wsi_pipeline.training.augment import augment
+from wsi_pipeline.training.cells.augment import augment
 from wsi_pipeline.training.cells.fit import AUGMENTATIONS
 
 METHODS: tuple[Method, ...] = ("macenko", "reinhard")

@@ -106,7 +106,7 @@ def segmentation(
             raise ConfigError(
                 f"--folds {folds}, --fold {fold}: cross-validation needs at least two folds, numbered from 0"
             )
-        from wsi_pipeline.training.segmentation.shipped import train_shipped
+        from wsi_pipeline.training.segmentation.train_shipped import train_shipped
 
         weights = train_shipped(
             _root(data),
@@ -123,8 +123,8 @@ def segmentation(
             typer.echo(f"scores: {weights}")
             return
     else:
-        from wsi_pipeline.training.segmentation.own import train_own
         from wsi_pipeline.training.segmentation.own_request import OwnTraining
+        from wsi_pipeline.training.segmentation.train_own import train_own
 
         if masks is None:
             raise ConfigError("--images needs --masks, the folder of the masks of its cells")
@@ -251,7 +251,7 @@ def cells(
     """Train a cell classifier on cells of your own, or repeat the shipped one from the root of its data sets."""
     from wsi_pipeline.runtime.devices import resolve_device
     from wsi_pipeline.training.cells.models import ModelChoice
-    from wsi_pipeline.training.cells.shipped import is_shipped_root, measure_confusion, train_cells
+    from wsi_pipeline.training.cells.train_shipped import is_shipped_root, measure_confusion, train_cells
 
     root = _root(data)
     if not root.exists():
@@ -297,8 +297,8 @@ def cells(
         )
     else:
         from wsi_pipeline.training.cells.mixing import Mixing
-        from wsi_pipeline.training.cells.own import train_own_cells
         from wsi_pipeline.training.cells.own_request import CellTraining
+        from wsi_pipeline.training.cells.train_own import train_own_cells
         from wsi_pipeline.training.synthetic.choice import BALANCE, SyntheticChoice
 
         if synthetic is None and synthetic_per_class != BALANCE:
@@ -433,7 +433,7 @@ def generator(
     from wsi_pipeline.runtime.devices import resolve_device
     from wsi_pipeline.training.cells.own_request import CellTraining
     from wsi_pipeline.training.synthetic.fit import recipe_for
-    from wsi_pipeline.training.synthetic.generator import train_own_generator
+    from wsi_pipeline.training.synthetic.train import train_own_generator
 
     request = CellTraining(
         data=data,
@@ -481,8 +481,8 @@ def red_cells(
 ) -> None:
     """Train a classifier of red-cell shapes on labelled fields: cross-validate by field, fit, write card."""
     from wsi_pipeline.runtime.devices import resolve_device
-    from wsi_pipeline.training.red_cells.classifier import train_red_cells
     from wsi_pipeline.training.red_cells.data import CHULA_MPP
+    from wsi_pipeline.training.red_cells.train import train_red_cells
 
     if data is not None and mpp is None:
         raise ConfigError(f"--data {data}: give the microns per pixel of its images with --mpp")
@@ -520,7 +520,7 @@ def dysplasia(
     """Make a reference of normal neutrophils, and test it on cells whose granules are attenuated."""
     from wsi_pipeline.runtime.devices import resolve_device
     from wsi_pipeline.training.cells.data import SHIPPED_SETS
-    from wsi_pipeline.training.dysplasia import train_dysplasia
+    from wsi_pipeline.training.cells.dysplasia import train_dysplasia
 
     if data is not None and mpp is None:
         raise ConfigError(f"--data {data}: give the microns per pixel of its images with --mpp")
@@ -549,7 +549,7 @@ def fibrosis(
     seed: Seed = 0,
 ) -> None:
     """Train a model that ranks reticulin tiles by their fibres, on pairs of grades."""
-    from wsi_pipeline.training.fibrosis.model import train_fibrosis
+    from wsi_pipeline.training.fibrosis.train import train_fibrosis
 
     weights = train_fibrosis(
         tiles, out, folds=folds, steps=steps, per_slide=per_slide, seed=seed, source=source, licence=licence,

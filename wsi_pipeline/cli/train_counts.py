@@ -35,7 +35,7 @@ def mds_counts(
     seed: Seed = 0,
 ) -> None:
     """Train a readable tree for MDS against non-clonal cytopenia on your own analyser values."""
-    from wsi_pipeline.training.mds_counts.model import MdsTraining, simulated_training, train_mds_counts
+    from wsi_pipeline.training.mds_counts.train import MdsTraining, simulated_training, train_mds_counts
 
     if simulate is not None:
         if table is not None or label is not None or positive is not None or patient is not None:
@@ -69,7 +69,7 @@ def counts(
 ) -> None:
     """Train the model of AML, ALL and APL from blood counts, and study its recipe beside a plain refit."""
     from wsi_pipeline.predictions.assessment import Plan
-    from wsi_pipeline.training.counts.model import CountsTraining, train_counts
+    from wsi_pipeline.training.counts.train import CountsTraining, train_counts
     from wsi_pipeline.weights import beside_weights
 
     request = CountsTraining(

@@ -73,7 +73,7 @@ def slides(
     from wsi_pipeline.predictions.tasks import load_task
     from wsi_pipeline.training.slides.data import CohortRequest
     from wsi_pipeline.training.slides.evaluation import added_value, evaluation_table, study_table
-    from wsi_pipeline.training.slides.model import SlidesTraining, train_slides
+    from wsi_pipeline.training.slides.train import SlidesTraining, train_slides
     from wsi_pipeline.weights import beside_weights
 
     asked = load_task(task)

@@ -30,7 +30,7 @@ def phenotypes(
     seed: Seed = 0,
 ) -> None:
     """Find phenotypes of megakaryocytes in runs of trephines; a run tells them with predictions.phenotypes."""
-    from wsi_pipeline.training.phenotypes.find import PhenotypeTraining, train_phenotypes
+    from wsi_pipeline.training.phenotypes.train import PhenotypeTraining, train_phenotypes
 
     request = PhenotypeTraining(
         runs=(*cells, *(more or ())),

@@ -167,8 +167,8 @@ def make_evidence_of(
     weights
         A ``.safetensors`` file with its card, for example the shipped one.
     data, mpp
-        As :func:`wsi_pipeline.training.cells.shipped.train_cells` was given them; not needed for weights trained on
-        cells of one's own, whose ``work`` folder has all.
+        As :func:`wsi_pipeline.training.cells.train_shipped.train_cells` was given them; not needed for weights trained
+        on cells of one's own, whose ``work`` folder has all.
     work
         Folder with the packed images and the split (``cells.npz``, ``split.csv``) of the training; for the shipped
         recipe they are made there when they are missing.
@@ -190,7 +190,7 @@ def make_evidence_of(
     elif data is None:
         raise DataError(f"{weights} was made from the data sets of the shipped recipe; give their folder with --data")
     else:
-        from wsi_pipeline.training.cells.shipped import cells_of_card
+        from wsi_pipeline.training.cells.train_shipped import cells_of_card
 
         cells, split, groups = cells_of_card(weights, data, work, mpp=mpp, report=report)
     earlier = card.get(CARD_ENTRY, {}).get("out_of_distribution", {}).get("held_out", [])

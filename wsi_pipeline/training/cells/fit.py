@@ -27,8 +27,8 @@ from wsi_pipeline.cells.network import CellNetwork, NetworkSpec, initialise
 from wsi_pipeline.cells.preparation import Preparation, Stain
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.simulation.split import is_reserved
-from wsi_pipeline.training.augment import FAR, NEAR, AugmentSpec, augment_in_turn
 from wsi_pipeline.training.averaging import update_average
+from wsi_pipeline.training.cells.augment import FAR, NEAR, AugmentSpec, augment_in_turn
 from wsi_pipeline.training.cells.data import PackedCells
 from wsi_pipeline.training.cells.mixing import Mixing, mix
 from wsi_pipeline.training.checkpoints import load_checkpoint, plain_recipe, save_checkpoint

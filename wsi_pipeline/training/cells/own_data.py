@@ -20,7 +20,7 @@ from wsi_pipeline.training.cells.groups import Grouping, choose_grouping, deal_f
 from wsi_pipeline.training.cells.listing import check_counts, resolve_labels, with_mpp, without_rare
 from wsi_pipeline.training.cells.own_request import CellTraining, list_cells
 from wsi_pipeline.training.cells.pack import LabelledCells, pack_listing
-from wsi_pipeline.training.cells.shipped import plain_name
+from wsi_pipeline.training.cells.train_shipped import plain_name
 from wsi_pipeline.training.synthetic.guard import SYNTHETIC
 from wsi_pipeline.weights import shipped_weights
 

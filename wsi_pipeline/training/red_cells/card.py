@@ -14,7 +14,7 @@ from wsi_pipeline.evaluation.tables import classification_table
 from wsi_pipeline.predictions.assessment.calibration import Calibration
 from wsi_pipeline.predictions.assessment.confusion import ClassificationMetrics
 from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of
-from wsi_pipeline.training.cells.shipped import today
+from wsi_pipeline.training.cells.train_shipped import today
 from wsi_pipeline.training.red_cells.data import SEGMENTED_BY, TAXONOMY, LabelledRedCells, OtherLaboratory
 from wsi_pipeline.weights import find_weights
 
@@ -62,7 +62,7 @@ def red_cell_card(
     found
         Figures and those of the majority class, by what the folds were split by: ``field``, and blocks of fields.
     errors
-        Of :func:`~wsi_pipeline.training.red_cells.classifier.error_rates`.
+        Of :func:`~wsi_pipeline.training.red_cells.train.error_rates`.
     trust
         Calibration on the measured cells.
     mpp

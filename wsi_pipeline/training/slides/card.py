@@ -13,7 +13,7 @@ from wsi_pipeline.predictions.slide_models.storage import TASK
 from wsi_pipeline.predictions.slide_models.trees import TreeMember
 from wsi_pipeline.predictions.slide_models.unusual import WORDS
 from wsi_pipeline.training.cards import Card, DataSource, Figure, figure_of
-from wsi_pipeline.training.cells.shipped import today
+from wsi_pipeline.training.cells.train_shipped import today
 from wsi_pipeline.training.slides.fit import COVERAGE, FittedModel
 from wsi_pipeline.training.slides.importance import importance_table
 from wsi_pipeline.training.slides.members import TrainingSet, is_of_sections, reads_embedding
@@ -21,7 +21,7 @@ from wsi_pipeline.training.slides.study import CellLevel
 from wsi_pipeline.weights import shipped_weights
 
 if TYPE_CHECKING:
-    from wsi_pipeline.training.slides.model import SlidesTraining
+    from wsi_pipeline.training.slides.train import SlidesTraining
 
 
 def slide_card(

@@ -35,8 +35,8 @@ from wsi_pipeline.predictions.slide_models.encoder import (
     trunk_maps,
 )
 from wsi_pipeline.predictions.slide_models.encoder_member import EncoderMember
-from wsi_pipeline.training.augment import FAR, NEAR, augment
 from wsi_pipeline.training.averaging import update_average
+from wsi_pipeline.training.cells.augment import FAR, NEAR, augment
 from wsi_pipeline.training.precision import training_autocast
 
 _ROOM = 1.5
@@ -58,7 +58,7 @@ class EncoderRecipe:
         Immature cells of a subject that are looked at, at most.
     views
         Looks at each cell that are learnt from: as it is, then changed at random, near and far in turn
-        (:mod:`wsi_pipeline.training.augment`).
+        (:mod:`wsi_pipeline.training.cells.augment`).
     steps, subjects, draws
         Steps, subjects a step (as many of each class), and cells of each.
     learning_rate, head_rate
