@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from wsi_pipeline.cli.train import Seed, app
+from wsi_pipeline.cli.options import Attribution, Seed
 from wsi_pipeline.errors import ConfigError
 
 
-@app.command("mds-counts")
 def mds_counts(
     table: Annotated[
         Path | None, typer.Argument(help="CSV file of analyser values, one row a blood count, with a label.")
@@ -52,14 +51,13 @@ def mds_counts(
     typer.echo(f"tree: {tree}\ncard: {out / 'card.md'}")
 
 
-@app.command()
 def counts(
     tables: Annotated[list[Path], typer.Argument(help="CSV files of patients whose class is known, one a centre.")],
     label: Annotated[str, typer.Option(help="Column of the class: AML, ALL or APL.")] = "Response",
     name: Annotated[str, typer.Option(help="Name of the model.")] = "acute-leukaemia-counts",
     licence: Annotated[str, typer.Option(help="Licence of the tables and of the model, for the card.")] = "not stated",
     title: Annotated[str | None, typer.Option(help="What the tables are, for the card; default their names.")] = None,
-    attribution: Annotated[str, typer.Option(help="Whose they are, for the card.")] = "not stated",
+    attribution: Attribution = "not stated",
     out: Annotated[Path, typer.Option("--out", help="Folder for model, card and study.")] = Path(
         "training_runs/counts"
     ),
