@@ -397,9 +397,10 @@ def _serve_stages(pipe: Connection, small: str, slide: str, folder: str, profile
     use_torch_threads()
     import pyarrow.parquet as pq
 
-    from wsi_pipeline import finish, pipeline, stages
+    from wsi_pipeline import pipeline
     from wsi_pipeline.cells import measure
     from wsi_pipeline.cohort import plan_cohort
+    from wsi_pipeline.one_slide import finish, stages
     from wsi_pipeline.runtime.executor import SerialExecutor
     from wsi_pipeline.segmentation import engines, segment
     from wsi_pipeline.segmentation.models import CompactModel

@@ -14,9 +14,10 @@ import pytest
 import torch
 from tiny_cellpose import write_slide
 
-from wsi_pipeline import cohort, stages
+from wsi_pipeline import cohort
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, DeviceError, OutputError
+from wsi_pipeline.one_slide import stages
 from wsi_pipeline.runtime import batch as run_batch
 from wsi_pipeline.runtime import worker
 from wsi_pipeline.runtime.batch import network_batch, settle

@@ -32,8 +32,8 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show format, microns per pixel, levels, regions with their areas, and the expected time of a run."""
-    from wsi_pipeline.inspection import as_json as json_of
-    from wsi_pipeline.inspection import as_rows, inspect_slide
+    from wsi_pipeline.one_slide.inspection import as_json as json_of
+    from wsi_pipeline.one_slide.inspection import as_rows, inspect_slide
     from wsi_pipeline.slides import SlideSpec, slide_path
 
     if force_mpp and mpp is None:

@@ -19,14 +19,15 @@ from wsi_pipeline.cells.evidence import Evidence
 from wsi_pipeline.cells.windows import resample
 from wsi_pipeline.errors import PatientFolderError, UnreadableSlideError
 from wsi_pipeline.exports.report import write_gallery_report
-from wsi_pipeline.finish import taxonomy_of
 from wsi_pipeline.galleries.comparison import Comparison
 from wsi_pipeline.galleries.job import GalleryJob
 from wsi_pipeline.galleries.measure import MAX_SIDE_UM, ImageMeasurer
 from wsi_pipeline.galleries.survey import MAX_PIXELS, Surveyed, duplicates, images_csv, problem_of, survey
 from wsi_pipeline.galleries.table import cells_table, write_table
-from wsi_pipeline.job import attempt_key
-from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
+from wsi_pipeline.one_slide.answers import answer_slide, provenance_of
+from wsi_pipeline.one_slide.finish import taxonomy_of
+from wsi_pipeline.one_slide.job import attempt_key
+from wsi_pipeline.one_slide.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
 from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
 from wsi_pipeline.predictions.adequacy import gallery_adequacy
 from wsi_pipeline.predictions.dysplasia import Dysplasia
@@ -34,7 +35,6 @@ from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, evidence_of, on_device, use_threads
 from wsi_pipeline.sentences import made_of, say
-from wsi_pipeline.slide_answers import answer_slide, provenance_of
 from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.taxonomies import Taxonomy
 

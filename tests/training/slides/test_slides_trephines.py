@@ -13,7 +13,7 @@ from made_runs import MadeSlide, make_run
 from made_trephines import MadeTrephine, make_trephines, two_groups
 
 from wsi_pipeline.errors import ConfigError, DataError
-from wsi_pipeline.predict_slides import predict_slides
+from wsi_pipeline.finished_runs.predict import predict_slides
 from wsi_pipeline.predictions.assessment import Plan
 from wsi_pipeline.predictions.bags import read_bags, read_runs
 from wsi_pipeline.predictions.slide_features import feature_table

@@ -1,9 +1,9 @@
 """How long a run of a slide would take on this machine, from a few windows of the slide itself.
 
-The windows go through the stages of a run (:mod:`wsi_pipeline.stages`) on one worker, in a temporary folder. Their
-cost has two parts. Network and flows cost by the network tile: a block computes its halo too and pads its last batch,
-and blocks at the edge of the region compute fewer. Cells cost by the area: a block measures only those of its core. A
-window with almost no core gives the first, what larger ones take beyond it the second.
+The windows go through the stages of a run (:mod:`wsi_pipeline.one_slide.stages`) on one worker, in a temporary folder.
+Their cost has two parts. Network and flows cost by the network tile: a block computes its halo too and pads its last
+batch, and blocks at the edge of the region compute fewer. Cells cost by the area: a block measures only those of its
+core. A window with almost no core gives the first, what larger ones take beyond it the second.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.exports.region_map import OverviewFrame
-from wsi_pipeline.job import SlideJob
+from wsi_pipeline.one_slide.job import SlideJob
+from wsi_pipeline.one_slide.stages import classify, find_cells, merge, prepare, searched_region
 from wsi_pipeline.regions import Regions
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor, default_workers, open_executor
 from wsi_pipeline.runtime.worker import segmentation_model, slide_of
-from wsi_pipeline.stages import classify, find_cells, merge, prepare, searched_region
 from wsi_pipeline.tiling import Block, TileLattice, halo_px, plan_blocks
 from wsi_pipeline.units import Box
 

@@ -24,16 +24,9 @@ import shapely
 
 from wsi_pipeline.atomic import write_bytes
 from wsi_pipeline.cells.table import MergedTable, dye_of, merge_blocks, n_too_large
-from wsi_pipeline.finish import taxonomy_of, write_wave
-from wsi_pipeline.job import SlideJob, ledger_of
-from wsi_pipeline.regions import FieldSet, narrow, regions_record, shortest_prefix, waves, write_regions
-from wsi_pipeline.runtime.executor import Executor, SerialExecutor
-from wsi_pipeline.runtime.ledger import Ledger
-from wsi_pipeline.runtime.progress import Progress
-from wsi_pipeline.runtime.worker import slide_of
-from wsi_pipeline.segmentation.dye import RedDye
-from wsi_pipeline.sentences import say
-from wsi_pipeline.stages import (
+from wsi_pipeline.one_slide.finish import taxonomy_of, write_wave
+from wsi_pipeline.one_slide.job import SlideJob, ledger_of
+from wsi_pipeline.one_slide.stages import (
     Cut,
     Prepared,
     blocks_for,
@@ -44,6 +37,13 @@ from wsi_pipeline.stages import (
     searched_region,
     wave_stage,
 )
+from wsi_pipeline.regions import FieldSet, narrow, regions_record, shortest_prefix, waves, write_regions
+from wsi_pipeline.runtime.executor import Executor, SerialExecutor
+from wsi_pipeline.runtime.ledger import Ledger
+from wsi_pipeline.runtime.progress import Progress
+from wsi_pipeline.runtime.worker import slide_of
+from wsi_pipeline.segmentation.dye import RedDye
+from wsi_pipeline.sentences import say
 from wsi_pipeline.tiling import Block
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 
 from wsi_pipeline.cells.dysplasia import reference_sha256
 from wsi_pipeline.errors import some
-from wsi_pipeline.job import FREE_SECTIONS, SlideJob
+from wsi_pipeline.one_slide.job import FREE_SECTIONS, SlideJob
 from wsi_pipeline.segmentation.cellpose_files import find_cellpose_file
 from wsi_pipeline.weights import file_sha256, find_weights, shipped_weights
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.exports.report.patient import PATIENTS_FILE
-from wsi_pipeline.finish import taxonomy_of
-from wsi_pipeline.job import SlideJob
+from wsi_pipeline.one_slide.answers import answer_patient
+from wsi_pipeline.one_slide.finish import taxonomy_of
+from wsi_pipeline.one_slide.job import SlideJob
 from wsi_pipeline.predictions import (
     CORRECTED_COLUMNS,
     DIFFERENTIAL_COLUMNS,
@@ -24,7 +25,6 @@ from wsi_pipeline.predictions.adequacy import Adequacy, cells_shortcomings
 from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.predictions.trephines.table import TREPHINE_COLUMNS, TREPHINES_FILE, trephine_row
 from wsi_pipeline.sentences import made_of
-from wsi_pipeline.slide_answers import SHA256, SLIDE_MODEL, answer_patient
 
 JOINED = ("red_cells.csv", "dysplasia.csv", "attributes.csv", "phenotypes.csv", "fibrosis.csv")
 """Tables of the slides that the run has as one, too."""
@@ -161,38 +161,3 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
-
-
-def network_use(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return how the segmentation networks ran: precisions, batches, and slides that are not byte-comparable."""
-    provenances = [summary["provenance"] for summary in summaries if "provenance" in summary]
-    marked = [s["slide_id"] for s in summaries if not s.get("quality", {}).get("byte-comparable", True)]
-    return {
-        "precision": sorted({p["precision used"] for p in provenances if "precision used" in p}),
-        "batch_size": sorted({p["tiles a batch used"] for p in provenances if "tiles a batch used" in p}),
-        "byte_comparable": not marked,
-        "not_byte_comparable": marked,
-    }
-
-
-def weights_used(summaries: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Return the SHA-256 of every model that a slide was run with, by name."""
-    used = {}
-    for summary in summaries:
-        provenance = summary.get("provenance", {})
-        for kind in ("segmentation model", "cell classifier", "fibrosis model"):
-            if name := provenance.get(kind):
-                used[name] = provenance[f"{'segmentation' if 'seg' in kind else kind} SHA-256"]
-        for key, sha256 in provenance.items():
-            if key.startswith(SLIDE_MODEL):
-                used[key.removeprefix(SLIDE_MODEL).removesuffix(SHA256)] = sha256
-    return used
-
-
-def total_timings(summaries: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the seconds of every stage, summed over slides."""
-    total: dict[str, float] = {}
-    for summary in summaries:
-        for stage, seconds in summary.get("timings", {}).items():
-            total[stage] = round(total.get(stage, 0.0) + seconds, 3)
-    return total

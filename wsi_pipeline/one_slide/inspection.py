@@ -14,11 +14,11 @@ import shapely
 
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import ConfigError, DeviceError, ModelError, OutputError
-from wsi_pipeline.estimate import Estimate, estimate_run
 from wsi_pipeline.exports.region_map import OverviewFrame, parse_regions, write_region_map
 from wsi_pipeline.exports.report.text import SPECIMENS, reason
-from wsi_pipeline.job import SlideJob
 from wsi_pipeline.manifest import safe_name
+from wsi_pipeline.one_slide.estimate import Estimate, estimate_run
+from wsi_pipeline.one_slide.job import SlideJob
 from wsi_pipeline.regions import Regions, choose_fields, find_regions, narrow
 from wsi_pipeline.regions.regions import area_mm2
 from wsi_pipeline.slides import Slide, SlidePath, SlideSpec, describe_slide

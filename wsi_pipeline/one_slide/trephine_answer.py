@@ -7,7 +7,7 @@ from typing import Any
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.config import PipelineConfig
-from wsi_pipeline.job import SlideJob
+from wsi_pipeline.one_slide.job import SlideJob
 from wsi_pipeline.predictions.trephines.megakaryocytes import read_megakaryocytes
 from wsi_pipeline.predictions.trephines.phenotypes import PhenotypeModel, load_phenotypes
 from wsi_pipeline.predictions.trephines.sample import trephine_sample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wsi_pipeline.tables import _join, prediction_row
+from wsi_pipeline.many_slides.tables import _join, prediction_row
 
 
 def test_tables_of_slides_stand_below_one_header(tmp_path: Path) -> None:

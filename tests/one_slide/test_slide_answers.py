@@ -19,7 +19,7 @@ from wsi_pipeline.cohort import CohortResult, execute, plan_cohort, plan_gallery
 from wsi_pipeline.errors import ConfigError, DataError, ModelError, OutputError
 from wsi_pipeline.exports.qupath_validator import validate_qupath
 from wsi_pipeline.exports.report import answers as report_of_answers
-from wsi_pipeline.predict_slides import predict_slides
+from wsi_pipeline.finished_runs.predict import predict_slides
 from wsi_pipeline.simulation import make_virtual_slide
 
 MPP = 0.25

@@ -25,19 +25,11 @@ from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.qupath_megakaryocytes import megakaryocyte_extras, phenotype_names
 from wsi_pipeline.exports.report import write_slide_report
-from wsi_pipeline.job import SlideJob, attempt_key, ledger_of
-from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
-from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
-from wsi_pipeline.predictions.adequacy import slide_adequacy
-from wsi_pipeline.predictions.attributes import attribute_counts, attribute_rates, attributes_csv
-from wsi_pipeline.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
-from wsi_pipeline.regions import area_mm2, write_regions
-from wsi_pipeline.regions.stain import stain_warning
-from wsi_pipeline.runtime.provenance import commit, versions
-from wsi_pipeline.runtime.worker import evidence_of, exclusive, slide_of, use_threads
-from wsi_pipeline.sentences import made_of, say
-from wsi_pipeline.slide_answers import answer_slide, map_slide, provenance_of
-from wsi_pipeline.stages import (
+from wsi_pipeline.one_slide.answers import answer_slide, map_slide, provenance_of
+from wsi_pipeline.one_slide.job import SlideJob, attempt_key, ledger_of
+from wsi_pipeline.one_slide.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
+from wsi_pipeline.one_slide.red_shapes import red_pass, red_shapes, red_sizes, red_taxonomy, without_shapes
+from wsi_pipeline.one_slide.stages import (
     Prepared,
     chunk_name,
     embedded,
@@ -46,9 +38,17 @@ from wsi_pipeline.stages import (
     searched_region,
     wave_stage,
 )
+from wsi_pipeline.one_slide.trephine_answer import FILES as TREPHINE_FILES
+from wsi_pipeline.one_slide.trephine_answer import trephine_answer
+from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
+from wsi_pipeline.predictions.adequacy import slide_adequacy
+from wsi_pipeline.predictions.attributes import attribute_counts, attribute_rates, attributes_csv
+from wsi_pipeline.regions import area_mm2, write_regions
+from wsi_pipeline.regions.stain import stain_warning
+from wsi_pipeline.runtime.provenance import commit, versions
+from wsi_pipeline.runtime.worker import evidence_of, exclusive, slide_of, use_threads
+from wsi_pipeline.sentences import made_of, say
 from wsi_pipeline.taxonomies import Taxonomy, load_taxonomy
-from wsi_pipeline.trephine_answer import FILES as TREPHINE_FILES
-from wsi_pipeline.trephine_answer import trephine_answer
 from wsi_pipeline.weights import find_weights
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from wsi_pipeline.atomic import write_json
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.exports.qupath_answers import add_answers
-from wsi_pipeline.job import SlideJob
+from wsi_pipeline.one_slide.job import SlideJob
+from wsi_pipeline.one_slide.trephine_answer import phenotypes_of
 from wsi_pipeline.predictions.attention import FILE, attention_table, read_attention, write_attention
 from wsi_pipeline.predictions.bags import CellBag, FinishedSlide, bags_of, finished_slide
 from wsi_pipeline.predictions.model_answers import Asked, ask, check_names, without_cells
@@ -23,7 +24,6 @@ from wsi_pipeline.predictions.slide_models import SlideEnsemble
 from wsi_pipeline.predictions.slide_models.storage import map_file
 from wsi_pipeline.predictions.trephines.cohort_map import load_cohort_map
 from wsi_pipeline.runtime.worker import slide_model
-from wsi_pipeline.trephine_answer import phenotypes_of
 from wsi_pipeline.weights import find_weights
 
 QUPATH = "qupath.geojson.gz"

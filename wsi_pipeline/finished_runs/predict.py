@@ -13,6 +13,8 @@ from wsi_pipeline.errors import OutputError, some
 from wsi_pipeline.exports.report.answers import Subject, write_answers_report
 from wsi_pipeline.exports.report.summary import read_summary
 from wsi_pipeline.galleries.survey import MAX_PIXELS
+from wsi_pipeline.many_slides.tables import prediction_row, write_csv
+from wsi_pipeline.one_slide.answers import QUPATH, ask_about, write_asked
 from wsi_pipeline.predictions.attention import FILE
 from wsi_pipeline.predictions.bags import FinishedSlide, check_embeddings, counts_of, list_runs
 from wsi_pipeline.predictions.bags.routine import panel_of
@@ -21,9 +23,7 @@ from wsi_pipeline.predictions.model_answers import check_names
 from wsi_pipeline.predictions.prediction import PREDICTION_COLUMNS, PredictionLevel
 from wsi_pipeline.predictions.slide_models import SlideEnsemble
 from wsi_pipeline.runtime.worker import slide_model, use_threads
-from wsi_pipeline.slide_answers import QUPATH, ask_about, write_asked
 from wsi_pipeline.slides.picture import read_image
-from wsi_pipeline.tables import prediction_row, write_csv
 
 PROBABILITY_COLUMNS = (
     "slide_id", "level", "subject_id", "task", "model", "class", "probability", "abstained",

@@ -26,7 +26,7 @@ from wsi_pipeline.cells.megakaryocytes import Swallowed, join
 from wsi_pipeline.cells.table import CELLS_FILE, MergedTable, merge_blocks, read_targets, write_classes
 from wsi_pipeline.cells.windows import estimate_background
 from wsi_pipeline.config import PipelineConfig
-from wsi_pipeline.job import SlideJob, ledger_of, results_key
+from wsi_pipeline.one_slide.job import SlideJob, ledger_of, results_key
 from wsi_pipeline.regions import (
     FieldChoice,
     FieldSet,

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from tests.training.fibrosis.test_fibrosis import cohort, weights  # noqa: F401  small slides and a model of six steps
-from wsi_pipeline import fibrosis
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.exports.qupath_validator import validate_qupath
+from wsi_pipeline.one_slide import fibrosis
 from wsi_pipeline.predictions.bags.runs import list_runs
 
 Command = Callable[..., tuple[int, str, str]]
