@@ -24,7 +24,7 @@ import shapely
 
 from wsi_pipeline.atomic import write_bytes
 from wsi_pipeline.cells.table import MergedTable, dye_of, merge_blocks, n_too_large
-from wsi_pipeline.one_slide.finish import taxonomy_of, write_wave
+from wsi_pipeline.one_slide.finish import taxonomy_of
 from wsi_pipeline.one_slide.job import SlideJob, ledger_of
 from wsi_pipeline.one_slide.stages import (
     Cut,
@@ -37,6 +37,7 @@ from wsi_pipeline.one_slide.stages import (
     searched_region,
     wave_stage,
 )
+from wsi_pipeline.one_slide.typed_table import write_wave
 from wsi_pipeline.regions import FieldSet, narrow, regions_record, shortest_prefix, waves, write_regions
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor
 from wsi_pipeline.runtime.ledger import Ledger
