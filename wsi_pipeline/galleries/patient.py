@@ -25,8 +25,8 @@ from wsi_pipeline.galleries.measure import MAX_SIDE_UM, ImageMeasurer
 from wsi_pipeline.galleries.survey import MAX_PIXELS, Surveyed, duplicates, images_csv, problem_of, survey
 from wsi_pipeline.galleries.table import cells_table, write_table
 from wsi_pipeline.one_slide.answers import answer_slide, provenance_of
+from wsi_pipeline.one_slide.asked import attempt_key
 from wsi_pipeline.one_slide.finish import taxonomy_of
-from wsi_pipeline.one_slide.job import attempt_key
 from wsi_pipeline.one_slide.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
 from wsi_pipeline.predictions.adequacy import gallery_adequacy
 from wsi_pipeline.predictions.counted import count_cells

@@ -17,10 +17,10 @@ from wsi_pipeline.errors import ConfigError, OutputError, WsiPipelineError
 from wsi_pipeline.galleries import GalleryJob
 from wsi_pipeline.galleries import expected_files as expected_of_patient
 from wsi_pipeline.galleries.job import SKIPPABLE
-from wsi_pipeline.one_slide.asked import asked_by_summary, asked_of, changes, told
+from wsi_pipeline.one_slide.asked import asked_by_summary, asked_of, attempt_key, changes, told
 from wsi_pipeline.one_slide.fibrosis import expected_files as expected_of_fibrosis
 from wsi_pipeline.one_slide.finish import expected_files
-from wsi_pipeline.one_slide.job import SlideJob, attempt_key
+from wsi_pipeline.one_slide.job import SlideJob
 from wsi_pipeline.runtime.batch import PATTERN
 from wsi_pipeline.runtime.lease import Lease, Leases
 from wsi_pipeline.runtime.process import this_process

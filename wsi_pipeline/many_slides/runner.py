@@ -13,7 +13,8 @@ from wsi_pipeline.errors import LeaseLostError, OutputError, WsiPipelineError
 from wsi_pipeline.galleries import GalleryJob, run_patient
 from wsi_pipeline.many_slides.folder import RunFolder
 from wsi_pipeline.many_slides.plan import CohortPlan
-from wsi_pipeline.one_slide.job import SlideJob, attempt_key
+from wsi_pipeline.one_slide.asked import attempt_key
+from wsi_pipeline.one_slide.job import SlideJob
 from wsi_pipeline.one_slide.summary import failed_summary
 from wsi_pipeline.pipeline import run_job
 from wsi_pipeline.runtime.executor import Executor, RunStoppedError, ThreadExecutor

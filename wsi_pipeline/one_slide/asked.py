@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from wsi_pipeline.cells.dysplasia import reference_sha256
 from wsi_pipeline.errors import some
-from wsi_pipeline.one_slide.job import FREE_SECTIONS, SlideJob
+from wsi_pipeline.one_slide.job import SlideJob
+from wsi_pipeline.runtime.ledger import key_of
 from wsi_pipeline.segmentation.cellpose_files import find_cellpose_file
 from wsi_pipeline.weights import file_sha256, find_weights, shipped_weights
+
+FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
+"""Sections of the configuration that change no result, so a run may be resumed with other values."""
 
 FINGERPRINT = "slide fingerprint"
 _WEIGHTS = "weights of "
@@ -19,14 +24,32 @@ _SHOWN_HEX = 12
 _SHOWN_TEXT = 60
 
 
+def attempt_key(job: SlideJob) -> str:
+    """Return the hash of all that could be known before opening the slide."""
+    spec, known = job.spec, _known(job)
+    models = [find_weights(name, "slides").card for name in known.slide_models]
+    return key_of(
+        path=str(spec.path),
+        file=job.source(),
+        mpp=[spec.mpp, spec.force_mpp, spec.manifest_mpp],
+        regions=known.regions_sha256,
+        subject=job.subject_id,
+        config=known.sections,
+        # Named only where it is so: what was run before manifests had the column stands.
+        **({"simulated": True} if job.simulated else {}),
+        # What is allowed counts only where a model was asked.
+        slide_models=[*models, job.allow_simulated] if models else None,
+        **({"phenotypes": [known.phenotypes_sha256, job.allow_simulated]} if known.phenotypes_sha256 else {}),
+    )
+
+
 def asked_of(job: SlideJob) -> dict[str, Any]:
-    """Return all that a slide's results depend on and that is known before it is opened, flat, by name.
+    """Return what :func:`attempt_key` hashes, and the weights, flat and by name: what differs can be said.
 
     Keys of the configuration are dotted; sections that change no result are left out. Models are named with the
     SHA-256 of their weights, the slide with its fingerprint.
     """
-    spec, config = job.spec, job.config.model_dump(mode="json")
-    regions = job.regions_file
+    spec, known = job.spec, _known(job)
     asked: dict[str, Any] = {
         "slide": str(spec.path),
         FINGERPRINT: job.source(),
@@ -35,23 +58,41 @@ def asked_of(job: SlideJob) -> dict[str, Any]:
         "manifest mpp": spec.manifest_mpp,
         "manifest patient": job.subject_id,
         "manifest simulated": job.simulated,
-        "regions file SHA-256": file_sha256(regions) if regions is not None and regions.is_file() else None,
+        "regions file SHA-256": known.regions_sha256,
     }
-    for section, value in config.items():
-        if section not in FREE_SECTIONS:
-            asked.update(_flat(value, section))
+    for section, value in known.sections.items():
+        asked.update(_flat(value, section))
     asked.update({f"{_WEIGHTS}{name}": sha256 for name, sha256 in _weights(job)})
-    # What these models are counts, not where their files lie.
-    models = asked.pop("predictions.slide_models")
-    phenotypes = asked.pop("predictions.phenotypes")
-    for name in models:
+    for name in known.slide_models:
         card = find_weights(name, "slides").card
         asked[f"slide model {card['name']}"] = card["sha256"]
-    if phenotypes is not None:
-        asked["phenotypes SHA-256"] = file_sha256(Path(phenotypes))
-    if models or phenotypes is not None:
+    if known.phenotypes_sha256 is not None:
+        asked["phenotypes SHA-256"] = known.phenotypes_sha256
+    if known.slide_models or known.phenotypes_sha256 is not None:
         asked["--allow-simulated"] = job.allow_simulated
     return asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What hash and names have in common. What slide models and phenotypes are counts, not where their files lie."""
+
+    regions_sha256: str | None
+    sections: dict[str, Any]
+    slide_models: tuple[str, ...]
+    phenotypes_sha256: str | None
+
+
+def _known(job: SlideJob) -> _Known:
+    regions = job.regions_file
+    sections = {n: value for n, value in job.config.model_dump(mode="json").items() if n not in FREE_SECTIONS}
+    models, phenotypes = sections["predictions"].pop("slide_models"), sections["predictions"].pop("phenotypes")
+    return _Known(
+        regions_sha256=file_sha256(regions) if regions is not None and regions.is_file() else None,
+        sections=sections,
+        slide_models=tuple(models),
+        phenotypes_sha256=file_sha256(Path(phenotypes)) if phenotypes else None,
+    )
 
 
 def _flat(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,8 @@ from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.exports.fibrosis_map import write_fibrosis_map, write_tile_objects
 from wsi_pipeline.exports.report import write_slide_report
-from wsi_pipeline.one_slide.job import SlideJob, attempt_key, ledger_of
+from wsi_pipeline.one_slide.asked import attempt_key
+from wsi_pipeline.one_slide.job import SlideJob, ledger_of
 from wsi_pipeline.one_slide.summary import identity_of
 from wsi_pipeline.predictions.adequacy import fibrosis_adequacy
 from wsi_pipeline.predictions.fibrosis import FibrosisModel, TileGrid, fibrosis_index, fibrosis_prediction, see_tile

@@ -17,7 +17,8 @@ from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.qupath_megakaryocytes import megakaryocyte_extras, phenotype_names
 from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.one_slide.answers import answer_slide, map_slide
-from wsi_pipeline.one_slide.job import SlideJob, attempt_key
+from wsi_pipeline.one_slide.asked import attempt_key
+from wsi_pipeline.one_slide.job import SlideJob
 from wsi_pipeline.one_slide.neutrophils import dysplasia_answer, tells_dysplasia
 from wsi_pipeline.one_slide.red_shapes import red_shapes, red_sizes, red_taxonomy, without_shapes
 from wsi_pipeline.one_slide.stages import Prepared, final_regions, halved_blocks, searched_region

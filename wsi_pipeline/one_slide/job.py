@@ -1,4 +1,4 @@
-"""One slide to be run, where its parts and artefacts are, and the keys that say what they depend on."""
+"""One slide to be run, where its parts and artefacts are, and the key that says what its parts depend on."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from wsi_pipeline.errors import SlideError
 from wsi_pipeline.runtime.ledger import Ledger, key_of
 from wsi_pipeline.segmentation.engines import engine_for
 from wsi_pipeline.slides import Slide, SlideSpec, slide_fingerprint
-from wsi_pipeline.weights import file_sha256, find_weights
+from wsi_pipeline.weights import file_sha256
 
 WHOLE_SLIDE = 10
 """A task on the whole slide may take so many times ``runtime.task_timeout_s``."""
-
-FREE_SECTIONS = frozenset({"tiling", "runtime", "exports"})
-"""Sections of the configuration that change no result, so a run may be resumed with other values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,28 +92,6 @@ class SlideJob:
             return slide_fingerprint(self.spec.path)
         except (OSError, SlideError):
             return ""
-
-
-def attempt_key(job: SlideJob) -> str:
-    """Return the hash of all that could be known before opening the slide."""
-    regions = job.regions_file
-    spec, config = job.spec, job.config.model_dump(mode="json")
-    kept = {name: value for name, value in config.items() if name not in FREE_SECTIONS}
-    # What a model is and says of itself counts, not where its file lies; what is allowed, only where one was asked.
-    models = [find_weights(name, "slides").card for name in kept["predictions"].pop("slide_models")]
-    phenotypes = kept["predictions"].pop("phenotypes")
-    return key_of(
-        path=str(spec.path),
-        file=job.source(),
-        mpp=[spec.mpp, spec.force_mpp, spec.manifest_mpp],
-        regions=file_sha256(regions) if regions is not None and regions.is_file() else None,
-        subject=job.subject_id,
-        config=kept,
-        # Named only where it is so: what was run before manifests had the column stands.
-        **({"simulated": True} if job.simulated else {}),
-        slide_models=[*models, job.allow_simulated] if models else None,
-        **({"phenotypes": [file_sha256(Path(phenotypes)), job.allow_simulated]} if phenotypes else {}),
-    )
 
 
 def ledger_of(job: SlideJob, key: str) -> Ledger:
