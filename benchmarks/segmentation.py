@@ -400,7 +400,7 @@ def _serve_stages(pipe: Connection, small: str, slide: str, folder: str, profile
     from wsi_pipeline import pipeline
     from wsi_pipeline.cells import measure
     from wsi_pipeline.cohort import plan_cohort
-    from wsi_pipeline.one_slide import finish, stages
+    from wsi_pipeline.one_slide import stages, typed_table
     from wsi_pipeline.runtime.executor import SerialExecutor
     from wsi_pipeline.segmentation import engines, segment
     from wsi_pipeline.segmentation.models import CompactModel
@@ -427,7 +427,7 @@ def _serve_stages(pipe: Connection, small: str, slide: str, folder: str, profile
         (stages, "measure_block", "measures"),
         (pq, "write_table", "write parts"),
         (stages, "merge_blocks", "merge"),
-        (finish, "write_cells", "write cells"),
+        (typed_table, "write_cells", "write cells"),
         (pipeline, "prepare", "regions, colours"),
         (pipeline, "finish", "counts, summary"),
     ):

@@ -14,7 +14,8 @@ from wsi_pipeline.cells.table import MergedTable
 from wsi_pipeline.one_slide.fibrosis import read_fibres
 from wsi_pipeline.one_slide.finish import finish
 from wsi_pipeline.one_slide.job import SlideJob
-from wsi_pipeline.one_slide.stages import Prepared, classify, find_cells, merge, prepare
+from wsi_pipeline.one_slide.prepare import Prepared, prepare
+from wsi_pipeline.one_slide.stages import classify, find_cells, merge
 from wsi_pipeline.one_slide.target import reach_target
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor
 from wsi_pipeline.runtime.progress import Progress, SilentProgress

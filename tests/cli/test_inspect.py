@@ -20,7 +20,7 @@ from wsi_pipeline.one_slide import estimate
 from wsi_pipeline.one_slide.estimate import choose_windows, stain_cover
 from wsi_pipeline.one_slide.inspection import span
 from wsi_pipeline.one_slide.job import SlideJob
-from wsi_pipeline.one_slide.stages import prepare
+from wsi_pipeline.one_slide.prepare import prepare
 from wsi_pipeline.runtime.executor import SerialExecutor
 from wsi_pipeline.slides import SlideSpec, open_slide
 from wsi_pipeline.tiling import plan_blocks

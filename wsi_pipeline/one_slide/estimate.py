@@ -24,7 +24,8 @@ from shapely.geometry.base import BaseGeometry
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.exports.region_map import OverviewFrame
 from wsi_pipeline.one_slide.job import SlideJob
-from wsi_pipeline.one_slide.stages import classify, find_cells, merge, prepare, searched_region
+from wsi_pipeline.one_slide.prepare import prepare, searched_region
+from wsi_pipeline.one_slide.stages import classify, find_cells, merge
 from wsi_pipeline.regions import Regions
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor, default_workers, open_executor
 from wsi_pipeline.runtime.worker import segmentation_model, slide_of

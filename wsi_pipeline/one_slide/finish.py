@@ -20,8 +20,9 @@ from wsi_pipeline.one_slide.answers import answer_slide, map_slide
 from wsi_pipeline.one_slide.asked import attempt_key
 from wsi_pipeline.one_slide.job import SlideJob
 from wsi_pipeline.one_slide.neutrophils import dysplasia_answer, tells_dysplasia
+from wsi_pipeline.one_slide.prepare import Prepared, searched_region
 from wsi_pipeline.one_slide.red_shapes import red_shapes, red_sizes, red_taxonomy, without_shapes
-from wsi_pipeline.one_slide.stages import Prepared, final_regions, halved_blocks, searched_region
+from wsi_pipeline.one_slide.stages import final_regions, halved_blocks
 from wsi_pipeline.one_slide.summary import identity_of, slide_provenance, slide_quality, slide_status, slide_warnings
 from wsi_pipeline.one_slide.trephine_answer import FILES as TREPHINE_FILES
 from wsi_pipeline.one_slide.trephine_answer import trephine_answer

@@ -11,7 +11,7 @@ from wsi_pipeline.cells.table import MergedTable, TableSummary
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.one_slide.answers import provenance_of
 from wsi_pipeline.one_slide.job import SlideJob
-from wsi_pipeline.one_slide.stages import Prepared
+from wsi_pipeline.one_slide.prepare import Prepared
 from wsi_pipeline.regions.stain import stain_warning
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.sentences import made_of, say

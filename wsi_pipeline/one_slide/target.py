@@ -26,17 +26,8 @@ from wsi_pipeline.atomic import write_bytes
 from wsi_pipeline.cells.table import MergedTable, dye_of, merge_blocks, n_too_large
 from wsi_pipeline.one_slide.finish import taxonomy_of
 from wsi_pipeline.one_slide.job import SlideJob, ledger_of
-from wsi_pipeline.one_slide.stages import (
-    Cut,
-    Prepared,
-    blocks_for,
-    chosen_fields,
-    classify,
-    find_cells,
-    plan_of,
-    searched_region,
-    wave_stage,
-)
+from wsi_pipeline.one_slide.prepare import Cut, Prepared, blocks_for, chosen_fields, plan_of, searched_region
+from wsi_pipeline.one_slide.stages import classify, find_cells, wave_stage
 from wsi_pipeline.one_slide.typed_table import write_wave
 from wsi_pipeline.regions import FieldSet, narrow, regions_record, shortest_prefix, waves, write_regions
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor

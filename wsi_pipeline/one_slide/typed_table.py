@@ -17,8 +17,9 @@ from wsi_pipeline.cells.table import Keep, MergedTable, TableSummary, kept_rows,
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.one_slide.job import SlideJob, ledger_of
 from wsi_pipeline.one_slide.neutrophils import dysplasia_pass
+from wsi_pipeline.one_slide.prepare import Prepared
 from wsi_pipeline.one_slide.red_shapes import red_pass
-from wsi_pipeline.one_slide.stages import Prepared, chunk_name, embedded, wave_stage
+from wsi_pipeline.one_slide.stages import chunk_name, embedded, wave_stage
 from wsi_pipeline.taxonomies import Taxonomy
 from wsi_pipeline.weights import find_weights
 
