@@ -533,7 +533,8 @@ def _offsets(n: int, width: int) -> Any:
 
 def _make_chunks(targets: Path, n_chunks: int, folder: Path, classes: list[str]) -> list[Path]:
     """Write the answers a classifier would give, one file a chunk."""
-    from wsi_pipeline.cells.table import read_targets, write_classes
+    from wsi_pipeline.cells.merge import read_targets
+    from wsi_pipeline.cells.table import write_classes
 
     rng = np.random.default_rng(2)
     folder.mkdir(exist_ok=True)
@@ -546,7 +547,8 @@ def _make_chunks(targets: Path, n_chunks: int, folder: Path, classes: list[str])
 
 def prepare_table(rows: int, folder: Path) -> Callable[[], Any]:
     """Make parts and answers of ``rows`` cells, and return the work on them."""
-    from wsi_pipeline.cells.table import merge_blocks, write_cells
+    from wsi_pipeline.cells.merge import merge_blocks
+    from wsi_pipeline.cells.table import write_cells
     from wsi_pipeline.weights import find_weights
 
     print(f"making the parts of {rows:,} cells ...", flush=True)

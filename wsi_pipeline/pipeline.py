@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from wsi_pipeline.cells.table import MergedTable
+from wsi_pipeline.cells.merge import MergedTable
 from wsi_pipeline.one_slide.fibrosis import read_fibres
 from wsi_pipeline.one_slide.finish import finish
 from wsi_pipeline.one_slide.job import SlideJob

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from wsi_pipeline.atomic import write_json, write_text
+from wsi_pipeline.cells.merge import MergedTable
 from wsi_pipeline.cells.seams import seam_statistic
-from wsi_pipeline.cells.table import MergedTable
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.exports.qupath import write_qupath

@@ -19,7 +19,9 @@ from shapely.geometry.base import BaseGeometry
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cells.measure import measure_block
 from wsi_pipeline.cells.megakaryocytes import Swallowed, join
-from wsi_pipeline.cells.table import CELLS_FILE, MergedTable, merge_blocks, read_targets, write_classes
+from wsi_pipeline.cells.merge import MergedTable, merge_blocks, read_targets
+from wsi_pipeline.cells.schema import CELLS_FILE
+from wsi_pipeline.cells.table import write_classes
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.one_slide.job import SlideJob, ledger_of
 from wsi_pipeline.one_slide.prepare import Prepared, corners_of, lattice_at, plan_of, union_of

@@ -6,8 +6,9 @@ import logging
 from typing import Any
 
 from wsi_pipeline.atomic import write_json
+from wsi_pipeline.cells.merge import MergedTable
 from wsi_pipeline.cells.seams import SeamStatistic
-from wsi_pipeline.cells.table import MergedTable, TableSummary
+from wsi_pipeline.cells.table import TableSummary
 from wsi_pipeline.errors import WsiPipelineError
 from wsi_pipeline.one_slide.answers import provenance_of
 from wsi_pipeline.one_slide.job import SlideJob

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import shapely
 
 from wsi_pipeline.atomic import write_bytes
-from wsi_pipeline.cells.table import MergedTable, dye_of, merge_blocks, n_too_large
+from wsi_pipeline.cells.merge import MergedTable, dye_of, merge_blocks, n_too_large
 from wsi_pipeline.one_slide.finish import taxonomy_of
 from wsi_pipeline.one_slide.job import SlideJob, ledger_of
 from wsi_pipeline.one_slide.prepare import Cut, Prepared, blocks_for, chosen_fields, plan_of, searched_region

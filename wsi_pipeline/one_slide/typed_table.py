@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from wsi_pipeline.cells.combine import combine_cells
 from wsi_pipeline.cells.dysplasia import MEASURES, DysplasiaPass
 from wsi_pipeline.cells.evidence import columns_of
+from wsi_pipeline.cells.merge import Keep, MergedTable, kept_rows
 from wsi_pipeline.cells.red_cells import RedCellPass
-from wsi_pipeline.cells.table import Keep, MergedTable, TableSummary, kept_rows, typed_white, write_cells
+from wsi_pipeline.cells.table import TableSummary, typed_white, write_cells
 from wsi_pipeline.config import PipelineConfig
 from wsi_pipeline.one_slide.job import SlideJob, ledger_of
 from wsi_pipeline.one_slide.neutrophils import dysplasia_pass
