@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from wsi_pipeline.training.segmentation_data import Sample
+    from wsi_pipeline.training.segmentation.data import Sample
 
 VERSION = 1
 
@@ -61,7 +61,7 @@ def read_pack(path: Path) -> list[Sample]:
     ValueError
         The file is of another version.
     """
-    from wsi_pipeline.training.segmentation_data import Sample
+    from wsi_pipeline.training.segmentation.data import Sample
 
     with np.load(path, allow_pickle=False) as pack:
         if int(pack["version"]) != VERSION:

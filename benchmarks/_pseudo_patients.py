@@ -137,7 +137,7 @@ def make_cohort(data: Path, out: Path, spec: PseudoSpec) -> tuple[Path, Path]:
 @cache
 def cell_pools(data: Path) -> dict[str, list[str]]:
     """Return the files of each class below ``data``; of files that look alike the first."""
-    from wsi_pipeline.training.cell_data import SHIPPED_SETS, pack, read_class_folders
+    from wsi_pipeline.training.cells.data import SHIPPED_SETS, pack, read_class_folders
     from wsi_pipeline.training.splits import near_duplicate_groups
 
     wanted = (*IMMATURE, *_MATURE)
@@ -216,7 +216,7 @@ def _write_images(data: Path, folder: Path, patient: PseudoPatient, spec: Pseudo
 
     from wsi_pipeline.cells.crop_features import CropFeatures
     from wsi_pipeline.slides.picture import read_image
-    from wsi_pipeline.training.cell_data import SHIPPED_SETS
+    from wsi_pipeline.training.cells.data import SHIPPED_SETS
 
     mpp_of = {known.folder: known.mpp for known in SHIPPED_SETS}
     features = CropFeatures()

@@ -9,8 +9,8 @@ from _harness import HERE
 
 from wsi_pipeline.predictions.assessment import Plan, Study
 from wsi_pipeline.predictions.tasks import load_task
-from wsi_pipeline.training.slides import SlidesTraining, train_slides
-from wsi_pipeline.training.slides_data import CohortRequest
+from wsi_pipeline.training.slides.data import CohortRequest
+from wsi_pipeline.training.slides.train import SlidesTraining, train_slides
 
 FOLDS = 5
 

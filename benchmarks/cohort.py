@@ -79,7 +79,7 @@ def _finer(source: Path) -> Path:
 def _run_cohort(pipe: Connection, slides: list[str], out: str, overrides: dict[str, Any]) -> None:
     """Run a cohort and send every task's process, start and end."""
     from wsi_pipeline import run_cohort
-    from wsi_pipeline.run_folder import RunFolder
+    from wsi_pipeline.many_slides.folder import RunFolder
 
     tasks: list[tuple[int, float, float]] = []
     inner = RunFolder.record

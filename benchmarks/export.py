@@ -34,8 +34,7 @@ def make_table(path: Path, cells: int) -> None:
     import pyarrow.parquet as pq
     import shapely
 
-    from wsi_pipeline.cells.schema import table_schema
-    from wsi_pipeline.cells.table import ROW_GROUP
+    from wsi_pipeline.cells.schema import ROW_GROUP, table_schema
     from wsi_pipeline.segmentation.outlines import region_polygons
 
     rng = np.random.default_rng(0)

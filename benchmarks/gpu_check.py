@@ -57,7 +57,7 @@ def _made_up_pack(folder: Path) -> None:
     from _inputs import dense_labels
     from _pack import write_pack
 
-    from wsi_pipeline.training.segmentation_data import Sample
+    from wsi_pipeline.training.segmentation.data import Sample
 
     samples = []
     for seed in (1, 2):

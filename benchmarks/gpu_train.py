@@ -2,9 +2,9 @@
 
     python benchmarks/gpu_train.py --pack .pack --device cuda --steps 300
 
-"whole" is ``wsi_pipeline.training.segmentation.train_segmentation`` as a user gets it; "crops" only cuts and augments
-the crops of the same steps on the CPU; "network" only runs forward, loss, backward and optimiser on one batch that
-stays on the device. The ratios say which of the two the whole waits for. With ``--save`` the averaged network is
+"whole" is ``wsi_pipeline.training.segmentation.fit.train_segmentation`` as a user gets it; "crops" only cuts and
+augments the crops of the same steps on the CPU; "network" only runs forward, loss, backward and optimiser on one batch
+that stays on the device. The ratios say which of the two the whole waits for. With ``--save`` the averaged network is
 written as safetensors, so the same call can train for good (``--steps 0`` takes the recipe's number of steps).
 
 Not measured: validation, accuracy. There is no peer: Cellpose does not train networks of this size or with kinds.
@@ -24,13 +24,13 @@ import numpy as np
 from _harness import MIB, memory_mib, parser, print_table, record, start, use_torch_threads
 
 if TYPE_CHECKING:
-    from wsi_pipeline.training.segmentation import Recipe
-    from wsi_pipeline.training.segmentation_data import Sample
+    from wsi_pipeline.training.segmentation.data import Sample
+    from wsi_pipeline.training.segmentation.fit import Recipe
 
 
 def crops_rate(samples: Sequence[Sample], recipe: Recipe, steps: int) -> float:
     """Return steps a second of cutting and augmenting alone."""
-    from wsi_pipeline.training.segmentation import batch_of
+    from wsi_pipeline.training.segmentation.fit import batch_of
 
     batch_of(samples, recipe, 0)
     started = time.perf_counter()
@@ -44,7 +44,7 @@ def network_rate(samples: Sequence[Sample], recipe: Recipe, steps: int, device: 
     import torch
 
     from wsi_pipeline.segmentation.networks import CompactFlowNet
-    from wsi_pipeline.training.segmentation import batch_of, losses
+    from wsi_pipeline.training.segmentation.fit import batch_of, losses
 
     torch.manual_seed(recipe.seed)
     network: Any = CompactFlowNet(len(recipe.kinds)).to(device).to(memory_format=torch.channels_last).train()
@@ -73,7 +73,7 @@ def network_rate(samples: Sequence[Sample], recipe: Recipe, steps: int, device: 
 
 def whole_rate(samples: Sequence[Sample], recipe: Recipe, device: str, folder: Path) -> tuple[float, Any]:
     """Return steps a second of training as it is, and the averaged network."""
-    from wsi_pipeline.training.segmentation import train_segmentation
+    from wsi_pipeline.training.segmentation.fit import train_segmentation
 
     started = time.perf_counter()
     network = train_segmentation(
@@ -94,7 +94,7 @@ def main() -> None:
     chosen = start(options.parse_args())
     from _pack import read_pack
 
-    from wsi_pipeline.training.segmentation import RECIPES
+    from wsi_pipeline.training.segmentation.fit import RECIPES
 
     use_torch_threads()
     import torch

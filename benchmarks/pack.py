@@ -2,10 +2,10 @@
 
     python benchmarks/pack.py --data "$WSI_PIPELINE_DATA" --out .pack
 
-Fields are labelled here, where all libraries are, by ``wsi_pipeline.training.shipped_fields.load_samples``; the
-other machine only decodes. Training fields alone are packed. ``--share`` takes the same fraction of every set,
-chosen by a hash of the name, when the whole does not fit; ``--jpeg 95`` makes the RGB about five times smaller
-(training recompresses its crops anyway).
+Fields are labelled here, where all libraries are, by
+``wsi_pipeline.training.segmentation.shipped_fields.load_samples``; the other machine only decodes. Training fields
+alone are packed. ``--share`` takes the same fraction of every set, chosen by a hash of the name, when the whole does
+not fit; ``--jpeg 95`` makes the RGB about five times smaller (training recompresses its crops anyway).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     options.add_argument("--share", type=float, default=1.0, help="fraction of each set's fields, 0 to 1")
     options.add_argument("--jpeg", type=int, help="store RGB as JPEG of this quality instead of PNG")
     chosen = options.parse_args()
-    from wsi_pipeline.training.shipped_fields import load_samples
+    from wsi_pipeline.training.segmentation.shipped_fields import load_samples
 
     for model in chosen.model:
         print(f"{model}: labelling ...", flush=True)

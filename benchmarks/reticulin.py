@@ -21,7 +21,7 @@ from wsi_pipeline.cohort import run_cohort
 from wsi_pipeline.evaluation.tables import text_table
 from wsi_pipeline.predictions.assessment.bootstrap import Estimate, percentile_estimate
 from wsi_pipeline.simulation.reticulin_cohort import make_reticulin_cohort
-from wsi_pipeline.training.fibrosis import concordance, train_fibrosis
+from wsi_pipeline.training.fibrosis.train import concordance, train_fibrosis
 
 DRAWS = 2000
 

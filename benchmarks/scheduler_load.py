@@ -130,7 +130,7 @@ def measure(scratch: Path, *, tasks: int) -> tuple[float, float]:
     from _dask_processes import dask_processes
 
     from wsi_pipeline.config import load_config
-    from wsi_pipeline.job import SlideJob
+    from wsi_pipeline.one_slide.job import SlideJob
     from wsi_pipeline.runtime.executor import open_executor
     from wsi_pipeline.runtime.run_ledger import open_run_ledger
     from wsi_pipeline.runtime.tasks import TaskReport

@@ -397,9 +397,10 @@ def _serve_stages(pipe: Connection, small: str, slide: str, folder: str, profile
     use_torch_threads()
     import pyarrow.parquet as pq
 
-    from wsi_pipeline import finish, pipeline, stages
+    from wsi_pipeline import pipeline
     from wsi_pipeline.cells import measure
     from wsi_pipeline.cohort import plan_cohort
+    from wsi_pipeline.one_slide import stages, typed_table
     from wsi_pipeline.runtime.executor import SerialExecutor
     from wsi_pipeline.segmentation import engines, segment
     from wsi_pipeline.segmentation.models import CompactModel
@@ -426,7 +427,7 @@ def _serve_stages(pipe: Connection, small: str, slide: str, folder: str, profile
         (stages, "measure_block", "measures"),
         (pq, "write_table", "write parts"),
         (stages, "merge_blocks", "merge"),
-        (finish, "write_cells", "write cells"),
+        (typed_table, "write_cells", "write cells"),
         (pipeline, "prepare", "regions, colours"),
         (pipeline, "finish", "counts, summary"),
     ):
@@ -532,7 +533,8 @@ def _offsets(n: int, width: int) -> Any:
 
 def _make_chunks(targets: Path, n_chunks: int, folder: Path, classes: list[str]) -> list[Path]:
     """Write the answers a classifier would give, one file a chunk."""
-    from wsi_pipeline.cells.table import read_targets, write_classes
+    from wsi_pipeline.cells.merge import read_targets
+    from wsi_pipeline.cells.table import write_classes
 
     rng = np.random.default_rng(2)
     folder.mkdir(exist_ok=True)
@@ -545,7 +547,8 @@ def _make_chunks(targets: Path, n_chunks: int, folder: Path, classes: list[str])
 
 def prepare_table(rows: int, folder: Path) -> Callable[[], Any]:
     """Make parts and answers of ``rows`` cells, and return the work on them."""
-    from wsi_pipeline.cells.table import merge_blocks, write_cells
+    from wsi_pipeline.cells.merge import merge_blocks
+    from wsi_pipeline.cells.table import write_cells
     from wsi_pipeline.weights import find_weights
 
     print(f"making the parts of {rows:,} cells ...", flush=True)

@@ -102,8 +102,8 @@ def judge(folder: Path, seed: int, *, tune: bool) -> tuple[npt.NDArray[np.bool_]
     """Return who is in the second group, in both laboratories, and what every recipe says of them."""
     from wsi_pipeline.predictions.assessment.folds import grouped_folds
     from wsi_pipeline.predictions.tasks import load_task
-    from wsi_pipeline.training.slides_data import CohortRequest, maps_of, read_request, training_set
-    from wsi_pipeline.training.slides_members import members_of
+    from wsi_pipeline.training.slides.data import CohortRequest, maps_of, read_request, training_set
+    from wsi_pipeline.training.slides.members import members_of
 
     task = load_task("apl")
     cohort, _ = read_request(
@@ -131,9 +131,9 @@ def answers(
     whole: Any, train: npt.NDArray[np.int64], test: npt.NDArray[np.int64], names: tuple[str, ...], seed: int
 ) -> dict[str, FloatArray]:
     """Return log-odds of the second group by every recipe fitted to ``train``, for the subjects ``test``."""
-    from wsi_pipeline.training.slides_fit import fit_slide_model
-    from wsi_pipeline.training.slides_members import ENCODER as MEMBER
-    from wsi_pipeline.training.slides_study import plain_answers
+    from wsi_pipeline.training.slides.fit import fit_slide_model
+    from wsi_pipeline.training.slides.members import ENCODER as MEMBER
+    from wsi_pipeline.training.slides.study import plain_answers
 
     c = whole.task.codes.index(POSITIVE)
     part = whole.take(train)

@@ -26,9 +26,9 @@ from wsi_pipeline.predictions.slide_features import Vocabulary
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.predictions.tasks import load_task
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.slides_fit import fit_slide_model
-from wsi_pipeline.training.slides_members import TrainingSet, members_of
-from wsi_pipeline.training.slides_study import study_slides
+from wsi_pipeline.training.slides.fit import fit_slide_model
+from wsi_pipeline.training.slides.members import TrainingSet, members_of
+from wsi_pipeline.training.slides.study import study_slides
 
 TAXONOMY = "pbc-blast"
 DIM = 128

@@ -47,7 +47,7 @@ def _child(pipe: Connection, manifest: str, out: str, address: str, overrides: d
 
     from wsi_pipeline import run_cohort
     from wsi_pipeline.cohort import plan_cohort
-    from wsi_pipeline.run_folder import RunFolder
+    from wsi_pipeline.many_slides.folder import RunFolder
     from wsi_pipeline.runtime.executor import open_executor
     from wsi_pipeline.tiling import Block
     from wsi_pipeline.units import Box

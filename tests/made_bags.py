@@ -13,7 +13,7 @@ from wsi_pipeline.predictions.slide_features import Vocabulary
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.predictions.tasks import load_task
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.slides_members import TrainingSet
+from wsi_pipeline.training.slides.members import TrainingSet
 
 TAXONOMY = "pbc-blast"
 CLASSES = load_taxonomy(TAXONOMY).classifier_classes

@@ -2,7 +2,7 @@
 
     slides -> regions -> tiling -> segmentation -> cells -> predictions -> exports
 
-The stages are tasks on a Dask cluster (``stages.py``, ``finish.py``); this page says in which order they run.
+The stages are tasks on a Dask cluster (``one_slide/``); this page says in which order they run.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from wsi_pipeline.cells.table import MergedTable
-from wsi_pipeline.fibrosis import read_fibres
-from wsi_pipeline.finish import finish
-from wsi_pipeline.job import SlideJob
+from wsi_pipeline.cells.merge import MergedTable
+from wsi_pipeline.one_slide.fibrosis import read_fibres
+from wsi_pipeline.one_slide.finish import finish
+from wsi_pipeline.one_slide.job import SlideJob
+from wsi_pipeline.one_slide.prepare import Prepared, prepare
+from wsi_pipeline.one_slide.stages import classify, find_cells, merge
+from wsi_pipeline.one_slide.target import reach_target
 from wsi_pipeline.runtime.executor import Executor, SerialExecutor
 from wsi_pipeline.runtime.progress import Progress, SilentProgress
-from wsi_pipeline.stages import Prepared, classify, find_cells, merge, prepare
-from wsi_pipeline.target import reach_target
 
 
 def run_job(job: SlideJob, executor: Executor | SerialExecutor, progress: Progress | None = None) -> dict[str, Any]:

@@ -16,16 +16,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NewType
 
 import numpy as np
 import numpy.typing as npt
-
-Microns = NewType("Microns", float)
-"""A length in micrometres."""
-
-MicronsPerPixel = NewType("MicronsPerPixel", float)
-"""Size of a pixel in micrometres."""
 
 FloatArray = npt.NDArray[np.floating]
 

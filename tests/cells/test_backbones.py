@@ -22,7 +22,7 @@ from wsi_pipeline.cells.backbones import (
 from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.training.cards import Card, save_weights, write_card
-from wsi_pipeline.training.cell_models import ModelChoice, backbone_weights
+from wsi_pipeline.training.cells.models import ModelChoice, backbone_weights
 
 VIT = "vit_small_patch14_dinov2"
 

@@ -12,10 +12,10 @@ from sklearn.svm import SVC
 from wsi_pipeline.cells.classical import FeatureModel
 from wsi_pipeline.cells.classifier import load_classifier
 from wsi_pipeline.errors import ModelError
-from wsi_pipeline.training.cell_models import ModelChoice
-from wsi_pipeline.training.classical import SVM, fit_classical
-from wsi_pipeline.training.own_cells import train_own_cells
-from wsi_pipeline.training.own_cells_request import CellTraining
+from wsi_pipeline.training.cells.classical import SVM, fit_classical
+from wsi_pipeline.training.cells.models import ModelChoice
+from wsi_pipeline.training.cells.own_request import CellTraining
+from wsi_pipeline.training.cells.train_own import train_own_cells
 
 
 def _features(n_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,8 +10,9 @@ import pytest
 from test_table import cut, make_cells
 
 from wsi_pipeline.cells.combine import combine_cells
+from wsi_pipeline.cells.merge import dye_of, merge_blocks, n_too_large
 from wsi_pipeline.cells.schema import MEASURED, TOO_LARGE, TOO_LARGE_SEEDS
-from wsi_pipeline.cells.table import dye_of, merge_blocks, n_too_large, write_cells
+from wsi_pipeline.cells.table import write_cells
 
 GLASS = np.array([235, 236, 234], np.uint8)
 

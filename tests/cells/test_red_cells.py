@@ -30,7 +30,7 @@ from wsi_pipeline.cells.red_cells import (
 )
 from wsi_pipeline.errors import DataError, MissingWeightsError, ModelError
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.red_cells import fit_svm
+from wsi_pipeline.training.red_cells.train import fit_svm
 from wsi_pipeline.weights import shipped_weights
 
 

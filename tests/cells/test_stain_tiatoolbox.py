@@ -9,8 +9,8 @@ import torch
 from wsi_pipeline.cells.network import balance
 from wsi_pipeline.cells.preparation import Preparation
 from wsi_pipeline.cells.stain_tiatoolbox import LAB_MEANS, STAINS, Method, normalise_tiatoolbox
-from wsi_pipeline.training.augment import augment
-from wsi_pipeline.training.cell_fit import AUGMENTATIONS
+from wsi_pipeline.training.cells.augment import augment
+from wsi_pipeline.training.cells.fit import AUGMENTATIONS
 
 METHODS: tuple[Method, ...] = ("macenko", "reinhard")
 

@@ -14,9 +14,10 @@ import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wsi_pipeline.cells import table as table_module
+from wsi_pipeline.cells import merge as merge_module
+from wsi_pipeline.cells.merge import MergedTable, merge_blocks, read_targets
 from wsi_pipeline.cells.schema import KIND_CLASS, MEASURED, table_schema
-from wsi_pipeline.cells.table import MergedTable, merge_blocks, read_targets, write_cells, write_classes
+from wsi_pipeline.cells.table import write_cells, write_classes
 from wsi_pipeline.tiling import ORDER_CELL_PX, Block, plan_blocks
 
 SIDE = 3000
@@ -111,9 +112,9 @@ def test_the_merged_order_does_not_depend_on_the_blocks(
 def test_the_merge_holds_a_band_of_blocks_and_not_the_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = cut(make_cells(0, 3000), 500, tmp_path / "blocks")
     events: list[str] = []
-    read = table_module._read_part
-    monkeypatch.setattr(table_module, "_read_part", lambda *a, **k: (events.append("read"), read(*a, **k))[1])
-    for _ in table_module._bands(parts):
+    read = merge_module._read_part
+    monkeypatch.setattr(merge_module, "_read_part", lambda *a, **k: (events.append("read"), read(*a, **k))[1])
+    for _ in merge_module._bands(parts):
         events.append("band")
     text = " ".join(events)
     assert len(parts) == 36

@@ -14,15 +14,15 @@ import tifffile
 from PIL import Image
 from test_cli import Command, one_sentence
 
-from wsi_pipeline import estimate
 from wsi_pipeline.config import load_config
-from wsi_pipeline.estimate import choose_windows, stain_cover
 from wsi_pipeline.exports.region_map import OverviewFrame
-from wsi_pipeline.inspection import span
-from wsi_pipeline.job import SlideJob
+from wsi_pipeline.one_slide import estimate
+from wsi_pipeline.one_slide.estimate import choose_windows, stain_cover
+from wsi_pipeline.one_slide.inspection import span
+from wsi_pipeline.one_slide.job import SlideJob
+from wsi_pipeline.one_slide.prepare import prepare
 from wsi_pipeline.runtime.executor import SerialExecutor
 from wsi_pipeline.slides import SlideSpec, open_slide
-from wsi_pipeline.stages import prepare
 from wsi_pipeline.tiling import plan_blocks
 from wsi_pipeline.units import Box, FrameTransform
 

@@ -89,7 +89,7 @@ def of_keys() -> Iterator[str]:
         "exports", "merge", "regions", "segmentation", "reading", "morphology", "fibres",
     ):  # fmt: skip
         yield text.title(key)
-    for name in ("finish.py", "fibrosis.py", "galleries/patient.py"):
+    for name in ("one_slide/summary.py", "one_slide/fibrosis.py", "galleries/patient.py"):
         tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and _KEYS.search(node.name):

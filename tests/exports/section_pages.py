@@ -23,7 +23,7 @@ from wsi_pipeline.predictions.trephines.cohort_map import fit_cohort_map
 from wsi_pipeline.predictions.trephines.phenotypes import PhenotypeModel, load_phenotypes
 from wsi_pipeline.sentences import made_of, say
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.phenotypes import PhenotypeTraining, train_phenotypes
+from wsi_pipeline.training.phenotypes.train import PhenotypeTraining, train_phenotypes
 
 SIDE_PX = round(SIDE_UM / MPP)
 SECTION = load_taxonomy("section")

@@ -15,7 +15,7 @@ from make_cells import make_cells
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports import labels as labels_module
-from wsi_pipeline.exports import pyramid
+from wsi_pipeline.exports import ngff_pyramid as pyramid
 from wsi_pipeline.exports.labels import write_labels
 from wsi_pipeline.regions.rasterise import rasterise
 from wsi_pipeline.units import Box, FrameTransform

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from make_run import SIZE_PX0, make_run
 
 from wsi_pipeline.exports import labels as labels_module
-from wsi_pipeline.exports import pyramid
+from wsi_pipeline.exports import ngff_pyramid as pyramid
 from wsi_pipeline.exports.finished_run import RunSlide, read_finished_run
 from wsi_pipeline.exports.labels import label_type, write_labels
 from wsi_pipeline.exports.ome_zarr import halved, write_image

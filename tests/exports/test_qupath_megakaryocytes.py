@@ -17,7 +17,7 @@ from wsi_pipeline.exports.qupath import write_qupath
 from wsi_pipeline.exports.qupath_megakaryocytes import MEASUREMENTS, megakaryocyte_extras, phenotype_names
 from wsi_pipeline.exports.qupath_validator import validate_qupath
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.qupath_objects import class_name
+from wsi_pipeline.training.qupath.objects import class_name
 
 
 @pytest.fixture(scope="module")

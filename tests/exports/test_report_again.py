@@ -14,7 +14,7 @@ from report_run import EVIL, hostile_run
 
 from wsi_pipeline.errors import DataError
 from wsi_pipeline.exports.report.patient import patient_files
-from wsi_pipeline.rerender import rerender
+from wsi_pipeline.finished_runs.rerender import rerender
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -14,7 +14,7 @@ from report_run import EVIL, answers_page, gallery_page, hostile_run
 from section_pages import reticulin_page, trephine_page
 
 from tests.serve.chromium import Chromium
-from wsi_pipeline.rerender import rerender
+from wsi_pipeline.finished_runs.rerender import rerender
 
 AXE = next((Path(__file__).parents[1] / "vendor").glob("axe-core-*.min.js"))
 SERIOUS = ("serious", "critical")

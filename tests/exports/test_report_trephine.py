@@ -20,7 +20,7 @@ from wsi_pipeline.exports.report import write_slide_report
 from wsi_pipeline.predictions.trephines.cohort_map import fit_cohort_map
 from wsi_pipeline.predictions.trephines.phenotypes import PhenotypeModel, load_phenotypes
 from wsi_pipeline.taxonomies import load_taxonomy
-from wsi_pipeline.training.phenotypes import PhenotypeTraining, train_phenotypes
+from wsi_pipeline.training.phenotypes.train import PhenotypeTraining, train_phenotypes
 
 SIDE_PX = round(SIDE_UM / MPP)
 EVIL = "<script>alert(1)</script>"

@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 
 from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.predictions import (
-    DIFFERENTIAL_COLUMNS,
     Differential,
     differential,
-    differential_rows,
     pool_counts,
     wilson,
 )
@@ -77,12 +75,11 @@ def test_me_ratio_without_erythroid_cells_has_no_value() -> None:
 
 
 def test_classes_that_were_not_found_are_listed() -> None:
-    rows = differential_rows(differential(COUNTS, specimen="blood_smear", taxonomy=TAXONOMY), "s1")
-    assert [r["class"] for r in rows] == [*TAXONOMY.classifier_classes, "red_cell"]
-    assert all(tuple(r) == DIFFERENTIAL_COLUMNS for r in rows)
-    blast = next(r for r in rows if r["class"] == "blast")
-    assert (blast["count"], blast["percent"], blast["lower"]) == (0, 0.0, 0.0)
-    assert blast["upper"] == round(100 * wilson(0, 160)[1], 2)
+    rows = differential(COUNTS, specimen="blood_smear", taxonomy=TAXONOMY).rows
+    assert [r.code for r in rows] == [*TAXONOMY.classifier_classes, "red_cell"]
+    blast = next(r for r in rows if r.code == "blast")
+    assert (blast.count, blast.percent, blast.lower) == (0, 0.0, 0.0)
+    assert blast.upper == pytest.approx(100 * wilson(0, 160)[1])
 
 
 def test_per_field_needs_an_area() -> None:
@@ -101,7 +98,7 @@ def test_trephine_has_densities_and_no_rows() -> None:
         taxonomy=load_taxonomy("section"),
         area_mm2=3.0,
     )
-    assert differential_rows(result, "s1") == []
+    assert not result.rows
     assert result.n == 912
     assert index(result, "nucleus_per_mm2")[0] == pytest.approx(300)
     value, lower, upper = index(result, "megakaryocyte_per_mm2")
@@ -117,9 +114,9 @@ def test_unclassified_cells_are_in_no_percentage() -> None:
 
 
 def test_nothing_found_on_a_classified_slide() -> None:
-    rows = differential_rows(differential({}, specimen="blood_smear", taxonomy=TAXONOMY), "s1")
+    rows = differential({}, specimen="blood_smear", taxonomy=TAXONOMY).rows
     assert len(rows) == len(TAXONOMY.classifier_classes)
-    assert all(r["percent"] == "" for r in rows)
+    assert all(r.percent is None for r in rows)
 
 
 @pytest.mark.parametrize(

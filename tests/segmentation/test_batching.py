@@ -14,9 +14,10 @@ import pytest
 import torch
 from tiny_cellpose import write_slide
 
-from wsi_pipeline import cohort, stages
+from wsi_pipeline import cohort
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, DeviceError, OutputError
+from wsi_pipeline.one_slide import prepare, stages
 from wsi_pipeline.runtime import batch as run_batch
 from wsi_pipeline.runtime import worker
 from wsi_pipeline.runtime.batch import network_batch, settle
@@ -153,7 +154,8 @@ class OnceOutOfMemory:
 def test_a_run_that_ran_out_of_memory_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     model = OnceOutOfMemory()
-    monkeypatch.setattr(stages, "segmentation_model", lambda *_: model)
+    for module in (prepare, stages):
+        monkeypatch.setattr(module, "segmentation_model", lambda *_: model)
     monkeypatch.setattr(worker, "_batches", {})
     settings = {
         "cells.classifier": None, "exports.report": False, "segmentation.batch_size": 4, "tiling.core_px": 256,

@@ -16,7 +16,7 @@ from wsi_pipeline.errors import ConfigError, DataError
 from wsi_pipeline.simulation.megakaryocyte_textures import TEXTURES_FOLDER, load_textures
 from wsi_pipeline.simulation.megakaryocytes import MegakaryocyteShape, draw_megakaryocyte
 from wsi_pipeline.simulation.sprites import Sprite
-from wsi_pipeline.training.segmentation_data import split_of
+from wsi_pipeline.training.segmentation.data import split_of
 
 
 def nucleus_of(sprite: Sprite) -> shapely.Geometry:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsi_pipeline.training.cell_fit import CellRecipe
+from wsi_pipeline.training.cells.fit import CellRecipe
 
 RECIPE = CellRecipe(
     window_px=32, side_px=48, stem=8, widths=(16, 24), depths=(1, 1), embedding_dim=16, batch=16, epochs=4

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wsi_pipeline.cells.merge import Keep, kept_rows
 from wsi_pipeline.cells.schema import table_schema
-from wsi_pipeline.cells.table import Adding, Keep, Naming, TableSummary, kept_rows, named, write_typed
+from wsi_pipeline.cells.table import Adding, Naming, TableSummary, named, write_typed
 from wsi_pipeline.tiling import ORDER_CELL_PX
 
 

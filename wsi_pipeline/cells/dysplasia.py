@@ -136,7 +136,9 @@ def load_reference(name_or_path: str | Path = SHIPPED_REFERENCE) -> DysplasiaRef
         There is no such file, or it is no reference.
     """
     if str(name_or_path) == SHIPPED_REFERENCE:
-        text = (resources.files("wsi_pipeline.cells") / f"{SHIPPED_REFERENCE}.json").read_text(encoding="utf-8")
+        text = (resources.files("wsi_pipeline.weights") / "references" / f"{SHIPPED_REFERENCE}.json").read_text(
+            encoding="utf-8"
+        )
         where = f"{SHIPPED_REFERENCE}.json"
     else:
         where = str(name_or_path)

@@ -154,7 +154,7 @@ def morphology_columns(values: npt.NDArray[np.float32], kind: npt.NDArray[np.obj
     """Return the features as columns, null where one has no value or does not apply to the kind.
 
     The pallor is kept of white cells too, until the whole slide has told which of them are red
-    (:func:`~wsi_pipeline.cells.table.merge_blocks`).
+    (:func:`~wsi_pipeline.cells.merge.merge_blocks`).
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,3 +105,12 @@ _GEO = {
         "nucleus": {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"], "crs": None},
     },
 }
+
+ROW_GROUP = 16384
+"""Most rows of a row group, which readers hold in memory."""
+
+# Values of the other columns are a cell's own: a dictionary of them is thrown away after it was built.
+REPEATED = ["kind", "class_name", "block"]
+
+CELLS_FILE: dict[str, Any] = {"compression": "zstd", "use_dictionary": REPEATED}
+"""How tables of cells are written."""

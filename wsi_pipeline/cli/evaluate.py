@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from wsi_pipeline.atomic import write_json, write_text
-from wsi_pipeline.cli.run import Assignments, Config, Device
+from wsi_pipeline.cli import evaluate_cytologia, evaluate_invariance, evaluate_slides
+from wsi_pipeline.cli.options import Assignments, Device, MetricsOut, chosen_device
 from wsi_pipeline.config import parse_overrides
 from wsi_pipeline.errors import ConfigError
 
-if TYPE_CHECKING:
-    from wsi_pipeline.slides import Slide
-    from wsi_pipeline.units import Box
-
 app = typer.Typer(help="Measure models on labelled data.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option("--out", help="Folder for metrics.json.")]
+ASSUMED_CELL_MPP = 0.198
+"""Taken, and said so, when single-cell images come without --mpp: that of halved CellaVision DM96 images."""
 
 
 @app.command()
@@ -38,7 +32,7 @@ def segmentation(
     radius_um: Annotated[
         float, typer.Option("--radius", help="With --points: farthest distance of a matched centre, um.", min=0)
     ] = 3.0,
-    out: Out = Path("evaluation"),
+    out: MetricsOut = Path("evaluation"),
     device: Device = None,
     assignments: Assignments = None,
 ) -> None:
@@ -60,7 +54,7 @@ def segmentation(
     if (masks is None) == (points is None):
         raise ConfigError("evaluate segmentation needs either --masks or --points")
     overrides: dict[str, Any] = parse_overrides(assignments or [])
-    segmenter = make_segmenter(model, kind, resolve_device(_device(device)), overrides)
+    segmenter = make_segmenter(model, kind, resolve_device(chosen_device(device)), overrides)
     done = 0
 
     def progress(name: str) -> None:
@@ -90,16 +84,6 @@ def segmentation(
     typer.echo(f"metrics: {out / 'metrics.json'}")
 
 
-def _device(device: str | None) -> Any:
-    if device not in (None, "auto", "cpu", "cuda"):
-        raise ConfigError(f"--device {device!r}: use auto, cpu or cuda")
-    return device or "auto"
-
-
-ASSUMED_CELL_MPP = 0.198
-"""Taken, and said so, when single-cell images come without --mpp: that of halved CellaVision DM96 images."""
-
-
 @app.command()
 def cells(
     data: Annotated[Path, typer.Option(help="Folder with one folder of cell images a class.")],
@@ -108,7 +92,7 @@ def cells(
     map_to: Annotated[str | None, typer.Option("--map", help="Taxonomy of the folders, for example five-part.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Folder to leave out; may be repeated.")] = None,
     closed: Annotated[bool, typer.Option("--closed", help="Answer with classes of the folders alone.")] = False,
-    out: Out = Path("evaluation"),
+    out: MetricsOut = Path("evaluation"),
     device: Device = None,
 ) -> None:
     """Evaluate a cell classifier on class folders, beside the most frequent class."""
@@ -128,7 +112,7 @@ def cells(
         map_to=map_to,
         skip=tuple(skip or ()),
         closed=closed,
-        device=resolve_device(_device(device)),
+        device=resolve_device(chosen_device(device)),
     )
     typer.echo(result.table())
     source = "assumed" if mpp is None else "option"
@@ -143,7 +127,7 @@ def counts(
     model: Annotated[
         str, typer.Option(help="Model, by name or by its .trees.json.gz file.")
     ] = "acute-leukaemia-counts",
-    out: Out = Path("evaluation"),
+    out: MetricsOut = Path("evaluation"),
 ) -> None:
     """Evaluate a model of blood counts on patients that it has not seen, beside the class frequencies."""
     from wsi_pipeline.evaluation.counts import evaluate_counts, metrics_rows
@@ -165,7 +149,7 @@ def counts(
 def simulated(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run on virtual slides.")],
     truth: Annotated[Path, typer.Option(help="Folder with <slide>.truth.csv of every slide.")],
-    out: Out = Path("evaluation"),
+    out: MetricsOut = Path("evaluation"),
 ) -> None:
     """Evaluate a run on virtual slides: cells by kind, white cells by class, the differential raw and corrected."""
     from wsi_pipeline.evaluation.simulated import evaluate_simulated
@@ -181,7 +165,7 @@ def simulated(
 def recovery(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run on a simulated cohort.")],
     cohort: Annotated[Path, typer.Option(help="Folder that `simulate cohort` wrote, with its truth.csv.")],
-    out: Out = Path("evaluation"),
+    out: MetricsOut = Path("evaluation"),
 ) -> None:
     """Evaluate whether a run gives back what a simulated cohort was made of.
 
@@ -197,208 +181,6 @@ def recovery(
     typer.echo(f"metrics: {out / 'metrics.json'}")
 
 
-@app.command()
-def cytologia(
-    truth: Annotated[Path, typer.Option(help="CSV file NAME,x1,y1,x2,y2,class: the true boxes.")],
-    predictions: Annotated[
-        Path | None, typer.Option(help="Answers to score: a CSV file of the same form, with an optional column score.")
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the images, answered by the pipeline; instead of --predictions."),
-    ] = None,
-    weights: Annotated[
-        str | None, typer.Option("--weights", help="Cell classifier, by name or file; default pbc-blast.")
-    ] = None,
-    mpp: Annotated[
-        str | None,
-        typer.Option(help="Microns per pixel of the images, or a CSV file image,mpp; default the truth's column mpp."),
-    ] = None,
-    out: Out = Path("evaluation"),
-    device: Device = None,
-    assignments: Assignments = None,
-) -> None:
-    """Score boxes and classes as the CytologIA challenge does: 0.2 mean (GIoU + 1) / 2 + 0.8 macro-F1.
-
-    With --images the pipeline finds and types the cells itself, and writes its answers to predictions.csv.
-    """
-    from wsi_pipeline.evaluation.cytologia import cytologia_score, read_boxes
-
-    if (predictions is None) == (images is None):
-        raise ConfigError("evaluate cytologia needs either --predictions or --images")
-    if images is not None:
-        _answer_cytologia(truth, images, weights or "pbc-blast", mpp, out, _device(device), assignments)
-        return
-    assert predictions is not None
-    given = [
-        option
-        for option, value in (("--weights", weights), ("--mpp", mpp), ("--device", device), ("--set", assignments))
-        if value
-    ]
-    if given:
-        raise ConfigError(f"{', '.join(given)} only with --images: nothing is computed from --predictions")
-    result = cytologia_score(read_boxes(truth), read_boxes(predictions))
-    typer.echo(result.table())
-    write_json(out / "metrics.json", result.to_dict())
-    typer.echo(f"metrics: {out / 'metrics.json'}")
-
-
-def _answer_cytologia(
-    truth: Path, images: Path, weights: str, mpp: str | None, out: Path, device: Any, assignments: list[str] | None
-) -> None:
-    from wsi_pipeline.cells.classifier import load_classifier
-    from wsi_pipeline.evaluation.cytologia import read_boxes
-    from wsi_pipeline.evaluation.cytologia_images import (
-        evaluate_images,
-        in_challenge_codes,
-        list_images,
-        write_predictions,
-    )
-    from wsi_pipeline.evaluation.run_segmentation import make_segmenter, read_mpp
-    from wsi_pipeline.runtime.devices import resolve_device
-
-    boxes = in_challenge_codes(read_boxes(truth), truth)
-    listed = list_images(truth, images, None if mpp is None else read_mpp(mpp))
-    used = resolve_device(device)
-    segmenter = make_segmenter(None, "white", used, parse_overrides(assignments or []))
-    result = evaluate_images(
-        boxes, listed, segmenter, load_classifier(weights, used), progress=_counter(len(listed), every=50)
-    )
-    write_text(out / "predictions.csv", write_predictions(result.predictions))
-    typer.echo(result.table())
-    write_text(out / "table.txt", result.table() + "\n")
-    about = {"truth": str(truth), "images": str(images), "mpp": mpp or "column mpp", **result.to_dict()}
-    write_json(out / "metrics.json", about)
-    typer.echo(f"predictions: {out / 'predictions.csv'}\nmetrics: {out / 'metrics.json'}")
-
-
-def _counter(total: int, *, every: int) -> Callable[[str], None]:
-    """Return what prints how many images are done and how long the rest will take."""
-    started, done = time.monotonic(), 0
-
-    def progress(_name: str) -> None:
-        nonlocal done
-        done += 1
-        if done % every == 0 or done == total:
-            rate = done / max(time.monotonic() - started, 1e-9)
-            typer.echo(f"{done} of {total} images, {rate:.1f}/s, {(total - done) / rate:.0f} s left", err=True)
-
-    return progress
-
-
-@app.command()
-def invariance(
-    slide: Annotated[Path, typer.Argument(help="A slide file.")],
-    config: Config = None,
-    model: Annotated[str | None, typer.Option(help="Segmentation model; default the configuration's.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Microns per pixel of a slide that states none.")] = None,
-    force_mpp: Annotated[bool, typer.Option("--force-mpp", help="Let --mpp win over what the slide says.")] = False,
-    core: Annotated[str, typer.Option(help="Core sizes, working pixels.")] = "512,1024,2048,4096",
-    workers: Annotated[str, typer.Option(help="Numbers of worker processes.")] = "1,2,4",
-    side_um: Annotated[
-        float | None, typer.Option(help="Side of the square that is looked at, um; default 1,536 working pixels.")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json and the runs.")] = Path("evaluation"),
-    device: Device = None,
-    assignments: Assignments = None,
-    allow_simulated: Annotated[
-        bool, typer.Option("--allow-simulated", help="Allow models that were trained on simulated data.")
-    ] = False,
-) -> None:
-    """Check that a slide gives the same cells and answers however it is cut, spread over workers or interrupted.
-
-    The whole pipeline runs once for every core size and number of workers, and once more killed and resumed. A large
-    slide is looked at in one square. Exit status 1 when a run differs.
-    """
-    from wsi_pipeline.cohort import plan_cohort, run_cohort
-    from wsi_pipeline.config import load_config
-    from wsi_pipeline.evaluation.invariance import Cut, choose_square, measure_invariance, plan_cuts, prepare_scratch
-    from wsi_pipeline.evaluation.tables import invariance_metrics, invariance_table
-    from wsi_pipeline.slides import open_slide
-
-    if side_um is not None and not side_um > 0:
-        raise ConfigError(f"--side-um {side_um:g}: it must be more than 0")
-    cuts = plan_cuts(_whole_numbers("--core", core), _whole_numbers("--workers", workers))
-    overrides = {
-        **parse_overrides(assignments or []),
-        **({} if model is None else {"segmentation.model": model}),
-        **({} if device is None else {"runtime.device": _device(device)}),
-        "exports.qupath": True,
-        "exports.labels": False,
-        "exports.report": False,
-    }
-    configs = {
-        cut: load_config(config, {**overrides, "tiling.core_px": cut.core_px, "runtime.workers": cut.workers})
-        for cut in cuts
-    }
-    first = configs[cuts[0]]
-    options: dict[str, Any] = {"mpp": mpp, "force_mpp": force_mpp, "allow_simulated": allow_simulated}
-    plan = plan_cohort([slide], out, first, **options)
-    with open_slide(slide, mpp=mpp, force_mpp=force_mpp, config=first.slides) as opened:
-        square = choose_square(opened, first, largest_core_px=cuts[0].core_px, side_um=side_um)
-        scratch = prepare_scratch(out / "invariance-runs", opened, plan.jobs[0].slide_id, configs, square)
-        looked_at = _looked_at(opened, square)
-    typer.echo(f"{slide.name}: {looked_at}, {first.segmentation.model} at {first.segmentation.mpp:g} um/px", err=True)
-    done = 0
-
-    def progress(cut: Cut) -> None:
-        nonlocal done
-        done += 1
-        how = ", killed and resumed" if cut.killed else ""
-        typer.echo(f"{done}/{len(cuts)} core {cut.core_px}, {cut.workers} worker(s){how}", err=True)
-
-    def run(cut: Cut) -> None:
-        folder, settings = scratch.run_folder(cut), scratch.config_file(cut)
-        run_cohort([scratch.manifest], folder, settings, **options).raise_failed()
-
-    def start(cut: Cut) -> subprocess.Popen[bytes]:
-        words = [
-            str(scratch.manifest),
-            "--config",
-            str(scratch.config_file(cut)),
-            "--out",
-            str(scratch.run_folder(cut)),
-        ]
-        words += [] if mpp is None else ["--mpp", str(mpp)]
-        words += ["--force-mpp"] * force_mpp + ["--allow-simulated"] * allow_simulated
-        return subprocess.Popen(
-            [sys.executable, "-m", "wsi_pipeline.cli.main", "run", *words],
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    result = measure_invariance(cuts, scratch, run=run, start=start, progress=progress)
-    typer.echo(f"{slide.name}: {looked_at}")
-    typer.echo(invariance_table(result))
-    about = {
-        "slide": str(slide),
-        "specimen": first.specimen,
-        "model": first.segmentation.model,
-        "working_mpp": first.segmentation.mpp,
-        "looked_at": looked_at,
-        "square_px0": None if square is None else [square.x0, square.y0, square.x1, square.y1],
-    }
-    write_json(out / "metrics.json", {**about, **invariance_metrics(result)})
-    typer.echo(f"metrics: {out / 'metrics.json'}")
-    if not result.identical:
-        typer.echo(f"the runs that differ: {scratch.folder}", err=True)
-        raise typer.Exit(1)
-
-
-def _whole_numbers(option: str, text: str) -> list[int]:
-    """Return ``1,2,4`` as numbers."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise ConfigError(f"{option} {text!r}: give whole numbers, for example {option} 1,2")
-    return numbers
-
-
-def _looked_at(slide: Slide, square: Box | None) -> str:
-    if square is None:
-        return "the whole slide"
-    width, height = square.width * slide.mpp.x, square.height * slide.mpp.y
-    return f"{width:.0f} x {height:.0f} um at x {square.x0}, y {square.y0}"
+app.command("cytologia")(evaluate_cytologia.cytologia)
+app.command("invariance")(evaluate_invariance.invariance)
+app.command("slides")(evaluate_slides.evaluate_slides)

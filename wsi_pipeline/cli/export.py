@@ -9,7 +9,7 @@ import typer
 
 from wsi_pipeline.cli.export_qupath import qupath
 from wsi_pipeline.cli.export_slides import Run, Slides, Steps, each_slide, open_run
-from wsi_pipeline.cli.levels import Level, chosen_level
+from wsi_pipeline.cli.options import Level, chosen_level
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.exports.finished_run import RunSlide
 from wsi_pipeline.runtime.progress import show_progress

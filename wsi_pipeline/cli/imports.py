@@ -45,7 +45,7 @@ def qupath(
     from wsi_pipeline.exports.finished_run import RunSlide, locate_slides, read_finished_run
     from wsi_pipeline.manifest import list_slides
     from wsi_pipeline.slides import SlidePath
-    from wsi_pipeline.training.qupath_import import import_corrections, write_labels
+    from wsi_pipeline.training.qupath.labels import import_corrections, write_labels
 
     def locate(slide: RunSlide) -> SlidePath:
         entries = None if slides is None else [(entry.slide_id, entry.path) for entry in list_slides([slides])]

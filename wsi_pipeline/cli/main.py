@@ -20,7 +20,7 @@ from wsi_pipeline.cli import (
     simulate,
     slides,
     status,
-    train_trephines,
+    train,
     view,
     worker,
 )
@@ -47,7 +47,7 @@ app.command("report")(report.report)
 app.add_typer(models.app, name="models")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(train_trephines.app, name="train")
+app.add_typer(train.app, name="train")
 app.add_typer(predict.app, name="predict")
 app.add_typer(export.app, name="export")
 app.add_typer(imports.app, name="import")

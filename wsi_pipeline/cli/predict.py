@@ -37,7 +37,7 @@ def slides(
     language: Annotated[Literal["en", "fr"], typer.Option(help="Language of the report.")] = "en",
 ) -> None:
     """Answer for every slide and patient of finished runs by their cells."""
-    from wsi_pipeline.predict_slides import predict_slides
+    from wsi_pipeline.finished_runs.predict import predict_slides
 
     found = predict_slides(
         runs, out, models=model, counts=counts, allow_simulated=allow_simulated, language=language, progress=_note

@@ -24,8 +24,8 @@ def report(
     ] = False,
 ) -> None:
     """Write the reports of a run again from its tables: slides, patients and the run. Needs neither GPU nor network."""
+    from wsi_pipeline.finished_runs.rerender import Rendered, rerender
     from wsi_pipeline.manifest import list_slides
-    from wsi_pipeline.rerender import Rendered, rerender
 
     def done(result: Rendered) -> None:
         outcome = "written" if result.written else "not written"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wsi_pipeline.config import parse_overrides
+from wsi_pipeline.cli.options import AllowSimulated, Assignments, Config, Device, overrides_of
 from wsi_pipeline.errors import ConfigError
 
 _INTERRUPTED = 130
@@ -17,7 +17,6 @@ _SHOWN = 100
 """Slides that are listed at the end of a run; all are in its tables."""
 
 Slides = Annotated[list[str] | None, typer.Argument(help="Slide files, URLs, folders of slides, or CSV manifests.")]
-Config = Annotated[str | None, typer.Option("--config", help="YAML file or specimen name; default blood_smear.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results; the same command there resumes.")]
 Cluster = Annotated[
     str, typer.Option("--cluster", help="local, slurm, srun (inside an allocation), or a Dask scheduler's address.")
@@ -28,16 +27,6 @@ ClusterFile = Annotated[
 Dashboard = Annotated[
     str | None, typer.Option("--dashboard", help="HOST:PORT for Dask's dashboard; default a free port of loopback.")
 ]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
-
-
-def overrides_of(assignments: list[str] | None, device: str | None) -> dict[str, Any]:
-    """Return the dotted overrides of ``--set`` and ``--device``."""
-    overrides = parse_overrides(assignments or [])
-    if device is not None:
-        overrides["runtime.device"] = device
-    return overrides
 
 
 def run(
@@ -56,9 +45,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away earlier results of these slides.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run slides again that failed before.")] = False,
-    allow_simulated: Annotated[
-        bool, typer.Option("--allow-simulated", help="Allow models that were trained on simulated data.")
-    ] = False,
+    allow_simulated: AllowSimulated = False,
     share: Annotated[
         bool, typer.Option("--share", help="Share the slides with other processes that are given the same command.")
     ] = False,

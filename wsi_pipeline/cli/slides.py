@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wsi_pipeline.cli.run import Assignments, Config, Device, overrides_of
+from wsi_pipeline.cli.options import Assignments, Config, Device, ForceMpp, overrides_of
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError
 
@@ -17,7 +17,7 @@ def inspect(
     slide: Annotated[str, typer.Argument(help="The slide: a file or a URL.")],
     config: Config = None,
     mpp: Annotated[float | None, typer.Option(help="Microns per pixel, when the slide states none.")] = None,
-    force_mpp: Annotated[bool, typer.Option("--force-mpp", help="Let --mpp win over what the slide says.")] = False,
+    force_mpp: ForceMpp = False,
     device: Device = None,
     assignments: Assignments = None,
     regions: Annotated[
@@ -32,8 +32,8 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show format, microns per pixel, levels, regions with their areas, and the expected time of a run."""
-    from wsi_pipeline.inspection import as_json as json_of
-    from wsi_pipeline.inspection import as_rows, inspect_slide
+    from wsi_pipeline.one_slide.inspection import as_json as json_of
+    from wsi_pipeline.one_slide.inspection import as_rows, inspect_slide
     from wsi_pipeline.slides import SlideSpec, slide_path
 
     if force_mpp and mpp is None:

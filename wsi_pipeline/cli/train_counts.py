@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from wsi_pipeline.cli.train import Seed, app
+from wsi_pipeline.cli.options import Attribution, Seed
 from wsi_pipeline.errors import ConfigError
 
 
-@app.command("mds-counts")
 def mds_counts(
     table: Annotated[
         Path | None, typer.Argument(help="CSV file of analyser values, one row a blood count, with a label.")
@@ -35,7 +34,7 @@ def mds_counts(
     seed: Seed = 0,
 ) -> None:
     """Train a readable tree for MDS against non-clonal cytopenia on your own analyser values."""
-    from wsi_pipeline.training.mds_counts import MdsTraining, simulated_training, train_mds_counts
+    from wsi_pipeline.training.mds_counts.train import MdsTraining, simulated_training, train_mds_counts
 
     if simulate is not None:
         if table is not None or label is not None or positive is not None or patient is not None:
@@ -52,14 +51,13 @@ def mds_counts(
     typer.echo(f"tree: {tree}\ncard: {out / 'card.md'}")
 
 
-@app.command()
 def counts(
     tables: Annotated[list[Path], typer.Argument(help="CSV files of patients whose class is known, one a centre.")],
     label: Annotated[str, typer.Option(help="Column of the class: AML, ALL or APL.")] = "Response",
     name: Annotated[str, typer.Option(help="Name of the model.")] = "acute-leukaemia-counts",
     licence: Annotated[str, typer.Option(help="Licence of the tables and of the model, for the card.")] = "not stated",
     title: Annotated[str | None, typer.Option(help="What the tables are, for the card; default their names.")] = None,
-    attribution: Annotated[str, typer.Option(help="Whose they are, for the card.")] = "not stated",
+    attribution: Attribution = "not stated",
     out: Annotated[Path, typer.Option("--out", help="Folder for model, card and study.")] = Path(
         "training_runs/counts"
     ),
@@ -69,7 +67,7 @@ def counts(
 ) -> None:
     """Train the model of AML, ALL and APL from blood counts, and study its recipe beside a plain refit."""
     from wsi_pipeline.predictions.assessment import Plan
-    from wsi_pipeline.training.counts import CountsTraining, train_counts
+    from wsi_pipeline.training.counts.train import CountsTraining, train_counts
     from wsi_pipeline.weights import beside_weights
 
     request = CountsTraining(

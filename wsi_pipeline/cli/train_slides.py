@@ -1,4 +1,4 @@
-"""``train slides`` and ``evaluate slides``."""
+"""``train slides``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,21 @@ from typing import Annotated
 
 import typer
 
-from wsi_pipeline.cli import evaluate
-from wsi_pipeline.cli.levels import Level, chosen_level
-from wsi_pipeline.cli.train import Seed
-from wsi_pipeline.cli.train_counts import app
-
-Manifest = Annotated[Path, typer.Option(help="CSV table: patient (or slide_id), label, perhaps cohort and counts.")]
-Cells = Annotated[list[Path], typer.Option("--cells", help="Folder that `run` wrote; may be repeated.")]
-More = Annotated[list[Path] | None, typer.Argument(metavar="[RUN]...", help="Further folders: --cells A B C.")]
-CohortColumn = Annotated[str | None, typer.Option(help="Column of the cohort or centre, when it has another name.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the label, when it has another name.")]
-Phenotypes = Annotated[
-    Path | None,
-    typer.Option(help="Tasks of trephines: file of `train phenotypes`; default what the runs told."),
-]
-Ignore = Annotated[
-    bool, typer.Option("--ignore-unknown-labels", help="Leave out subjects whose label is outside the task.")
-]
+from wsi_pipeline.cli.options import (
+    Cells,
+    CohortColumn,
+    IgnoreUnknownSubjects,
+    LabelColumn,
+    Level,
+    Manifest,
+    More,
+    Phenotypes,
+    Seed,
+    SlidesLicence,
+    chosen_level,
+)
 
 
-@app.command("slides")
 def slides(
     manifest: Manifest,
     task: Annotated[
@@ -51,9 +46,9 @@ def slides(
     train_cohort: Annotated[
         str | None, typer.Option(help="Train on this cohort alone and evaluate on the others.")
     ] = None,
-    ignore_unknown_labels: Ignore = False,
+    ignore_unknown_labels: IgnoreUnknownSubjects = False,
     phenotypes: Phenotypes = None,
-    licence: Annotated[str, typer.Option(help="Licence of the slides and of the model, for the card.")] = "not stated",
+    licence: SlidesLicence = "not stated",
     title: Annotated[
         str | None, typer.Option(help="What the cohort is, for the card; default the table's name.")
     ] = None,
@@ -71,9 +66,9 @@ def slides(
     """Train a model that answers for patients or slides, and study its recipe on patients left out."""
     from wsi_pipeline.predictions.assessment import Plan
     from wsi_pipeline.predictions.tasks import load_task
-    from wsi_pipeline.training.slides import SlidesTraining, train_slides
-    from wsi_pipeline.training.slides_data import CohortRequest
-    from wsi_pipeline.training.slides_evaluation import added_value, evaluation_table, study_table
+    from wsi_pipeline.training.slides.data import CohortRequest
+    from wsi_pipeline.training.slides.evaluation import added_value, evaluation_table, study_table
+    from wsi_pipeline.training.slides.train import SlidesTraining, train_slides
     from wsi_pipeline.weights import beside_weights
 
     asked = load_task(task)
@@ -108,52 +103,3 @@ def slides(
     if found.external is not None:
         typer.echo(f"other cohorts:\n{evaluation_table(found.external)}")
     typer.echo(f"model: {found.path}\ncard: {beside_weights(found.path, '.md')}\nstudy: {out / 'evaluation.html'}")
-
-
-@evaluate.app.command("slides")
-def evaluate_slides(
-    model: Annotated[str, typer.Option(help="Model, by name or by its .slides.safetensors file.")],
-    manifest: Manifest,
-    cells: Cells,
-    more: More = None,
-    level: Level = "patient",
-    cohort_column: CohortColumn = None,
-    label_column: LabelColumn = None,
-    ignore_unknown_labels: Ignore = False,
-    phenotypes: Phenotypes = None,
-    allow_simulated: Annotated[
-        bool, typer.Option("--allow-simulated", help="Allow a model that was trained on simulated cohorts.")
-    ] = False,
-    out: evaluate.Out = Path("evaluation"),
-    seed: Seed = 0,
-) -> None:
-    """Evaluate a slide-level model on patients that it was not trained on."""
-    from wsi_pipeline.predictions.assessment import Plan
-    from wsi_pipeline.predictions.slide_models import SlideEnsemble
-    from wsi_pipeline.training import slides_evaluation
-    from wsi_pipeline.training.slides_data import CohortRequest
-
-    chosen = chosen_level(level)
-
-    def request(found: SlideEnsemble) -> CohortRequest:
-        return CohortRequest(
-            runs=(*cells, *(more or ())),
-            manifest=manifest,
-            task=found.task,
-            level=chosen,
-            cohort_column=cohort_column,
-            label_column=label_column,
-            ignore_unknown_labels=ignore_unknown_labels,
-            phenotypes=phenotypes,
-        )
-
-    result = slides_evaluation.evaluate_slides(
-        model,
-        request,
-        out,
-        Plan(folds=5, seed=seed),
-        allow_simulated=allow_simulated,
-        report=lambda line: typer.echo(line, err=True),
-    )
-    typer.echo(slides_evaluation.evaluation_table(result))
-    typer.echo(f"metrics: {out / 'metrics.json'}")

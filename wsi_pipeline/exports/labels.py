@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from wsi_pipeline.exports import pyramid
+from wsi_pipeline.exports import ngff_pyramid as pyramid
 from wsi_pipeline.exports._stream import ObjectArray, geometries, open_cells, polygonal
-from wsi_pipeline.exports.pyramid import NGFF_VERSION, create_level, level_shapes, replaced_folder, squares
+from wsi_pipeline.exports.ngff_pyramid import NGFF_VERSION, create_level, level_shapes, replaced_folder, squares
 from wsi_pipeline.regions.rasterise import rasterise
 from wsi_pipeline.units import Box, FrameTransform
 

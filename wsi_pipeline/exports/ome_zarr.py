@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.exports.labels import write_labels
-from wsi_pipeline.exports.pyramid import NGFF_VERSION, create_level, level_shapes, replaced_folder, squares
+from wsi_pipeline.exports.ngff_pyramid import NGFF_VERSION, create_level, level_shapes, replaced_folder, squares
 from wsi_pipeline.units import Box
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import shapely
 from wsi_pipeline.exports._stream import ObjectArray, geometries, iter_cells, polygonal
 from wsi_pipeline.exports.anndata_table import cells_anndata, need
 from wsi_pipeline.exports.finished_run import RunSlide
-from wsi_pipeline.exports.pyramid import replaced_folder
+from wsi_pipeline.exports.ngff_pyramid import replaced_folder
 
 SHAPES = "cells"
 """Name of the outlines."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.galleries.labels import GivenLabel
 from wsi_pipeline.galleries.listing import GalleryImage
-from wsi_pipeline.job import SlideJob
+from wsi_pipeline.one_slide.job import SlideJob
 
 SKIPPABLE = ("unreadable", "image-too-small")
 """Reasons of a failure that ``--skip-unreadable`` takes away."""

@@ -19,22 +19,22 @@ from wsi_pipeline.cells.evidence import Evidence
 from wsi_pipeline.cells.windows import resample
 from wsi_pipeline.errors import PatientFolderError, UnreadableSlideError
 from wsi_pipeline.exports.report import write_gallery_report
-from wsi_pipeline.finish import taxonomy_of
 from wsi_pipeline.galleries.comparison import Comparison
 from wsi_pipeline.galleries.job import GalleryJob
 from wsi_pipeline.galleries.measure import MAX_SIDE_UM, ImageMeasurer
 from wsi_pipeline.galleries.survey import MAX_PIXELS, Surveyed, duplicates, images_csv, problem_of, survey
 from wsi_pipeline.galleries.table import cells_table, write_table
-from wsi_pipeline.job import attempt_key
-from wsi_pipeline.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
-from wsi_pipeline.predictions import corrected_differential, criteria_predictions, differential
+from wsi_pipeline.one_slide.answers import answer_slide, provenance_of
+from wsi_pipeline.one_slide.asked import attempt_key
+from wsi_pipeline.one_slide.finish import taxonomy_of
+from wsi_pipeline.one_slide.neutrophils import dysplasia_answer, dysplasia_pass, tells_dysplasia
 from wsi_pipeline.predictions.adequacy import gallery_adequacy
+from wsi_pipeline.predictions.counted import count_cells
 from wsi_pipeline.predictions.dysplasia import Dysplasia
 from wsi_pipeline.runtime.devices import resolve_device
 from wsi_pipeline.runtime.provenance import commit, versions
 from wsi_pipeline.runtime.worker import classifier_model, computing, crop_features, evidence_of, on_device, use_threads
 from wsi_pipeline.sentences import made_of, say
-from wsi_pipeline.slide_answers import answer_slide, provenance_of
 from wsi_pipeline.slides.picture import read_image
 from wsi_pipeline.taxonomies import Taxonomy
 
@@ -114,21 +114,12 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
     write_table(table, job.folder / "cells.parquet")
     names = table.column("class_name").to_pylist()
     by_class = dict(sorted(Counter(names).items()))
-    counts = differential(
-        by_class, specimen=config.specimen, taxonomy=taxonomy, confidence=config.predictions.confidence
-    )
-    predictions = criteria_predictions(
-        counts,
+    counted = count_cells(
+        by_class,
+        answered=by_class,
+        card=classifier.card,
         slide_id=job.slide_id,
         subject_id=job.subject_id,
-        specimen=config.specimen,
-        taxonomy=taxonomy,
-        config=config.predictions,
-    )
-    corrected = corrected_differential(
-        by_class,
-        counts,
-        card=classifier.card,
         specimen=config.specimen,
         taxonomy=taxonomy,
         config=config.predictions,
@@ -161,14 +152,14 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
             "skipped": {s.image.name: f"{s.status}: {s.detail}" for s in found if s.status != "ok"},
         },
         "counts": {"kind": {"white": len(used)}, "class": by_class},
-        **counts.to_dict(),
-        "differential_corrected": corrected.to_dict(),
+        **counted.differential.to_dict(),
+        "differential_corrected": counted.corrected.to_dict(),
         "agreement": comparison.to_dict() if comparison.classes else None,
         "red_cells": None,
         "dysplasia": None if dysplastic is None else dysplastic.to_dict(),
-        "predictions": [prediction.to_dict() for prediction in predictions],
+        "predictions": [prediction.to_dict() for prediction in counted.predictions],
         "adequacy": gallery_adequacy(
-            n=counts.n, config=config.predictions, images=len(found), used=len(used)
+            n=counted.differential.n, config=config.predictions, images=len(found), used=len(used)
         ).to_dict(),
         "quality": {
             "images": len(found),
@@ -180,7 +171,7 @@ def run_patient(job: GalleryJob, beside_others: bool = False) -> dict[str, Any]:
         },
         "provenance": _provenance(job, classifier, evidence, measurer, device, glass),
         "timings": {"reading": surveyed - started, **spent, "answers": time.monotonic() - answering},
-        "warnings": [*_warnings(job, found, problem, without_cell), *counts.notes],
+        "warnings": [*_warnings(job, found, problem, without_cell), *counted.differential.notes],
     }
     if dysplastic is not None:
         write_text(job.folder / "dysplasia.csv", dysplastic.to_csv(job.slide_id))

@@ -8,10 +8,10 @@ from typing import Any
 
 from wsi_pipeline.config import PipelineConfig, load_config
 from wsi_pipeline.errors import ConfigError, some
-from wsi_pipeline.finish import taxonomy_of
 from wsi_pipeline.galleries.job import GalleryJob
 from wsi_pipeline.galleries.labels import class_names_only, resolve_labels
 from wsi_pipeline.galleries.listing import list_gallery
+from wsi_pipeline.one_slide.finish import taxonomy_of
 from wsi_pipeline.slides import SlideSpec
 from wsi_pipeline.slides.formats import PLAUSIBLE_MPP
 from wsi_pipeline.weights import find_weights

@@ -16,8 +16,7 @@ from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.cells.classifier import Probabilities
 from wsi_pipeline.cells.features import FEATURES
 from wsi_pipeline.cells.measure import CELL_NAMESPACE
-from wsi_pipeline.cells.schema import table_schema
-from wsi_pipeline.cells.table import CELLS_FILE, ROW_GROUP
+from wsi_pipeline.cells.schema import CELLS_FILE, ROW_GROUP, table_schema
 from wsi_pipeline.galleries.labels import GivenLabel
 from wsi_pipeline.galleries.survey import Surveyed
 from wsi_pipeline.taxonomies import Taxonomy

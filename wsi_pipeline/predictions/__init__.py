@@ -8,7 +8,6 @@ from wsi_pipeline.predictions.differential import (
     DifferentialRow,
     Index,
     differential,
-    differential_rows,
     pool_counts,
 )
 from wsi_pipeline.predictions.intervals import poisson, wilson
@@ -37,7 +36,6 @@ __all__ = [
     "corrected_differential",
     "criteria_predictions",
     "differential",
-    "differential_rows",
     "poisson",
     "pool_counts",
     "wilson",

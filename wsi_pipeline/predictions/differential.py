@@ -194,21 +194,6 @@ def differential(
     )
 
 
-def differential_rows(result: Differential, slide_id: str) -> list[dict[str, str | int | float]]:
-    """Return the rows of ``differential.csv``; percentages with two decimals, empty outside the denominator."""
-    return [
-        {
-            "slide_id": slide_id,
-            "class": row.code,
-            "count": row.count,
-            "percent": "" if row.percent is None else round(row.percent, 2),
-            "lower": "" if row.lower is None else round(row.lower, 2),
-            "upper": "" if row.upper is None else round(row.upper, 2),
-        }
-        for row in result.rows
-    ]
-
-
 def _check(counts: Mapping[str, int], specimen: Specimen, taxonomy: Taxonomy, area_mm2: float | None) -> None:
     if specimen not in SPECIMENS:
         raise ConfigError(f"specimen {specimen!r} is unknown; use one of {', '.join(SPECIMENS)}")

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from wsi_pipeline.atomic import atomic_path
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.noise import keyed_generator, smooth_noise
-from wsi_pipeline.simulation.pyramid import SIMULATED, write_pyramid
+from wsi_pipeline.simulation.tiff_pyramid import SIMULATED, write_pyramid
 
 MPP = 0.5
 GRADE_STARTS = (0.0, 18.0, 55.0, 130.0)

@@ -16,9 +16,9 @@ from wsi_pipeline.atomic import atomic_path, write_json
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.simulation.profile import Profile, load_profile
-from wsi_pipeline.simulation.pyramid import SIMULATED, write_pyramid
 from wsi_pipeline.simulation.render import check_variation
 from wsi_pipeline.simulation.scene import Scene, draw_tiles, scene_core
+from wsi_pipeline.simulation.tiff_pyramid import SIMULATED, write_pyramid
 
 TRUTH_COLUMNS = ("class", "kind", "x_px0", "y_px0", "truncated", "outline", "source", "variant", "nucleus")
 """Columns of the truth table; ``outline`` is a WKT polygon in level-0 pixels, ``nucleus`` that of a drawn

@@ -203,7 +203,7 @@ def is_virtual(path: SlidePath) -> bool:
 
     Copies in another format, and files behind a URL, are not known as such.
     """
-    from wsi_pipeline.simulation.pyramid import SIMULATED
+    from wsi_pipeline.simulation.tiff_pyramid import SIMULATED
 
     try:
         if not isinstance(path, Path) or not path.is_file() or not is_tiff(path):

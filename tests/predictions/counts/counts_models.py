@@ -9,7 +9,7 @@ import numpy as np
 from wsi_pipeline.predictions.counts.features import ANALYTES, FloatArray
 from wsi_pipeline.predictions.counts.labelled import LabelledCounts
 from wsi_pipeline.predictions.counts.model import CountsModel
-from wsi_pipeline.training.counts_fit import fit_counts
+from wsi_pipeline.training.counts.fit import fit_counts
 
 _MIDDLE = {
     "age": (40, 62, 50), "WBC_G_L": (12, 10, 3), "MCV_fL": (87, 95, 89), "MCHC_g_L": (335, 338, 345),

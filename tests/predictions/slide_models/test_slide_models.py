@@ -16,8 +16,8 @@ from wsi_pipeline.predictions.slide_models import CriteriaModel, SlideEnsemble, 
 from wsi_pipeline.predictions.slide_models.storage import model_path, save_slide_model
 from wsi_pipeline.predictions.slide_models.subject import Subject
 from wsi_pipeline.predictions.tasks import load_task
-from wsi_pipeline.training.slides_fit import fit_slide_model
-from wsi_pipeline.training.slides_members import RECIPES
+from wsi_pipeline.training.slides.fit import fit_slide_model
+from wsi_pipeline.training.slides.members import RECIPES
 from wsi_pipeline.weights import beside_weights, file_sha256
 
 CARD = {

@@ -185,7 +185,7 @@ PHENOTYPES = (
     "bare", "small", "large", "round nucleus", "hyperlobated", "pale", "hyperchromatic", "scant cytoplasm",
     "wide cytoplasm", "intermediate",
 )  # fmt: skip
-"""Words that names of phenotypes are made of (:mod:`wsi_pipeline.training.phenotype_names`)."""
+"""Words that names of phenotypes are made of (:mod:`wsi_pipeline.training.phenotypes.names`)."""
 
 _CONTRADICTS = "contradicts-"
 CONTRADICTS = "contradicts the answer to: "

@@ -2,7 +2,7 @@
 
 Trained on pairs (RankNet: Burges et al., ICML 2005, doi 10.1145/1102351.1102363), as the Continuous Indexing of
 Fibrosis is (Ryou et al., Leukemia 2023, doi 10.1038/s41375-022-01773-0): grades of fibrosis are an order, not
-distances. What it gives is brought to 0..1 by the grades of the training (:mod:`wsi_pipeline.training.fibrosis`).
+distances. What it gives is brought to 0..1 by the grades of the training (:mod:`wsi_pipeline.training.fibrosis.train`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Phenotypes of megakaryocytes: clusters of measured cells, learnt once, applied to each slide.
 
 A cell's features are standardised as the training cells were, and it belongs to the nearest centre (k-means, Lloyd,
-IEEE Trans. Inf. Theory 28:129, 1982). How the centres are found, and how many: :mod:`wsi_pipeline.training.phenotypes`.
+IEEE Trans. Inf. Theory 28:129, 1982). How the centres are found, and how many:
+:mod:`wsi_pipeline.training.phenotypes.train`.
 Published precedent: cells clustered by learnt features, samples described by shares of clusters (Sirinukunwattana et
 al., Blood Adv 4:3284, 2020, doi 10.1182/bloodadvances.2020002230).
 

@@ -1,0 +1,1 @@
+"""Runs that are done: trained models asked about them, and their reports written again."""

@@ -1,0 +1,1 @@
+"""The model of acute leukaemia from routine blood counts."""

@@ -1,0 +1,1 @@
+"""The model that ranks reticulin tiles by their fibres."""

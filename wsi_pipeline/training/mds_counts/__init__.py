@@ -1,0 +1,1 @@
+"""The MDS tree from analyser values."""

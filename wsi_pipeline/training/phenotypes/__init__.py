@@ -1,0 +1,1 @@
+"""Phenotypes of megakaryocytes: clusters, how many, and their names."""

@@ -1,0 +1,1 @@
+"""Labels that were corrected in QuPath."""

@@ -1,0 +1,1 @@
+"""Segmentation networks: the shipped recipes, and training on a user's own fields."""

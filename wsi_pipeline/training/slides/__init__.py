@@ -1,0 +1,1 @@
+"""Slide-level models: members, folds of patients, calibration, card."""

@@ -1,0 +1,1 @@
+"""Generated cell images: the generator, and what keeps its images from testing anything."""
