@@ -41,6 +41,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             }
     found["trephine-en"] = trephine_page(tmp_path_factory.mktemp("trephine"), "en")
     found["reticulin-fr"] = reticulin_page(tmp_path_factory.mktemp("reticulin") / "run", "fr")
+    # A core is long and thin, and may lie either way.
+    found["trephine-high-fr"] = trephine_page(tmp_path_factory.mktemp("trephine-high"), "fr", height=6)
+    found["reticulin-high-en"] = reticulin_page(tmp_path_factory.mktemp("high") / "run", "en", across=2)
+    found["reticulin-wide-fr"] = reticulin_page(tmp_path_factory.mktemp("wide") / "run", "fr", across=18)
     return found
 
 
@@ -142,7 +146,13 @@ def test_a_slide_is_printed_on_two_pages(tab: Chromium, pages: dict[str, Path], 
         assert tab.js(f"document.querySelector('{what}').getClientRects().length > 0") is seen, what
 
 
-@pytest.mark.parametrize(("name", "kept"), [("trephine-en", "#marrow"), ("reticulin-fr", "#fibrosis")])
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("trephine-en", "#marrow"), ("trephine-high-fr", "#marrow"), ("reticulin-fr", "#fibrosis"),
+        ("reticulin-high-en", "#fibrosis"), ("reticulin-wide-fr", "#fibrosis"),
+    ],
+)  # fmt: skip
 def test_a_section_is_printed_on_two_pages_with_its_map(
     tab: Chromium, pages: dict[str, Path], name: str, kept: str
 ) -> None:

@@ -117,7 +117,7 @@ def test_a_french_page(tmp_path: Path) -> None:
     for words in (
         '<html lang="fr">', "Réservé à la recherche.", "Frottis de sang périphérique",
         "Qualité : à lire avec prudence.",
-        "185 cellules au dénominateur", "Formule leucocytaire", "intervalle à 95 %", "Normes de l’adulte",
+        "185 cellules au dénominateur", "Formule", "intervalle à 95 %", "Normes de l’adulte",
         "Polynucléaire neutrophile segmenté", "16,2", "Les cellules les plus sûres", "hors dénominateur",
         "30 % des cellules sont coupées par un bord (limite 10 %)",
     ):  # fmt: skip
