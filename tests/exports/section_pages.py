@@ -102,9 +102,7 @@ def _regions() -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": [feature(*part) for part in parts]}
 
 
-def reticulin_page(
-    folder: Path, language: Language, *, asked: bool = True, least: int = 30, across: int = 6
-) -> Path:
+def reticulin_page(folder: Path, language: Language, *, asked: bool = True, least: int = 30, across: int = 6) -> Path:
     """Write the report of a reticulin slide of 36 tiles, ``across`` of them in a row, and return where.
 
     ``asked`` is whether a model ranked them.
