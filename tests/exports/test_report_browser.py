@@ -101,6 +101,22 @@ def test_nothing_from_data_runs_and_nobody_is_asked(tab: Chromium, pages: dict[s
     assert "49" not in re.findall(r"\b49\b", tab.js("document.querySelector('h1').textContent"))
 
 
+def test_no_page_scrolls_sideways(tab: Chromium, pages: dict[str, Path]) -> None:
+    tab.resize(400, 900)
+    for name, path in pages.items():
+        tab.open(path.as_uri())
+        assert tab.js("document.documentElement.scrollWidth") == 400, name
+
+
+def test_what_one_answer_says_stands_with_it_also_in_print(tab: Chromium, pages: dict[str, Path]) -> None:
+    tab.open(pages["slide-en"].as_uri())
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    items = "[...document.querySelectorAll('#answers %s li')].filter((e) => e.offsetHeight).map((e) => e.innerText)"
+    own, below = (tab.js(items % where) for where in (".answer > ul:not(.notes)", "> ul"))
+    assert any("do not hold for a child" in note for note in own)
+    assert len({*own, *below}) == len(own) + len(below)
+
+
 def test_hostile_text_stands_as_it_is(tab: Chromium, pages: dict[str, Path]) -> None:
     for name in ("slide-en", "patient-fr", "gallery-en"):
         tab.open(pages[name].as_uri())
