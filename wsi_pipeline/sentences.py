@@ -63,6 +63,18 @@ def joined(parts: Iterable[str], between: str = " ") -> Sentence:
     return Sentence(between.join("{" + name + "}" for name in values), values)
 
 
+def said_again(made: Mapping[str, Any]) -> Sentence:
+    """Return the sentence that :meth:`Sentence.to_dict` wrote down.
+
+    Examples
+    --------
+    >>> said_again(say("{n} cells", n=12).to_dict())
+    '12 cells'
+    """
+    values = {name: said_again(v) if isinstance(v, Mapping) else v for name, v in made["values"].items()}
+    return Sentence(str(made["text"]), values)
+
+
 def made_of(document: Any) -> dict[str, dict[str, Any]]:
     """Return what the sentences of a document (mappings, sequences, strings) are made of, by their English text."""
     return {str(found): found.to_dict() for found in _sentences(document)}

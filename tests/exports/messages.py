@@ -18,6 +18,7 @@ from wsi_pipeline.exports.report.quality import MEASURES as MEASURES_OF_QUALITY
 from wsi_pipeline.exports.report.render import environment_of
 from wsi_pipeline.exports.report.words import Words
 from wsi_pipeline.predictions.ranges import adult_blood_ranges
+from wsi_pipeline.regions.regions import REGION_NAMES
 from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 PACKAGE = Path(wsi_pipeline.__file__).parent
@@ -77,7 +78,8 @@ def of_codes() -> Iterator[str]:
     yield from (text.CONTRADICTS, " or ", "probability", "yes", "no")
     yield from ("ok", "empty", "failed", "enough", "caution", "not-enough", "slide", "patient", "criteria")
     yield from ("option", "forced", "manifest", "above", "below", "undecided", "Searched")
-    yield from ("truncated", "overlapping", "unmeasured")
+    yield from ("truncated", "overlapping", "unmeasured", "the only one")
+    yield from REGION_NAMES
 
 
 def of_keys() -> Iterator[str]:
@@ -101,11 +103,13 @@ def of_keys() -> Iterator[str]:
 
 
 def of_data() -> Iterator[str]:
-    """Yield what stands in the package's YAML files."""
+    """Yield what stands in the package's YAML files, and how the cards of its weights name their test images."""
     ranges = adult_blood_ranges()
     yield from (ranges.population, ranges.source)
     yield from (one.name for one in (*ranges.ranges, *ranges.own_limits))
     yield from (one.why for one in ranges.own_limits)
+    for card in PACKAGE.glob("weights/*.json"):
+        yield from re.findall(r'"images": "([^"]+)"', card.read_text(encoding="utf-8"))
     for name in taxonomy_names():
         yield from load_taxonomy(name).denominators.values()
 

@@ -29,9 +29,9 @@ SIDE_PX = round(SIDE_UM / MPP)
 SECTION = load_taxonomy("section")
 
 
-def section_slide() -> FakeSlide:
+def section_slide(width_px: int = SIDE_PX, height_px: int = SIDE_PX) -> FakeSlide:
     """Return a pink section."""
-    pixels = np.full((SIDE_PX, SIDE_PX, 3), (226, 180, 208), np.uint8)
+    pixels = np.full((height_px, width_px, 3), (226, 180, 208), np.uint8)
     return FakeSlide(pixels=pixels, mpp=FakeMpp(x=MPP, y=MPP))
 
 
@@ -45,8 +45,13 @@ def phenotype_model(folder: Path) -> PhenotypeModel:
     return PhenotypeModel(document=evil, sha256="0" * 64)
 
 
-def trephine_page(folder: Path, language: Language, *, mix: tuple[int, int, int] = (20, 12, 6)) -> Path:
-    """Write the report of a trephine with phenotypes, arrangement, regions and a cohort map; return where."""
+def trephine_page(
+    folder: Path, language: Language, *, mix: tuple[int, int, int] = (20, 12, 6), height: int = 1
+) -> Path:
+    """Write the report of a trephine with phenotypes, arrangement, regions and a cohort map; return where.
+
+    The slide is ``height`` times as high as it is wide.
+    """
     made = MadeTrephine(slide_id="S", mix=mix, clustered=0.5, seed=5, subject=EVIL)
     make_trephines(folder / "run", [made], model=phenotype_model(folder))
     own = folder / "run" / "slides" / "S"
@@ -76,7 +81,8 @@ def trephine_page(folder: Path, language: Language, *, mix: tuple[int, int, int]
     data["trephine"]["map"] = {"model": EVIL, "simulated": True, "file": "cohort_map.json", **placed}
     data["sentences"] |= made_of({"verdict": data["adequacy"], "warnings": warnings})
     (own / "summary.json").write_text(json.dumps(data))
-    write_slide_report(own, slide=section_slide(), taxonomy=SECTION, specimen="trephine", language=language)  # type: ignore[arg-type]
+    slide = section_slide(height_px=height * SIDE_PX)
+    write_slide_report(own, slide=slide, taxonomy=SECTION, specimen="trephine", language=language)  # type: ignore[arg-type]
     return own / "report.html"
 
 
@@ -96,12 +102,15 @@ def _regions() -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": [feature(*part) for part in parts]}
 
 
-def reticulin_page(folder: Path, language: Language, *, asked: bool = True, least: int = 30) -> Path:
-    """Write the report of a reticulin slide of 36 tiles and return where; ``asked`` is whether a model ranked them."""
+def reticulin_page(folder: Path, language: Language, *, asked: bool = True, least: int = 30, across: int = 6) -> Path:
+    """Write the report of a reticulin slide of 36 tiles, ``across`` of them in a row, and return where.
+
+    ``asked`` is whether a model ranked them.
+    """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(2)
     side = SIDE_PX / 6
-    corners = [(column, row) for row in range(6) for column in range(6)]
+    corners = [(column, row) for row in range(36 // across) for column in range(across)]
     shapes = [shapely.box(c * side, r * side, (c + 1) * side, (r + 1) * side) for c, r in corners]
     share, score, marrow = rng.uniform(0.02, 0.3, 36), rng.uniform(0, 1, 36), np.full(36, 0.8)
     tiles = pa.table({
@@ -131,5 +140,6 @@ def reticulin_page(folder: Path, language: Language, *, asked: bool = True, leas
         "warnings": [say("Parts that could not be decoded were left out (slides.on_corrupt is mask)."), EVIL],
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps({**data, "sentences": made_of(data)}))
-    write_slide_report(folder, slide=section_slide(), taxonomy=SECTION, specimen="trephine", language=language)  # type: ignore[arg-type]
+    slide = section_slide(round(across * side), round(36 // across * side))
+    write_slide_report(folder, slide=slide, taxonomy=SECTION, specimen="trephine", language=language)  # type: ignore[arg-type]
     return folder / "report.html"

@@ -41,6 +41,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             }
     found["trephine-en"] = trephine_page(tmp_path_factory.mktemp("trephine"), "en")
     found["reticulin-fr"] = reticulin_page(tmp_path_factory.mktemp("reticulin") / "run", "fr")
+    # A core is long and thin, and may lie either way.
+    found["trephine-high-fr"] = trephine_page(tmp_path_factory.mktemp("trephine-high"), "fr", height=6)
+    found["reticulin-high-en"] = reticulin_page(tmp_path_factory.mktemp("high") / "run", "en", across=2)
+    found["reticulin-wide-fr"] = reticulin_page(tmp_path_factory.mktemp("wide") / "run", "fr", across=18)
     return found
 
 
@@ -97,6 +101,22 @@ def test_nothing_from_data_runs_and_nobody_is_asked(tab: Chromium, pages: dict[s
     assert "49" not in re.findall(r"\b49\b", tab.js("document.querySelector('h1').textContent"))
 
 
+def test_no_page_scrolls_sideways(tab: Chromium, pages: dict[str, Path]) -> None:
+    tab.resize(400, 900)
+    for name, path in pages.items():
+        tab.open(path.as_uri())
+        assert tab.js("document.documentElement.scrollWidth") == 400, name
+
+
+def test_what_one_answer_says_stands_with_it_also_in_print(tab: Chromium, pages: dict[str, Path]) -> None:
+    tab.open(pages["slide-en"].as_uri())
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    items = "[...document.querySelectorAll('#answers %s li')].filter((e) => e.offsetHeight).map((e) => e.innerText)"
+    own, below = (tab.js(items % where) for where in (".answer > ul:not(.notes)", "> ul"))
+    assert any("do not hold for a child" in note for note in own)
+    assert len({*own, *below}) == len(own) + len(below)
+
+
 def test_hostile_text_stands_as_it_is(tab: Chromium, pages: dict[str, Path]) -> None:
     for name in ("slide-en", "patient-fr", "gallery-en"):
         tab.open(pages[name].as_uri())
@@ -142,7 +162,13 @@ def test_a_slide_is_printed_on_two_pages(tab: Chromium, pages: dict[str, Path], 
         assert tab.js(f"document.querySelector('{what}').getClientRects().length > 0") is seen, what
 
 
-@pytest.mark.parametrize(("name", "kept"), [("trephine-en", "#marrow"), ("reticulin-fr", "#fibrosis")])
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("trephine-en", "#marrow"), ("trephine-high-fr", "#marrow"), ("reticulin-fr", "#fibrosis"),
+        ("reticulin-high-en", "#fibrosis"), ("reticulin-wide-fr", "#fibrosis"),
+    ],
+)  # fmt: skip
 def test_a_section_is_printed_on_two_pages_with_its_map(
     tab: Chromium, pages: dict[str, Path], name: str, kept: str
 ) -> None:

@@ -21,7 +21,8 @@ from wsi_pipeline.exports.report.summary import Answer
 from wsi_pipeline.exports.report.words import Words, read_french
 from wsi_pipeline.predictions import Proportion
 from wsi_pipeline.predictions.wording import describe_blasts
-from wsi_pipeline.sentences import joined, made_of, say
+from wsi_pipeline.regions.assemble import note_of
+from wsi_pipeline.sentences import Sentence, joined, made_of, said_again, say
 
 FRENCH = read_french()
 
@@ -79,6 +80,18 @@ def test_a_sentence_keeps_its_parts_and_says_them_in_french() -> None:
     assert Words("en", stored).sentence(str(english)) == english
 
 
+def test_notes_on_regions_are_said_in_french_after_a_ledger_kept_them() -> None:
+    empty = say("nothing readable is left of {area:.3g} mm2 of film: mostly {reason}", area=1.25, reason="too-dark")
+    note = note_of([say("no monolayer of red cells found"), empty])
+    assert isinstance(note, Sentence)
+    kept = said_again(json.loads(json.dumps(note.to_dict())))
+    assert kept == note
+    assert Words("fr", made_of({"provenance": {"regions note": kept}})).number(str(kept)).replace("\xa0", " ") == (
+        "aucune monocouche d’hématies trouvée; il ne reste rien de lisible de 1,25 mm² de frottis ; cause principale : "
+        "trop sombre : sous-exposé"
+    )
+
+
 @pytest.mark.parametrize("damaged", [{}, {"text": "{gone}", "values": {}}, {"text": "{n:.1f}", "values": {"n": "x"}}])
 def test_damaged_parts_leave_the_english_sentence(damaged: dict[str, object]) -> None:
     assert Words("fr", {"As it was.": damaged}).sentence("As it was.") == "As it was."
@@ -117,7 +130,7 @@ def test_a_french_page(tmp_path: Path) -> None:
     for words in (
         '<html lang="fr">', "Réservé à la recherche.", "Frottis de sang périphérique",
         "Qualité : à lire avec prudence.",
-        "185 cellules au dénominateur", "Formule leucocytaire", "intervalle à 95 %", "Normes de l’adulte",
+        "185 cellules au dénominateur", "Formule", "intervalle à 95 %", "Normes de l’adulte",
         "Polynucléaire neutrophile segmenté", "16,2", "Les cellules les plus sûres", "hors dénominateur",
         "30 % des cellules sont coupées par un bord (limite 10 %)",
     ):  # fmt: skip

@@ -45,6 +45,7 @@ from wsi_pipeline.runtime.worker import (
 from wsi_pipeline.segmentation.engines import engine_for
 from wsi_pipeline.segmentation.normalise import Normalisation, colour_histogram, normalisation_from_histogram
 from wsi_pipeline.segmentation.precision import Precision
+from wsi_pipeline.sentences import Sentence
 from wsi_pipeline.slides import Slide, is_virtual
 from wsi_pipeline.tiling import Block, TileLattice, halo_px, plan_blocks
 from wsi_pipeline.units import Box
@@ -203,7 +204,7 @@ def _about(job: SlideJob, slide: Slide, regions: Regions) -> dict[str, Any]:
         "mpp": {"x": slide.mpp.x, "y": slide.mpp.y, "source": slide.mpp.source},
         "regions_mode_requested": regions.mode_requested,
         "regions_mode": regions.mode,
-        "regions_note": regions.note,
+        "regions_note": regions.note.to_dict() if isinstance(regions.note, Sentence) else regions.note,
         "regions_facts": dict(regions.facts),
         "regions_empty_reason": regions.empty_reason,
         "regions_warning": "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from wsi_pipeline.atomic import write_json
@@ -15,7 +16,7 @@ from wsi_pipeline.one_slide.job import SlideJob
 from wsi_pipeline.one_slide.prepare import Prepared
 from wsi_pipeline.regions.stain import stain_warning
 from wsi_pipeline.runtime.provenance import commit, versions
-from wsi_pipeline.sentences import made_of, say
+from wsi_pipeline.sentences import made_of, said_again, say
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def slide_provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
         "mpp source": about["mpp"]["source"],
         "regions asked": about["regions_mode_requested"],
         "regions used": about["regions_mode"],
-        "regions note": about["regions_note"],
+        "regions note": _note(about),
         "segmentation model": about["segmentation_model"],
         "segmentation SHA-256": about["segmentation_sha256"],
         "megakaryocyte model": about["megakaryocyte_model"],
@@ -129,12 +130,19 @@ def slide_provenance(job: SlideJob, prepared: Prepared) -> dict[str, Any]:
     }
 
 
+def _note(about: Mapping[str, Any]) -> str:
+    """Return the note of the search for regions; a ledger keeps what it was made of."""
+    note = about["regions_note"]
+    return said_again(note) if isinstance(note, Mapping) else str(note)
+
+
 def slide_warnings(
     job: SlideJob, prepared: Prepared, merged: MergedTable, dropped: int, halved: int, lost_mm2: float
 ) -> list[str]:
     about = prepared.about
     # Why nothing was found is a limit of the run; what else was decided belongs to the provenance.
-    found = [about["regions_note"]] if about["regions_note"] and not prepared.blocks else []
+    note = _note(about)
+    found = [note] if note and not prepared.blocks else []
     found += stain_warning(about["regions_facts"], job.config.stain)
     if about["regions_warning"]:
         found.append(about["regions_warning"])

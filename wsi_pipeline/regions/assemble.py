@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from wsi_pipeline.config import RegionsConfig
 from wsi_pipeline.regions.morphology import Mask
 from wsi_pipeline.regions.polygons import mask_to_polygons
 from wsi_pipeline.regions.regions import Exclusion, RegionMode, Regions, area_mm2, only_areas
+from wsi_pipeline.sentences import joined, say
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.units import FrameTransform
 
@@ -70,7 +71,19 @@ def small_note(small: list[Polygon]) -> list[str]:
     """Return a note when not all small pieces are listed."""
     if len(small) <= _MAX_SMALL_LISTED:
         return []
-    return [f"{len(small)} pieces are too small; the largest {_MAX_SMALL_LISTED} are listed"]
+    return [say("{n} pieces are too small; the largest {most} are listed", n=len(small), most=_MAX_SMALL_LISTED)]
+
+
+def note_of(notes: Sequence[str]) -> str:
+    """Return notes as one, or an empty string."""
+    return joined(notes, "; ") if notes else ""
+
+
+def coarse_note(overview_mpp: float, wanted_mpp: float) -> str:
+    """Return the note on an overview that is coarser than was asked for."""
+    return say(
+        "searched at {mpp:g} um/px, since the slide is too large for {wanted:g}", mpp=overview_mpp, wanted=wanted_mpp
+    )
 
 
 def build(

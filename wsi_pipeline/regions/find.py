@@ -14,9 +14,11 @@ from wsi_pipeline.regions.assemble import (
     NO_PIECES,
     build,
     by_size,
+    coarse_note,
     exclude,
     exclude_small,
     merged,
+    note_of,
     slide_bounds,
     small_note,
 )
@@ -27,6 +29,7 @@ from wsi_pipeline.regions.polygons import mask_to_polygons
 from wsi_pipeline.regions.regions import Exclusion, Regions, area_mm2, as_multipolygon
 from wsi_pipeline.regions.smear import find_smear_regions
 from wsi_pipeline.regions.trephine import find_trephine_regions
+from wsi_pipeline.sentences import say
 from wsi_pipeline.slides import Slide
 
 
@@ -78,10 +81,16 @@ def _find(slide: Slide, specimen: str, config: RegionsConfig, regions_file: Path
     whole = slide_bounds(slide)
     size_mm2 = area_mm2(whole, slide)
     if config.mode == "all":
-        note = f"the regions file {regions_file.name} is not used, because regions.mode is all" if regions_file else ""
+        note = ""
+        if regions_file:
+            note = say("the regions file {name} is not used, because regions.mode is all", name=regions_file.name)
         return build(slide, config, "all", included=MultiPolygon([whole]), excluded=[], note=note)
     if size_mm2 < config.all_below_mm2:
-        note = f"read whole: {size_mm2:.3g} mm2 is below regions.all_below_mm2 ({config.all_below_mm2:g})"
+        note = say(
+            "read whole: {size:.3g} mm2 is below regions.all_below_mm2 ({least:g})",
+            size=size_mm2,
+            least=config.all_below_mm2,
+        )
         return build(slide, config, "all", included=MultiPolygon([whole]), excluded=[], note=note)
     if specimen == "trephine":
         return _tissue(slide, config)
@@ -100,16 +109,20 @@ def _tissue(slide: Slide, config: RegionsConfig) -> Regions:
         taken = exclude(merged(mask, overview.frame), reason, taken, bounds, excluded)
     taken = exclude_small(small, taken, bounds, excluded)
     exclude(bounds, "background", taken, bounds, excluded)
-    notes = []
+    notes: list[str] = []
     if overview.mpp > config.overview_mpp:
-        notes.append(f"searched at {overview.mpp:g} um/px, since the slide is too large for {config.overview_mpp:g}")
+        notes.append(coarse_note(overview.mpp, config.overview_mpp))
     if pieces.is_empty:
         notes.append(
-            f"no tissue found: nothing of {config.min_area_mm2:g} mm2 or more is denser than "
-            f"{masks.threshold_od:.3f} optical density over glass"
+            say(
+                "no tissue found: nothing of {least:g} mm2 or more is denser than {density:.3f} optical density "
+                "over glass",
+                least=config.min_area_mm2,
+                density=float(masks.threshold_od),
+            )
         )
     notes += small_note(small)
-    return build(slide, config, "tissue", included=pieces, excluded=excluded, note="; ".join(notes))
+    return build(slide, config, "tissue", included=pieces, excluded=excluded, note=note_of(notes))
 
 
 def _drawn(slide: Slide, config: RegionsConfig, regions_file: Path) -> Regions:
@@ -134,7 +147,7 @@ def _drawn(slide: Slide, config: RegionsConfig, regions_file: Path) -> Regions:
             taken = exclude(area.geometry, area.reason, taken, bounds, excluded)
     included = as_multipolygon(drawn.difference(taken))
     exclude(bounds, "outside-drawn", shapely.union(taken, included), bounds, excluded)
-    note = f"drawn areas of {regions_file.name}"
+    notes = [say("drawn areas of {name}", name=regions_file.name)]
     if drawn.area < pieces.area * (1 - 1e-9):
-        note += "; parts outside the slide are cut off"
-    return build(slide, config, "file", included=included, excluded=excluded, note=note)
+        notes.append(say("parts outside the slide are cut off"))
+    return build(slide, config, "file", included=included, excluded=excluded, note=note_of(notes))

@@ -27,6 +27,8 @@ _LABELS: dict[RegionMode, tuple[str, tuple[int, int, int]]] = {
     "stain": ("Stained area", (150, 60, 200)),
     "file": ("Drawn region", (30, 150, 90)),
 }
+REGION_NAMES = tuple(name for name, _ in _LABELS.values())
+"""Names of what is looked at, as they stand in ``regions.geojson``."""
 # QuPath ignores classes whose name ends in an asterisk, and so does read_regions.
 _IGNORED = ("Ignore*", (150, 150, 150))
 _TISSUES = {"bone": ("Bone*", (90, 140, 190)), "fat": ("Fat*", (230, 190, 40))}

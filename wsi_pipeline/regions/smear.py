@@ -39,9 +39,11 @@ from wsi_pipeline.regions.assemble import (
     NO_PIECES,
     build,
     by_size,
+    coarse_note,
     exclude,
     exclude_small,
     merged,
+    note_of,
     slide_bounds,
     small_note,
 )
@@ -53,6 +55,7 @@ from wsi_pipeline.regions.overview import Overview, read_overview, sample_glass
 from wsi_pipeline.regions.polygons import mask_to_polygons
 from wsi_pipeline.regions.regions import Exclusion, Regions, area_mm2, as_multipolygon, only_areas
 from wsi_pipeline.regions.squares import RedCellOd, Squares, lattice, measure_squares, single_red_cell
+from wsi_pipeline.sentences import say
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.units import FrameTransform
 
@@ -66,7 +69,6 @@ _GAPLESS_OD = 0.03
 """Glass is white to cream. Where even the brightest parts absorb more green than red and blue (haemoglobin, eosin), red
 cells lie everywhere."""
 
-_NOT_FOUND = "no stained area found: nothing of {:g} mm2 or more is denser than {:.3f} optical density over glass"
 _ARTEFACTS = ("pen", "no-data", "scanner-stripe", "air-bubble", "stain-precipitate")
 _FLAWS = ("particle", "too-thick", "too-thin", "out-of-focus", "too-dark")
 
@@ -121,14 +123,17 @@ def find_smear_regions(slide: Slide, config: RegionsConfig, *, marrow: bool) -> 
         notes += found.notes
         facts |= found.facts
     elif not judged:
-        notes.append(f"the slide is too coarse ({mpp:g} um/px) to tell the monolayer; the stained area is taken")
+        notes.append(
+            say("the slide is too coarse ({mpp:g} um/px) to tell the monolayer; the stained area is taken", mpp=mpp)
+        )
     return _assembled(slide, config, masks, overview, flaws, notes, facts, judged=judged)
 
 
 def _overview_notes(overview: Overview, config: RegionsConfig, stripes: Stripes) -> tuple[list[str], dict[str, Any]]:
-    notes, facts = [], {}
+    notes: list[str] = []
+    facts: dict[str, Any] = {}
     if overview.mpp > config.overview_mpp:
-        notes.append(f"searched at {overview.mpp:g} um/px, since the slide is too large for {config.overview_mpp:g}")
+        notes.append(coarse_note(overview.mpp, config.overview_mpp))
     if stripes.step_od:
         facts["stripe_step_od"], facts["stripe_period_um"] = round(stripes.step_od, 3), round(stripes.period_um)
     return notes, facts
@@ -148,7 +153,7 @@ def _judge(
     frame, shape = lattice(slide, mpp)
     stained = _share(masks.stained, overview, frame, shape) >= _STAINED_SHARE
     if _is_gapless(glass):
-        note = "no gap between cells shows bare glass anywhere on the slide"
+        note = say("no gap between cells shows bare glass anywhere on the slide")
         return _Judged(flaws={"too-thick": stained}, facts={}, notes=[note])
     single = single_red_cell(slide, stained, frame, mpp=mpp, glass=glass)
     known = single or RedCellOd(green=np.inf, red=0.0)
@@ -164,12 +169,12 @@ def _judge(
         # Dense cells look doubled; where cells do lie over one another there are also more of them.
         overlapped &= cover > _DENSER * levels.cover
     thin = cover < levels.least_cover
-    notes = []
+    notes: list[str] = []
     if levels.cover is None:
-        notes.append("no monolayer of red cells found")
+        notes.append(say("no monolayer of red cells found"))
         if marrow:
             # Aspirates poor in blood have none; their nucleated cells are still what is wanted.
-            notes[-1] += "; the stained area is kept where it is not too thick"
+            notes.append(say("the stained area is kept where it is not too thick"))
             thin = np.zeros_like(thin)
     if particle is not None and particle.any():
         thin &= ~grow(particle, round(config.trail_um / squares.side_um))
@@ -180,7 +185,7 @@ def _judge(
             seen &= ~particle
         blur = measure_blur(slide, seen, frame, glass=glass, single=known, max_blur_um=config.max_blur_um)
     else:
-        notes.append(f"focus is not judged at {max(slide.mpp.x, slide.mpp.y):g} um/px")
+        notes.append(say("focus is not judged at {mpp:g} um/px", mpp=max(slide.mpp.x, slide.mpp.y)))
     blurred = blur > config.max_blur_um
     specks = window_sum(squares.specks) / np.maximum(
         window_sum(squares.measured.astype(float)) * (squares.side_um * 1e-3) ** 2, 1e-9
@@ -279,9 +284,22 @@ def _assembled(
         flawed = {reason: size for reason, size in areas.items() if reason in _FLAWS or reason in _ARTEFACTS}
         empty_reason = max(flawed, key=lambda reason: flawed[reason]) if stained and flawed else "glass-only"
         if stained:
-            notes.append(f"nothing readable is left of {area_mm2(film, slide):.3g} mm2 of film: mostly {empty_reason}")
+            notes.append(
+                say(
+                    "nothing readable is left of {area:.3g} mm2 of film: mostly {reason}",
+                    area=area_mm2(film, slide),
+                    reason=empty_reason,
+                )
+            )
         else:
-            notes.append(_NOT_FOUND.format(config.min_area_mm2, masks.threshold_od))
+            notes.append(
+                say(
+                    "no stained area found: nothing of {least:g} mm2 or more is denser than {density:.3f} optical "
+                    "density over glass",
+                    least=config.min_area_mm2,
+                    density=float(masks.threshold_od),
+                )
+            )
     size, film_size = area_mm2(included, slide), area_mm2(film, slide)
     facts = {
         "film_mm2": round(film_size, 3),
@@ -296,7 +314,7 @@ def _assembled(
         "monolayer" if judged else "stain",
         included=included,
         excluded=excluded,
-        note="; ".join(notes + small_note(small)),
+        note=note_of(notes + small_note(small)),
         facts=facts,
         empty_reason=empty_reason,
     )

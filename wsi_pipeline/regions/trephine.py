@@ -13,6 +13,7 @@ from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
 from wsi_pipeline.config import RegionsConfig, Stain
+from wsi_pipeline.regions.assemble import note_of
 from wsi_pipeline.regions.cellularity import Areas, estimate, space_areas
 from wsi_pipeline.regions.evidence import HALO_UM, Evidence, find_evidence
 from wsi_pipeline.regions.masks import find_masks, glass_colour
@@ -23,6 +24,7 @@ from wsi_pipeline.regions.regions import Exclusion, Regions, area_mm2, as_multip
 from wsi_pipeline.regions.reticulin import classify_reticulin
 from wsi_pipeline.regions.stain import find_stain, require_stain
 from wsi_pipeline.regions.tissue_classes import Tissue, classify, subcortical
+from wsi_pipeline.sentences import say
 from wsi_pipeline.slides import Slide
 from wsi_pipeline.units import Box, FrameTransform
 
@@ -114,8 +116,8 @@ def find_trephine_regions(slide: Slide, config: RegionsConfig, found: Regions, s
         facts["cellularity"] = _none("reticulin-stain")
     done = replace(found, facts=facts)
     if skipped:
-        note = f"{skipped} pieces are too large to be searched for bone at {_COARSEST_MPP:g} um/px"
-        done = replace(done, note="; ".join(filter(None, (found.note, note))))
+        note = say("{n} pieces are too large to be searched for bone at {mpp:g} um/px", n=skipped, mpp=_COARSEST_MPP)
+        done = replace(done, note=note_of([*filter(None, (found.note,)), note]))
     # On reticulin, bone is no marrow to rank fibres in, whoever chose the area.
     if found.mode == "tissue" or stain == "reticulin":
         return _with_inside(_without(done, pieces, slide), pieces, ("fat",))

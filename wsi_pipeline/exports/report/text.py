@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 from wsi_pipeline.exports.report.summary import Answer, CellularityFact, Scalar, Seams
 from wsi_pipeline.sentences import Sentence, say
@@ -230,6 +232,12 @@ def class_parts(answer: Answer, code: str | None = None) -> list[str]:
     known = {**CLASSES, **MODEL_CLASSES} if by_model(answer) else CLASSES
     parts = (answer.class_name or "" if code is None else code).split("|")
     return [known.get(part, title(part)) for part in parts if part]
+
+
+def shared_notes(answers: Sequence[Answer]) -> list[str]:
+    """Return the notes that several answers have: they are said once below them, the others with their answer."""
+    found = Counter(note for answer in answers for note in dict.fromkeys(answer.notes))
+    return [note for note, n in found.items() if n > 1]
 
 
 def contradicted(code: str | None) -> str | None:

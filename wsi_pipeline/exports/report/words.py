@@ -77,7 +77,9 @@ class Words:
     def _value(self, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        return self._written(value) if _WRITTEN_NUMBER.fullmatch(value) else self.sentence(value)
+        if _WRITTEN_NUMBER.fullmatch(value):
+            return self._written(value)
+        return self.reason(value) if value in text.REASONS else self.sentence(value)
 
     # Codes.
 
@@ -159,11 +161,11 @@ class Words:
     # Numbers.
 
     def number(self, value: Scalar, digits: int = 3) -> str:
-        """Return a value with about ``digits`` significant digits; a word stays a word."""
+        """Return a value with about ``digits`` significant digits; a text of ours is said in the language."""
         found = text.number(value, digits)
         if isinstance(value, bool):
             return self.tr(found)
-        return found if isinstance(value, str) else self._written(found)
+        return self.sentence(found) if isinstance(value, str) else self._written(found)
 
     def percent(self, value: float | None, digits: int = 1) -> str:
         return self._written(text.percent(value, digits))
