@@ -111,7 +111,9 @@ def predict_slides(
         for subject in _answered(questions, told, loaded, out, allow_simulated, lost=lost):
             if isinstance(subject, Unanswered):
                 unanswered.append(subject)
-                notes.append(say("{name} has no answer: {why}", name=subject.name, why=subject.message))
+                note = say("{name} has no answer: {why}", name=subject.name, why=subject.message)
+                # A patient of one slide fails as its slide does.
+                notes += [note] if note not in notes else []
             else:
                 subjects.append(subject)
             progress(subject.name)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_bags import CLASSES, SHA256, made_bag, made_training_set, two_groups
 from made_runs import MadeSlide, make_run
@@ -379,3 +381,22 @@ def test_subjects_of_the_training_are_set_apart(tmp_path: Path) -> None:
     said = json.loads((tmp_path / "e" / "metrics.json").read_text())["trained_on"]
     assert said == {"subjects": {"identical cells": 1, "patient": 2}, "set_apart": True}
     assert "3 of 12 subjects are set apart" in (tmp_path / "e" / "evaluation.html").read_text()
+
+
+def test_a_cohort_without_white_cells_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [MadeSlide(slide_id=f"P{i}", subject=f"P{i}", mix={}, red=5) for i in range(4)])
+    table = tmp_path / "labels.csv"
+    table.write_text("patient,label\nP0,APL\nP1,APL\nP2,AML\nP3,AML\n")
+    with pytest.raises(DataError, match=r"labels\.csv: none of its 4 labelled subjects has a nucleated cell"):
+        train_slides(_request(run, table), tmp_path / "out")
+
+
+def test_strange_class_folders_are_told(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 12)
+    for folder in (run / "slides").iterdir():
+        cells = pq.read_table(folder / "cells.parquet")
+        names = pa.array(["Promyelo hypergranulaire"] * 30 + [None] * (len(cells) - 30), pa.string())
+        pq.write_table(cells.append_column("label_given", names), folder / "cells.parquet")
+    lines: list[str] = []
+    train_slides(_request(run, table, plan=_SMALL), tmp_path / "out", report=lines.append)
+    assert any("1 class folders are in no taxonomy" in line and "promyelo hypergranulaire" in line for line in lines)

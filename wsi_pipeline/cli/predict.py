@@ -48,7 +48,7 @@ def slides(
         say_models(f"{level}s", (answer for s in found.subjects if s.level == level for answer in s.answers))
     typer.echo(f"report: {out / 'report.html'}")
     if found.failed:
-        _note(f"{len(found.failed)} subjects failed and are named in {out / 'subjects.csv'}; the others are answered")
+        _note(f"failed: {len(found.failed)}, named in {out / 'subjects.csv'}; the others are answered")
         raise typer.Exit(1)
 
 

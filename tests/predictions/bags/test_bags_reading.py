@@ -178,7 +178,7 @@ def _embeddings(run: Path, value: float) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no summary": (lambda run: (run / "slides/a/summary.json").unlink(), "half-written: it has no summary"),
-    "no cells": (lambda run: (run / "slides/a/cells.parquet").unlink(), "half-written: status 'ok', or no cells"),
+    "no cells": (lambda run: (run / "slides/a/cells.parquet").unlink(), "half-written: it has no cells.parquet"),
     "no slides.csv": (lambda run: (run / "slides.csv").unlink(), "half-written: it has no slides.csv"),
     "fewer cells": (lambda run: _summary(run, n_cells=9), "has 2 cells, its summary.json says 9"),
     "damaged table": (lambda run: (run / "slides/a/cells.parquet").write_bytes(b"PAR1"), "cannot be read as a table"),

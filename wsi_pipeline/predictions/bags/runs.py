@@ -176,8 +176,10 @@ def finished_slide(folder: Path) -> FinishedSlide:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         status = summary["status"]
-        if status != "ok" or not (folder / "cells.parquet").is_file():
-            raise DataError(f"{folder} is half-written: status {status!r}, or no cells.parquet; {_AGAIN}")
+        if status != "ok":
+            raise DataError(f"{folder} is half-written: the status of its summary.json is {status!r}; {_AGAIN}")
+        if not (folder / "cells.parquet").is_file():
+            raise DataError(f"{folder} is half-written: it has no cells.parquet; {_AGAIN}")
         trephine = summary.get("trephine")
         phenotypes = None if trephine is None else trephine["phenotypes"]["model"]
         sha256 = summary["provenance"]["cell classifier SHA-256"] if phenotypes is None else phenotypes["sha256"]

@@ -150,5 +150,4 @@ def _name_hash(name: str, salt: bytes) -> np.uint64:
 
 def _unit(embedding: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     length = np.linalg.norm(embedding, axis=1, keepdims=True)
-    found: npt.NDArray[np.float32] = embedding / np.where(length > 0, length, 1.0)
-    return found
+    return np.asarray(embedding / np.where(length > 0, length, 1.0), np.float32)
