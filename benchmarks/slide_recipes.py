@@ -40,6 +40,14 @@ ALONE = {
 }
 """Members that are recipes of their own; beside them stand plain models and the fusion with and without an encoder."""
 FROZEN, TUNED = "fusion, --encoder frozen", "fusion, --encoder tune"
+CHOSEN = {
+    "equal": "members of fusion, equal weights",
+    "best": "members of fusion, the best one of the inner folds",
+    "selected": "members of fusion, selected in the inner folds",
+}
+"""Other ways to put the members together, each by what the inner folds said of patients left out."""
+_ROUNDS = 20
+"""Of the selection of members (Caruana et al., ICML 2004): each adds the one that lowers the log loss most."""
 _FOLDS = 5
 _REPLICATES = 2000
 
@@ -139,18 +147,51 @@ def answers(
     part = whole.take(train)
     subjects = [whole.subjects[i] for i in test.tolist()]
     found = {name: _odds(p[:, c]) for name, p in plain_answers(part, subjects).items()}
-    model = fit_slide_model(part, names, seed=seed).model
+    fitted = fit_slide_model(part, names, seed=seed)
+    model = fitted.model
     alone = [model.margins_by_name(s, np.ones((1, len(s.bag))), ALONE) for s in subjects]
     for name, recipe in ALONE.items():
         if name in names:
             odds = [model.scalings[name].scaled(own[name])[0] for own in alone]
             found[recipe] = np.array([o[c] - np.delete(o, c).mean() for o in odds])
-    models = {TUNED: model} if MEMBER in names else {}
-    models[FROZEN] = fit_slide_model(part, tuple(n for n in names if n != MEMBER), seed=seed).model if models else model
+    frozen = fit_slide_model(part, tuple(n for n in names if n != MEMBER), seed=seed) if MEMBER in names else fitted
+    models = {FROZEN: frozen.model} | ({TUNED: model} if MEMBER in names else {})
     for recipe, own in sorted(models.items()):
         p = np.stack([own.resampled(s, np.ones((1, len(s.bag))))[0] for s in subjects])
         found[recipe] = _odds(p[:, c])
+    members = sorted(frozen.margins)
+    each = [frozen.model.margins_by_name(s, np.ones((1, len(s.bag))), members) for s in subjects]
+    if all(set(own) == set(members) for own in each):
+        scaled = np.stack([[_margin(frozen, name, own[name][0], c) for name in members] for own in each])
+        inner = np.stack([_margin(frozen, name, frozen.margins[name], c) for name in members], axis=1)
+        for rule, recipe in CHOSEN.items():
+            found[recipe] = scaled @ weights_of(rule, inner, part.labels == c)
     return found
+
+
+def _margin(fitted: Any, name: str, margins: FloatArray, c: int) -> FloatArray:
+    """Return how much calibrated margins ``(..., classes)`` say for class ``c`` of two."""
+    own = fitted.model.scalings[name].scaled(np.atleast_2d(margins))
+    found: FloatArray = (own[:, c] - own[:, 1 - c]).reshape(np.shape(margins)[:-1])
+    return found
+
+
+def weights_of(rule: str, inner: FloatArray, positive: npt.NDArray[np.bool_]) -> FloatArray:
+    """Return weights of members, adding up to 1, by their margins ``(n, members)`` of patients left out."""
+    k = inner.shape[1]
+    if rule == "equal":
+        return np.full(k, 1 / k)
+
+    def loss(margin: FloatArray) -> float:
+        return float(np.logaddexp(0, np.where(positive, -margin, margin)).mean())
+
+    if rule == "best":
+        return np.eye(k)[int(np.argmin([loss(inner[:, i]) for i in range(k)]))]
+    counts = np.zeros(k)
+    for _ in range(_ROUNDS):
+        tried = [loss(inner @ ((counts + row) / (counts.sum() + 1))) for row in np.eye(k)]
+        counts[int(np.argmin(tried))] += 1
+    return counts / counts.sum()
 
 
 def _odds(p: FloatArray) -> FloatArray:

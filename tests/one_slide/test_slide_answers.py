@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from pathlib import Path
@@ -316,3 +317,92 @@ def test_routine_counts_are_those_of_the_subjects_asked(gallery: Path, tmp_path:
     table.write_text("patient,WBC (G/L)\nP1,4\n")
     found = predict_slides([plain], tmp_path / "out", models=[model], counts=table)
     assert [s.name for s in found.subjects] == ["P1", "P2", "P1", "P2"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("cells", "cannot be read as a table of cells"),
+        ("summary", "is not the summary of a slide"),
+        ("missing", "half-written"),
+        ("failed", "failed in the run"),
+    ],
+)
+def test_a_subject_that_cannot_be_read_does_not_keep_the_others_from_their_answers(
+    harm: str,
+    said: str,
+    gallery: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, plain, out = str(write_toy(tmp_path)), tmp_path / "plain", tmp_path / "out"
+    run(gallery, plain)
+    predict_slides([plain], tmp_path / "whole", models=[model])
+    folder = plain / "slides" / "P1"
+    if harm == "cells":
+        whole = (folder / "cells.parquet").read_bytes()
+        (folder / "cells.parquet").write_bytes(whole[: len(whole) // 2])
+    elif harm == "summary":
+        (folder / "summary.json").write_text((folder / "summary.json").read_text()[:200])
+    elif harm == "missing":
+        (folder / "summary.json").unlink()
+    else:
+        table = plain / "slides.csv"
+        rows = rows_of(table)
+        with table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows({**r, "status": "failed", "reason": "bad-folder"} if r["slide_id"] == "P1" else r
+                             for r in rows)  # fmt: skip
+    monkeypatch.setattr(
+        "sys.argv", ["wsi-pipeline", "predict", "slides", str(plain), "--model", model, "--out", str(out)]
+    )
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    printed = capsys.readouterr()
+    assert "subjects.csv; the others are answered" in printed.err
+    assert harm == "failed" or printed.err.count("P1 has no answer") == 1
+    whole_rows, rows = (rows_of(tmp_path / name / "predictions.csv") for name in ("whole", "out"))
+    assert [r for r in rows if r["slide_id"] == "P2" or r["subject_id"] == "P2"] == [
+        r for r in whole_rows if r["subject_id"] == "P2"
+    ]
+    reason = "bad-folder" if harm == "failed" else "unreadable"
+    lost = [r for r in rows if r["slide_id"] == "P1"]
+    assert [(r["level"], r["abstained"], r["reason"], r["class"]) for r in lost] == [("slide", "true", reason, "")]
+    subjects = {(r["subject_id"], r["level"]): r for r in rows_of(out / "subjects.csv")}
+    assert subjects["P2", "slide"]["status"] == subjects["P2", "patient"]["status"] == "ok"
+    assert (subjects["P1", "slide"]["status"], subjects["P1", "slide"]["reason"]) == ("failed", reason)
+    assert said in subjects["P1", "slide"]["message"]
+    assert not (out / "slides" / "P1").exists()
+    assert (out / "slides" / "P2" / "attention.parquet").is_file()
+    if harm != "failed":
+        assert "P1 has no answer" in (out / "report.html").read_text()
+        predict_slides([plain], out, models=[model], language="fr")
+        assert "P1 n’a pas de réponse" in (out / "report.html").read_text()
+
+
+def test_a_patient_is_not_answered_by_the_slides_that_are_left(gallery: Path, tmp_path: Path) -> None:
+    run(gallery, tmp_path / "plain")
+    for name in ("P1", "P2"):
+        path = tmp_path / "plain" / "slides" / name / "summary.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "subject_id": "one"}))
+    table = tmp_path / "plain" / "slides" / "P1" / "cells.parquet"
+    whole = table.read_bytes()
+    for lost in ("half", "gone"):
+        table.write_bytes(whole[: len(whole) // 2]) if lost == "half" else table.unlink()
+        found = predict_slides([tmp_path / "plain"], tmp_path / lost, models=[str(write_toy(tmp_path))])
+        assert [(s.name, s.level) for s in found.subjects] == [("P2", "slide")]
+        assert {(own.name, own.level, own.reason) for own in found.failed} == {
+            ("P1", "slide", "unreadable"), ("one", "patient", "unreadable"),
+        }  # fmt: skip
+
+
+def test_runs_of_which_no_slide_can_be_read_are_refused(gallery: Path, tmp_path: Path) -> None:
+    run(gallery, tmp_path / "plain")
+    for name in ("P1", "P2"):
+        (tmp_path / "plain" / "slides" / name / "summary.json").unlink()
+    with pytest.raises(DataError, match="half-written.*no slide of these runs can be read"):
+        predict_slides([tmp_path / "plain"], tmp_path / "out", models=[str(write_toy(tmp_path))])
+    assert not (tmp_path / "out").exists()

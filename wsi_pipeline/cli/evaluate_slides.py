@@ -35,6 +35,9 @@ def evaluate_slides(
     allow_simulated: Annotated[
         bool, typer.Option("--allow-simulated", help="Allow a model that was trained on simulated cohorts.")
     ] = False,
+    keep_known: Annotated[
+        bool, typer.Option("--keep-known", help="Measure it also on subjects it was trained on, by name or by cells.")
+    ] = False,
     out: MetricsOut = Path("evaluation"),
     seed: Seed = 0,
 ) -> None:
@@ -64,6 +67,7 @@ def evaluate_slides(
         out,
         Plan(folds=5, seed=seed),
         allow_simulated=allow_simulated,
+        keep_known=keep_known,
         report=lambda line: typer.echo(line, err=True),
     )
     typer.echo(slides_evaluation.evaluation_table(result))

@@ -47,6 +47,9 @@ def slides(
     for level in ("slide", "patient"):
         say_models(f"{level}s", (answer for s in found.subjects if s.level == level for answer in s.answers))
     typer.echo(f"report: {out / 'report.html'}")
+    if found.failed:
+        _note(f"failed: {len(found.failed)}, named in {out / 'subjects.csv'}; the others are answered")
+        raise typer.Exit(1)
 
 
 @app.command()

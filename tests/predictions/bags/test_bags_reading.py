@@ -96,6 +96,18 @@ def test_a_gallery_keeps_images_digests_and_labels(tmp_path: Path) -> None:
     assert said == {0: "pbc-blast/promyelocyte", 1: "mll23/myeloblast", 2: "five-part/neutrophil", 3: ""}
 
 
+def test_a_folder_that_no_taxonomy_knows_is_a_label_but_no_class(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "r", [MadeSlide(slide_id="P", mix={"blast": 4}, gallery=True, labels=[None] * 4)])
+    path = run / "slides" / "P" / "cells.parquet"
+    table = pq.read_table(path)
+    names = pa.array(["Jeune ind\u00e9termin\u00e9e", "Jeune inde\u0301termine\u0301e", " ", None], pa.string())
+    pq.write_table(table.set_column(table.schema.get_field_index("label_given"), "label_given", names), path)
+    (bag,) = read_bags([run])
+    assert bag.given_labels is not None
+    assert sorted(bag.given_labels.tolist()) == ["", "", *["folder/jeune ind\u00e9termin\u00e9e"] * 2]
+    assert set(bag.given.tolist()) == {-1}
+
+
 def test_one_slide_under_two_names_counts_once(tmp_path: Path) -> None:
     images = [f"image {i}" for i in range(6)]
     first = MadeSlide(slide_id="a", subject="X", mix={"blast": 6}, gallery=True, images=images)
@@ -166,7 +178,7 @@ def _embeddings(run: Path, value: float) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no summary": (lambda run: (run / "slides/a/summary.json").unlink(), "half-written: it has no summary"),
-    "no cells": (lambda run: (run / "slides/a/cells.parquet").unlink(), "half-written: status 'ok', or no cells"),
+    "no cells": (lambda run: (run / "slides/a/cells.parquet").unlink(), "half-written: it has no cells.parquet"),
     "no slides.csv": (lambda run: (run / "slides.csv").unlink(), "half-written: it has no slides.csv"),
     "fewer cells": (lambda run: _summary(run, n_cells=9), "has 2 cells, its summary.json says 9"),
     "damaged table": (lambda run: (run / "slides/a/cells.parquet").write_bytes(b"PAR1"), "cannot be read as a table"),

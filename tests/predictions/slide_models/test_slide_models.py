@@ -13,8 +13,9 @@ from made_bags import CLASSES, SHA256, made_bag, made_training_set, two_groups
 
 from wsi_pipeline.errors import DataError, MissingWeightsError, ModelError
 from wsi_pipeline.predictions.slide_models import CriteriaModel, SlideEnsemble, answer, load_slide_model
+from wsi_pipeline.predictions.slide_models.inputs import Labels
 from wsi_pipeline.predictions.slide_models.storage import model_path, save_slide_model
-from wsi_pipeline.predictions.slide_models.subject import Subject
+from wsi_pipeline.predictions.slide_models.subject import Subject, subjects_of
 from wsi_pipeline.predictions.tasks import load_task
 from wsi_pipeline.training.slides.fit import fit_slide_model
 from wsi_pipeline.training.slides.members import RECIPES
@@ -293,3 +294,37 @@ def test_three_classes(tmp_path: Path) -> None:
     found = answer(model, new[2])
     assert set(found.probabilities) == set(shares)
     assert len(found.class_set) < 3
+
+
+def test_labels_of_another_taxonomy_that_mean_the_same_are_read_and_strange_ones_are_not() -> None:
+    bag = made_bag("P", seed=0, labelled=True)
+    assert bag.given_labels is not None
+    own = tuple(sorted(set(bag.given_labels.tolist())))
+    read = Labels(labels=own)
+    (subject,) = subjects_of([bag])
+    weights = np.ones((1, len(bag)))
+    shares = read.read(subject, subject.views[0], weights)
+    assert read.applies(subject)
+    assert shares.sum() == pytest.approx(1, abs=0.02)
+    # Both sets have lymphocytes; names of folders no training knew.
+    other = np.array([v.replace("pbc-blast/lymphocyte", "deepapl/lymphocyte") for v in bag.given_labels])
+    assert (other != bag.given_labels).any()
+    (renamed,) = subjects_of([replace(bag, given_labels=other)])
+    assert np.allclose(read.read(renamed, renamed.views[0], weights), shares)
+    (strange,) = subjects_of([replace(bag, given_labels=np.array([f"folder/{i % 3}" for i in range(len(bag))]))])
+    assert strange.labelled
+    assert not read.applies(strange)
+
+
+def test_a_label_that_the_classifier_has_no_class_for_says_whether_a_cell_is_immature() -> None:
+    bag = made_bag("P", seed=0)
+    labels = np.array(["deepapl/promyelocyte", "deepapl/lymphocyte", "deepapl/young_unidentified", "folder/x"] * 10)
+    (subject,) = subjects_of([replace(bag, given_labels=labels)])
+    order = subject.bag.given_labels
+    assert order is not None
+    first, second = subject.views
+    assert set(first.immature[order == "deepapl/promyelocyte"]) == {1.0}
+    assert set(first.immature[order == "deepapl/lymphocyte"]) == {0.0}
+    for open_ in ("deepapl/young_unidentified", "folder/x"):
+        assert np.array_equal(first.immature[order == open_], second.immature[order == open_])
+    assert np.array_equal(first.classes, second.classes)

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from made_bags import CLASSES, SHA256, made_bag, made_training_set, two_groups
 from made_runs import MadeSlide, make_run
@@ -159,7 +161,7 @@ def test_a_training_on_simulated_slides_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="--allow-simulated"):
         evaluate_slides(str(path), request, tmp_path / "e", _PLAN, allow_simulated=False)
-    found = evaluate_slides(str(path), request, tmp_path / "e", _PLAN, allow_simulated=True)
+    found = evaluate_slides(str(path), request, tmp_path / "e", _PLAN, allow_simulated=True, keep_known=True)
     assert json.loads((tmp_path / "e" / "metrics.json").read_text())["n"] == found.study.n == 12
     from wsi_pipeline.predictions.bags import read_bags
 
@@ -330,7 +332,11 @@ def test_the_commands(tmp_path: Path) -> None:
     file = out / "apl-counts.slides.safetensors"
     evaluate = ["evaluate", "slides", "--model", str(file), "--manifest", str(table), "--cells", str(run)]
     said = CliRunner().invoke(app, [*evaluate, "--out", str(tmp_path / "e")])
+    assert isinstance(said.exception, DataError)
+    assert "the model was trained on all 20 subjects (patient)" in str(said.exception)
+    said = CliRunner().invoke(app, [*evaluate, "--out", str(tmp_path / "e"), "--keep-known"])
     assert said.exit_code == 0, said.output
+    assert "measured all the same, so the figures are too good" in said.output
     assert "class in the set" in said.output
     assert json.loads((tmp_path / "e" / "metrics.json").read_text())["model"] == "apl-counts"
     for wrong in (["--level", "cell"], ["--task", "lymphoma"]):
@@ -343,3 +349,54 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
     table.write_text("patient,label\n" + "".join(f"P{i:02d},APL\n" for i in range(8)))
     with pytest.raises(DataError, match="two or more of its classes"):
         train_slides(_request(run, table), tmp_path / "out")
+
+
+def test_subjects_of_the_training_are_set_apart(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 30, cohorts=("x", "x", "y"))
+    rows = list(csv.DictReader(table.open(newline="")))
+    parts = {}
+    for name in ("x", "y"):
+        parts[name] = tmp_path / f"{name}.csv"
+        own = [[r["patient"], r["label"]] for r in rows if r["cohort"] == name]
+        with parts[name].open("w", newline="") as file:
+            csv.writer(file).writerows([["patient", "label"], *own])
+    path = train_slides(_request(run, parts["x"], plan=_SMALL), tmp_path / "out").path
+    assert b"P00" not in path.read_bytes()
+    # P04, of the other cohort, is P00 once more; two of the training's stand in the table by name.
+    (run / "slides" / "P04" / "cells.parquet").write_bytes((run / "slides" / "P00" / "cells.parquet").read_bytes())
+    with parts["y"].open("a") as file:
+        file.write("P02,APL\nP03,AML\n")
+    lines: list[str] = []
+
+    def request(_: object) -> CohortRequest:
+        return CohortRequest(runs=(run,), manifest=parts["y"], task=load_task("apl"))
+
+    found = evaluate_slides(str(path), request, tmp_path / "e", _PLAN, allow_simulated=False, report=lines.append)
+    assert any(
+        "3 of 12 subjects are set apart: the model was trained on them (2 by the name of the patient, 1 by identical "
+        "cells): P02, P03, P04" in line
+        for line in lines
+    )
+    assert found.study.n == 9
+    said = json.loads((tmp_path / "e" / "metrics.json").read_text())["trained_on"]
+    assert said == {"subjects": {"identical cells": 1, "patient": 2}, "set_apart": True}
+    assert "3 of 12 subjects are set apart" in (tmp_path / "e" / "evaluation.html").read_text()
+
+
+def test_a_cohort_without_white_cells_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [MadeSlide(slide_id=f"P{i}", subject=f"P{i}", mix={}, red=5) for i in range(4)])
+    table = tmp_path / "labels.csv"
+    table.write_text("patient,label\nP0,APL\nP1,APL\nP2,AML\nP3,AML\n")
+    with pytest.raises(DataError, match=r"labels\.csv: none of its 4 labelled subjects has a nucleated cell"):
+        train_slides(_request(run, table), tmp_path / "out")
+
+
+def test_strange_class_folders_are_told(tmp_path: Path) -> None:
+    run, table = _cohort(tmp_path, 12)
+    for folder in (run / "slides").iterdir():
+        cells = pq.read_table(folder / "cells.parquet")
+        names = pa.array(["Promyelo hypergranulaire"] * 30 + [None] * (len(cells) - 30), pa.string())
+        pq.write_table(cells.append_column("label_given", names), folder / "cells.parquet")
+    lines: list[str] = []
+    train_slides(_request(run, table, plan=_SMALL), tmp_path / "out", report=lines.append)
+    assert any("1 class folders are in no taxonomy" in line and "promyelo hypergranulaire" in line for line in lines)

@@ -134,7 +134,13 @@ def _view(subject: Subject, read_image: ReadImage, words: Words, problems: list[
     for slide in subject.slides:
         summary = read_summary(slide.folder / "summary.json")
         if asked:
-            pictures |= _pictures(slide, summary, asked, read_image, words, problems)
+            try:
+                pictures |= _pictures(slide, summary, asked, read_image, words, problems)
+            except (DataError, SlideError) as error:
+                # Its answer stands; one subject's pictures do not keep the others from a page.
+                problems.append(
+                    say("{slide_id}: its cells could not be shown: {error}", slide_id=slide.slide_id, error=str(error))
+                )
         if len(subject.slides) == 1:
             known = (a for a in summary.predictions if a.model == "criteria")
             by_criteria = tuple(a.model_copy(update={"level": subject.level}) for a in known)
@@ -170,11 +176,5 @@ def _pictures(
         force_mpp=mpp.source == "forced",
         manifest_mpp=given if mpp.source == "manifest" else None,
     )
-    try:
-        with spec.open() as opened:
-            return pictures_by_id(slide.cells, asked, opened, styles, taxonomy, words, problems)
-    except SlideError as error:
-        problems.append(
-            say("{slide_id}: its cells could not be shown: {error}", slide_id=slide.slide_id, error=str(error))
-        )
-        return {}
+    with spec.open() as opened:
+        return pictures_by_id(slide.cells, asked, opened, styles, taxonomy, words, problems)

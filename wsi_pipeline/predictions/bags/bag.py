@@ -63,8 +63,8 @@ class CellBag:
     patient
         The patient, also where the bag is of a slide; empty where it is not known.
     given_labels
-        ``(n,)`` the same as ``given`` in the label's own set, ``TAXONOMY/CLASS``, empty without one; None where no
-        cell has one.
+        ``(n,)`` the same as ``given`` in the label's own set, ``TAXONOMY/CLASS``, or ``folder/NAME`` of a folder that
+        no taxonomy knows; empty without one; None where no cell has one.
     simulated
         Whether any slide is simulated.
     sample

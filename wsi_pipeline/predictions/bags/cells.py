@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from wsi_pipeline.cells.features import FEATURES
 from wsi_pipeline.errors import ConfigError, DataError, some
 from wsi_pipeline.predictions.bags.bag import FloatArray, IntArray
+from wsi_pipeline.predictions.bags.manifest import same_name
 from wsi_pipeline.predictions.bags.runs import FinishedSlide
 from wsi_pipeline.taxonomies import load_taxonomy
 from wsi_pipeline.taxonomies.attributes import COLUMN
@@ -27,7 +28,9 @@ FLAGS: Mapping[str, str] = {"hypogranular": "measured_hypogranular", "pseudo_pel
 """Columns of the reference of neutrophils, and their names among the attributes of a bag."""
 
 _OUTLIER = "out_of_distribution"
-_GIVEN = ("image", "label_class", "label_taxonomy", "label")
+_GIVEN = ("image", "label_class", "label_taxonomy", "label", "label_given")
+FOLDER = "folder"
+"""Stands for the taxonomy of labels that no taxonomy knows: the names of class folders, in small letters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,15 @@ def read_cells(slide: FinishedSlide, *, embedding: bool) -> SlideCells:
             raise
         raise DataError(f"{slide.cells} cannot be read as a table of cells: {error}") from None
     return _arrays(slide, table, classes, attributes, embedding)
+
+
+def is_table(slide: FinishedSlide) -> bool:
+    """Tell whether the table of a slide's cells can be opened at all."""
+    try:
+        pq.read_schema(slide.cells)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
 
 
 def check_embeddings(slide: FinishedSlide) -> None:
@@ -173,16 +185,22 @@ def _embedding(slide: FinishedSlide, table: pa.Table) -> FloatArray:
 
 
 def _given(slide: FinishedSlide, table: pa.Table, classes: tuple[str, ...]) -> tuple[IntArray, npt.NDArray[np.str_]]:
-    """Return the classes that folders and readers gave; what a reader wrote in ``label`` goes before the folder."""
+    """Return the classes that folders and readers gave; what a reader wrote in ``label`` goes before the folder.
+
+    A folder's name that no taxonomy knows is a label all the same, ``folder/NAME``, but no class.
+    """
     n = len(table)
     none: list[str | None] = [None] * n
     columns = {name: table.column(name).to_pylist() if name in table.column_names else none for name in _GIVEN[1:]}
-    meanings: dict[tuple[str | None, str | None, str | None], tuple[int, str]] = {}
-    keys = list(zip(columns["label_taxonomy"], columns["label_class"], columns["label"], strict=True))
+    meanings: dict[tuple[str | None, ...], tuple[int, str]] = {}
+    keys = list(
+        zip(*(columns[name] for name in ("label_taxonomy", "label_class", "label", "label_given")), strict=True)
+    )
     for key in set(keys):
         own, code = (slide.taxonomy, _read_label(slide, key[2])) if key[2] else key[:2]
         if own is None or code is None:
-            meanings[key] = (-1, "")
+            name = same_name((key[3] or "").strip()).casefold()
+            meanings[key] = (-1, f"{FOLDER}/{name}" if name else "")
         else:
             found = _mapped(own, slide.taxonomy).get(code)
             meanings[key] = (classes.index(found) if found in classes else -1, f"{own}/{code}")

@@ -189,6 +189,8 @@ def read_cohort(
             f"runs have {some(bag.subject_id for bag in bags)}"
         )
     found = sorted({own for _, _, own in kept})
+    if not kept and left["cells"]:
+        raise DataError(f"{manifest}: none of its {len(left['cells'])} labelled subjects has a nucleated cell")
     if len(found) < 2:
         raise DataError(
             f"{manifest}: {len(kept)} subjects with cells, all {found[0] if found else 'without a class'}; task "

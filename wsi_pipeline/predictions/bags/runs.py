@@ -67,9 +67,16 @@ class FinishedSlide:
         return self.folder / "cells.parquet"
 
 
+UNREADABLE = "unreadable"
+"""Status of a slide that the run finished and that cannot be read now; why it is not answered."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SkippedSlide:
-    """A slide that is not read: ``failed`` or ``empty`` with a reason, or a ``section``, ``smear``, ``reticulin``."""
+    """A slide that is not read: ``failed`` or ``empty`` with a reason, or a ``section``, ``smear``, ``reticulin``.
+
+    One that is :data:`UNREADABLE` has a sentence for a reason.
+    """
 
     folder: Path
     slide_id: str
@@ -81,7 +88,7 @@ class SkippedSlide:
 
 
 def list_runs(
-    runs: Sequence[Path], *, specimens: Collection[str] = SMEARS
+    runs: Sequence[Path], *, specimens: Collection[str] = SMEARS, keep_going: bool = False
 ) -> tuple[tuple[FinishedSlide, ...], tuple[SkippedSlide, ...]]:
     """Return the slides of finished runs whose cells can be read, and those without, both in order of their ids.
 
@@ -91,6 +98,9 @@ def list_runs(
         Folders that ``run`` wrote (``OUT``).
     specimens
         Those that are wanted; slides of others are among those without cells.
+    keep_going
+        Let a slide that is damaged or half-written be among those without cells, as :data:`UNREADABLE`, instead of
+        refusing all.
 
     Raises
     ------
@@ -115,9 +125,15 @@ def list_runs(
             if status != "ok":
                 skipped.append(SkippedSlide(folder=folder, slide_id=slide_id, status=status, reason=reason))
                 continue
-            slide = finished_slide(folder)
-            if slide.slide_id != slide_id:
-                raise DataError(f"{folder}: its summary.json is of slide {slide.slide_id!r}; {_AGAIN}")
+            try:
+                slide = finished_slide(folder)
+                if slide.slide_id != slide_id:
+                    raise DataError(f"{folder}: its summary.json is of slide {slide.slide_id!r}; {_AGAIN}")
+            except DataError as error:
+                if not keep_going:
+                    raise
+                skipped.append(SkippedSlide(folder=folder, slide_id=slide_id, status=UNREADABLE, reason=str(error)))
+                continue
             if slide.stain == "reticulin":
                 skipped.append(SkippedSlide(folder=folder, slide_id=slide_id, status="reticulin", reason="no-cells"))
             elif slide.specimen in specimens:
@@ -160,8 +176,10 @@ def finished_slide(folder: Path) -> FinishedSlide:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         status = summary["status"]
-        if status != "ok" or not (folder / "cells.parquet").is_file():
-            raise DataError(f"{folder} is half-written: status {status!r}, or no cells.parquet; {_AGAIN}")
+        if status != "ok":
+            raise DataError(f"{folder} is half-written: the status of its summary.json is {status!r}; {_AGAIN}")
+        if not (folder / "cells.parquet").is_file():
+            raise DataError(f"{folder} is half-written: it has no cells.parquet; {_AGAIN}")
         trephine = summary.get("trephine")
         phenotypes = None if trephine is None else trephine["phenotypes"]["model"]
         sha256 = summary["provenance"]["cell classifier SHA-256"] if phenotypes is None else phenotypes["sha256"]

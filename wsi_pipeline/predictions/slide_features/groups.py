@@ -10,10 +10,12 @@ import numpy as np
 from wsi_pipeline.config import Specimen
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.slide_features.feature import FloatArray
-from wsi_pipeline.taxonomies import load_taxonomy
+from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 IMMATURE, MATURE, BLASTS, PROMYELOCYTES = "immature", "mature", "all_blasts", "all_promyelocytes"
 _PROMYELOCYTES = ("promyelocyte", "promyelocyte_any", "abnormal_promyelocyte", "auer_bundle_promyelocyte")
+_NOT_TOLD = ("not_identifiable", "young_unidentified", "other_cell", "white_cell", "other_object")
+"""Meanings that leave open what a cell is."""
 
 DEFINITIONS: Mapping[str, str] = {
     IMMATURE: "blasts and precursors of all lineages but the erythroid one",
@@ -60,3 +62,28 @@ def immature_weight(bag: CellBag) -> FloatArray:
     """
     group = groups_of(bag.taxonomy, bag.classes).get(IMMATURE, ())
     return (bag.probabilities.astype(np.float64) * member(bag.classes, group)).sum(axis=1)
+
+
+def labelled_immature(bag: CellBag) -> FloatArray:
+    """Return whether each cell is immature by the label that a folder or a reader gave, ``(n,)``; NaN without one.
+
+    Of labels that the classifier has no class for, too: a promyelocyte of a set that puts those of APL among them is
+    immature, though it is not known which promyelocyte it is.
+    """
+    if bag.given_labels is None:
+        return np.full(len(bag), np.nan)
+    names, place = np.unique(bag.given_labels, return_inverse=True)
+    told = np.array([_is_immature(str(name)) for name in names])
+    found: FloatArray = told[place]
+    return found
+
+
+@cache
+def _is_immature(label: str) -> float:
+    taxonomy, _, code = label.partition("/")
+    known = load_taxonomy(taxonomy) if taxonomy in taxonomy_names() else None
+    if known is None or code not in known.classifier_classes:
+        return np.nan
+    if known.get(code).meaning in _NOT_TOLD:
+        return np.nan
+    return float(code in groups_of(taxonomy, known.classifier_classes).get(IMMATURE, ()))

@@ -153,7 +153,18 @@ def answer(
         wording="",
         attention=attention,
     )
-    return _worded(found, simulated, confidence)
+    worded = _worded(found, simulated, confidence)
+    return replace(worded, flags=(*worded.flags, *_seen(model, bag)))
+
+
+def _seen(model: SlideEnsemble, bag: CellBag) -> tuple[str, ...]:
+    """Return a caution where the model was trained on the subject, as far as its file says it."""
+    why = "" if model.known is None else model.known.why(bag, bag.patient_id)
+    if not why:
+        return ()
+    if why == "patient":
+        return (say("The model was trained on a patient of this name; if it is this one, the answer is too sure."),)
+    return (say("The model was trained on cells of this subject: the answer is too sure."),)
 
 
 def _worded(found: SlideAnswer, simulated: bool, confidence: float) -> SlideAnswer:

@@ -24,6 +24,7 @@ from wsi_pipeline.cells.preparation import Preparation, Stain
 from wsi_pipeline.errors import ModelError
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.slide_features import immature_weight
+from wsi_pipeline.predictions.slide_features.groups import labelled_immature
 from wsi_pipeline.predictions.slide_models.cell_windows import CellWindows, read_windows
 
 LEAST_WEIGHT = 0.2
@@ -261,6 +262,8 @@ def bag_key(bag: CellBag) -> str:
     digest = hashlib.sha256("\n".join([bag.subject_id, *bag.cell_ids.tolist()]).encode())
     for said in (bag.given, bag.probabilities):
         digest.update(np.ascontiguousarray(said).tobytes())
+    if bag.given_labels is not None:
+        digest.update("\n".join(bag.given_labels.tolist()).encode())
     return digest.hexdigest()
 
 
@@ -269,7 +272,8 @@ def immature_rows(bag: CellBag, most: int) -> tuple[npt.NDArray[np.int64], Float
 
     A label that a folder or a reader gave counts before the classifier's answer: 1 or 0.
     """
-    alone = immature_weight(bag)
+    alone, labelled = immature_weight(bag), labelled_immature(bag)
+    alone = np.where(np.isfinite(labelled), labelled, alone)
     weight = np.where(bag.given >= 0, _given_immature(bag), alone)
     ordered = np.argsort(-weight, kind="stable")[:most]
     rows = np.sort(ordered[weight[ordered] >= LEAST_WEIGHT]).astype(np.int64)

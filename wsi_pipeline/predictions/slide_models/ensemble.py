@@ -20,6 +20,7 @@ from wsi_pipeline.errors import DataError, ModelError
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.slide_features.feature import FloatArray
 from wsi_pipeline.predictions.slide_models.calibration import ConformalSets, Scaling
+from wsi_pipeline.predictions.slide_models.known import Known
 from wsi_pipeline.predictions.slide_models.member import Member
 from wsi_pipeline.predictions.slide_models.subject import Subject, subjects_of
 from wsi_pipeline.predictions.slide_models.unusual import Unusual
@@ -75,6 +76,8 @@ class SlideEnsemble:
         By the optional names that apply, sorted and joined by ``+``.
     optional
         Names of members that not every subject has something for.
+    known
+        Whom it was trained on; None where its file does not say it.
     """
 
     task: Task
@@ -84,6 +87,7 @@ class SlideEnsemble:
     combinations: Mapping[str, Combination]
     optional: tuple[str, ...]
     unusual: Unusual
+    known: Known | None = None
 
     def probabilities(
         self,

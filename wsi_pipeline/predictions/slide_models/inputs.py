@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,8 @@ from wsi_pipeline.errors import ModelError
 from wsi_pipeline.predictions.slide_features.feature import FloatArray
 from wsi_pipeline.predictions.slide_features.groups import MATURE, groups_of, member
 from wsi_pipeline.predictions.slide_models.frame import CellFrame
-from wsi_pipeline.predictions.slide_models.subject import Subject, View
+from wsi_pipeline.predictions.slide_models.subject import LEAST_LABELLED, Subject, View
+from wsi_pipeline.taxonomies import load_taxonomy, taxonomy_names
 
 HALF_CELL = 0.5
 """Added to every denominator."""
@@ -73,7 +75,11 @@ class Composition:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Share of each label ``TAXONOMY/CLASS`` that folders or readers gave, per labelled cell."""
+    """Share of each label ``TAXONOMY/CLASS`` that folders or readers gave, per labelled cell.
+
+    A label of another taxonomy that means the same counts as the same. Subjects are read where at least half of their
+    cells carry a label that the training had: of other names nothing was learnt.
+    """
 
     labels: tuple[str, ...]
 
@@ -82,15 +88,24 @@ class Labels:
         return tuple(f"share of label {name}" for name in self.labels)
 
     def applies(self, subject: Subject) -> bool:
-        return subject.labelled
+        given = subject.bag.given_labels
+        if given is None or not subject.labelled:
+            return False
+        return bool(self._told(given).any(axis=1).mean() >= LEAST_LABELLED)
 
     def read(self, subject: Subject, view: View, weights: FloatArray) -> FloatArray:
         given = subject.bag.given_labels
         if given is None:
             return np.zeros((len(weights), len(self.names)))
-        counts = weights @ (given[:, None] == np.asarray(self.labels)[None, :]).astype(np.float64)
+        counts = weights @ self._told(given).astype(np.float64)
         found: FloatArray = counts / (weights @ (given != "").astype(np.float64) + HALF_CELL)[:, None]
         return found
+
+    def _told(self, given: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
+        """Return whether each cell carries each label ``(n, labels)``."""
+        names, place = np.unique(given, return_inverse=True)
+        same = np.array([[_same_label(str(name), own) for own in self.labels] for name in names], bool)
+        return same.reshape(len(names), len(self.labels))[place]
 
     def tensors(self) -> dict[str, npt.NDArray[Any]]:
         return {}
@@ -165,6 +180,22 @@ class RoutineCounts:
 
     def settings(self) -> dict[str, Any]:
         return {"reads": "routine-counts", "analytes": list(self.analytes)}
+
+
+@cache
+def _same_label(one: str, other: str) -> bool:
+    """Tell whether two labels ``TAXONOMY/CLASS`` mean the same cells."""
+    if one == other:
+        return True
+    first, second = (_meaning(*label.split("/", 1)) if "/" in label else "" for label in (one, other))
+    return bool(first) and first == second
+
+
+def _meaning(taxonomy: str, code: str) -> str:
+    if taxonomy not in taxonomy_names():
+        return ""
+    known = load_taxonomy(taxonomy)
+    return known.get(code).meaning if code in known.codes else ""
 
 
 def _mean(cells: FloatArray, inside: FloatArray, weights: FloatArray) -> FloatArray:

@@ -1,7 +1,7 @@
 """Slide-level models as files: ``NAME.slides.safetensors`` and the card beside it. Never a pickle.
 
-The tensors are the arrays of the members, those of member ``i`` named ``member.<i>.<array>``; the header holds the rest
-as JSON.
+The tensors are the arrays of the members, those of member ``i`` named ``member.<i>.<array>``, ``unusual.<array>``, and
+``known.<array>`` on whom it was trained; the header holds the rest as JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from wsi_pipeline.errors import ConfigError, DataError, ModelError
 from wsi_pipeline.predictions.slide_models.calibration import ConformalSets, Scaling
 from wsi_pipeline.predictions.slide_models.encoder_member import EncoderMember
 from wsi_pipeline.predictions.slide_models.ensemble import Combination, SlideEnsemble
+from wsi_pipeline.predictions.slide_models.known import Known
 from wsi_pipeline.predictions.slide_models.linear import LinearMember
 from wsi_pipeline.predictions.slide_models.member import Member
 from wsi_pipeline.predictions.slide_models.networks import AttentionMember, MorphotypeMember
@@ -57,6 +58,8 @@ def save_slide_model(model: SlideEnsemble, path: Path) -> None:
     tensors: dict[str, npt.NDArray[Any]] = {f"unusual.{k}": v for k, v in model.unusual.tensors().items()}
     for i, member in enumerate(model.members):
         tensors |= {f"member.{i}.{key}": value for key, value in member.tensors().items()}
+    if model.known is not None:
+        tensors |= {f"known.{key}": value for key, value in model.known.tensors().items()}
     header = {
         "format": FORMAT,
         "task": model.task.model_dump(mode="json"),
@@ -121,6 +124,7 @@ def _read(weights: Weights) -> SlideEnsemble:
             combinations=combinations,
             optional=tuple(map(str, header["optional"])),
             unusual=Unusual.load(header["limits"], _below("unusual.", tensors)),
+            known=Known.load(_below("known.", tensors)),
         )
     except (ModelError, ConfigError, DataError) as error:
         raise ModelError(f"{path}: {error}") from None

@@ -19,7 +19,13 @@ from wsi_pipeline.config import Specimen
 from wsi_pipeline.predictions.bags.bag import CellBag
 from wsi_pipeline.predictions.slide_features import Vocabulary, slide_features
 from wsi_pipeline.predictions.slide_features.feature import FloatArray
-from wsi_pipeline.predictions.slide_features.groups import IMMATURE, countable, groups_of, member
+from wsi_pipeline.predictions.slide_features.groups import (
+    IMMATURE,
+    countable,
+    groups_of,
+    labelled_immature,
+    member,
+)
 
 LEAST_LABELLED = 0.5
 """Share of cells that must carry a label for a subject to count as labelled."""
@@ -60,12 +66,14 @@ class Subject:
     def views(self) -> tuple[View, ...]:
         """Return the view that answers, and where it rests on labels the one without them."""
         own = self.bag.probabilities.astype(np.float64)
-        told = self.bag.given >= 0
-        if not told.any():
+        told, immature = self.bag.given >= 0, labelled_immature(self.bag)
+        if not told.any() and not np.isfinite(immature).any():
             return (_view(self.bag, own),)
         mixed = own.copy()
         mixed[told] = np.eye(own.shape[1])[self.bag.given[told]]
-        return (_view(self.bag, mixed), _view(self.bag, own))
+        labelled = _view(self.bag, mixed)
+        known = np.isfinite(immature)
+        return (replace(labelled, immature=np.where(known, immature, labelled.immature)), _view(self.bag, own))
 
     @cached_property
     def embedding(self) -> FloatArray:

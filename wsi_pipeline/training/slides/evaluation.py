@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wsi_pipeline.atomic import write_json, writing
-from wsi_pipeline.errors import ConfigError, DataError, ModelError
+from wsi_pipeline.errors import ConfigError, DataError, ModelError, some
 from wsi_pipeline.exports.report.assessment import write_assessment
 from wsi_pipeline.predictions.assessment import BASELINE, Estimate, Plan, Study
 from wsi_pipeline.predictions.assessment.document import document
@@ -25,6 +25,7 @@ from wsi_pipeline.predictions.slide_models.criteria import NAME as CRITERIA
 from wsi_pipeline.predictions.slide_models.criteria import CriteriaModel
 from wsi_pipeline.predictions.slide_models.decision import Decision, decide
 from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
+from wsi_pipeline.predictions.slide_models.known import WORDS, Why
 from wsi_pipeline.predictions.slide_models.storage import load_slide_model
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.training.slides.data import CohortRequest, read_request
@@ -47,6 +48,8 @@ class Evaluation:
         Share of the subjects with a probability whose class the set holds, whether it says anything or not.
     left_out
         Classes of the model that the cohort lacks; probabilities are of the others.
+    trained_on
+        Subjects that the model was trained on, by what they were known; they were set apart unless ``kept_known``.
     """
 
     study: Study
@@ -56,13 +59,19 @@ class Evaluation:
     covered: Estimate
     coverage: float
     left_out: tuple[str, ...]
+    trained_on: Mapping[str, int] = field(default_factory=dict)
+    kept_known: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
         shares = {name: document(getattr(self, name)) for name in ("answered", "right", "covered")}
         return {
             "n": self.study.n, "stated_coverage": self.coverage, **shares, "no_answer": self.reasons,
-            "classes_left_out": list(self.left_out), "study": self.study.document(),
+            "classes_left_out": list(self.left_out),
+            "trained_on": {
+                "subjects": dict(self.trained_on), "set_apart": bool(self.trained_on) and not self.kept_known,
+            },
+            "study": self.study.document(),
         }  # fmt: skip
 
 
@@ -73,21 +82,27 @@ def evaluate_slides(
     plan: Plan,
     *,
     allow_simulated: bool,
+    keep_known: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Evaluate a model and write ``metrics.json``, ``evaluation.html`` and ``evaluation.json``.
+
+    Subjects that the model was trained on are set apart and told, by the patient's name and by cells
+    (:mod:`wsi_pipeline.predictions.slide_models.known`).
 
     Parameters
     ----------
     request
         Returns which subjects, given the model with its task.
+    keep_known
+        Measure it on those too, where other people have the same names; the figures say so.
 
     Raises
     ------
     ModelError
         The model cannot be read, or was trained on simulated cohorts and these are not allowed.
     DataError
-        The runs or the table cannot be used.
+        The runs or the table cannot be used, or only subjects of the training are left.
     """
     model = load_slide_model(model_file)
     if model.card.get("simulated") and not allow_simulated:
@@ -97,10 +112,20 @@ def evaluate_slides(
     cohort, said = read_request(request(model), embedding=bool(model.card["reads_embedding"]))
     for line in said:
         report(f"note: {line}")
+    apart = known_subjects(model, cohort)
+    told = [apart.sentence(keep_known)] if apart.why else []
+    if model.known is None:
+        told = [f"the file of model {model.card['name']} does not say whom it was trained on; see to it that it was "
+                "not these subjects, or train it again"]  # fmt: skip
+    for line in told:
+        report(f"note: {line}")
+    if not keep_known:
+        cohort = apart.rest(cohort)
     found = evaluate_model(model, cohort, plan)
+    found = replace(found, trained_on=apart.counts, kept_known=keep_known)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        notes = [f"Trained on: {model.card['trained_on']}."]
+        notes = [f"Trained on: {model.card['trained_on']}.", *(f"{line[0].upper()}{line[1:]}." for line in told)]
         notes += ["SIMULATED: the model was trained on simulated cohorts."] if model.card.get("simulated") else []
         write_assessment(
             found.study, out / "evaluation.html", title=f"{model.card['name']}: {model.task.description}", notes=notes
@@ -108,6 +133,52 @@ def evaluate_slides(
         about = {"model": model.card["name"], "sha256": model.card["sha256"], "task": model.task.name}
         write_json(out / "metrics.json", {**about, **found.to_dict()})
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownSubjects:
+    """Subjects of a cohort that a model was trained on: row and by what it is known; ``n`` subjects in all."""
+
+    why: Mapping[int, Why]
+    names: tuple[str, ...]
+    n: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return how many are known by what."""
+        return dict(sorted(Counter(self.why.values()).items()))
+
+    def sentence(self, kept: bool) -> str:
+        """Return what a person is told."""
+        by = ", ".join(f"{n} by {WORDS[why]}" for why, n in Counter(self.why.values()).most_common())
+        done = "measured all the same, so the figures are too good" if kept else "set apart"
+        return (
+            f"{len(self.why)} of {self.n} subjects are {done}: the model was trained on them ({by}): {some(self.names)}"
+        )
+
+    def rest(self, cohort: Cohort) -> Cohort:
+        """Return the others.
+
+        Raises
+        ------
+        DataError
+            There are none.
+        """
+        if len(self.why) == self.n:
+            raise DataError(
+                f"the model was trained on all {self.n} subjects ({', '.join(self.counts)}); evaluate it on others, or "
+                "give --keep-known where other people have the same names"
+            )
+        return cohort.take([i for i in range(self.n) if i not in self.why])
+
+
+def known_subjects(model: SlideEnsemble, cohort: Cohort) -> KnownSubjects:
+    """Return the subjects that a model was trained on, as far as its file says it."""
+    why: dict[int, Why] = {}
+    for i, (bag, patient) in enumerate(zip(cohort.bags, cohort.patients, strict=True)):
+        if model.known is not None and (found := model.known.why(bag, patient)):
+            why[i] = found
+    return KnownSubjects(why=why, names=tuple(cohort.bags[i].subject_id for i in why), n=len(cohort))
 
 
 def evaluate_model(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -59,6 +59,9 @@ class FittedModel:
         where no member looks at cells.
     left_out
         Members that could be fitted in some of the folds only.
+    margins
+        ``(n, classes)`` of the members of each name, of the folds that did not see the subject; NaN where one did not
+        answer.
     """
 
     model: SlideEnsemble
@@ -66,6 +69,7 @@ class FittedModel:
     fold: IntArray
     cells: tuple[FloatArray, ...]
     left_out: tuple[str, ...] = ()
+    margins: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 def fit_slide_model(
@@ -143,6 +147,7 @@ def fit_slide_model(
             for own in cells
         ),
         left_out=left_out,
+        margins=held,
     )
 
 

@@ -161,7 +161,7 @@ def plain_answers(data: TrainingSet, subjects: Sequence[Subject]) -> dict[str, F
     numbers = np.arange(len(subjects))
     found = {}
     for name, table in own.items():
-        if name.startswith("label ") and not all(s.labelled for s in subjects):
+        if name.startswith("label ") and not all(Labels(labels=data.label_names).applies(s) for s in subjects):
             continue
         coefficients, intercept = _logistic(table, data.labels, data.n_classes)
         plain = _Logistic(coefficients, intercept, other[name], numbers)

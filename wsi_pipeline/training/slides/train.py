@@ -12,13 +12,15 @@ import numpy as np
 
 from wsi_pipeline.atomic import write_json, write_text, writing
 from wsi_pipeline.csv_rows import csv_text
-from wsi_pipeline.errors import ConfigError, DataError
+from wsi_pipeline.errors import ConfigError, DataError, some
 from wsi_pipeline.exports.report.assessment import write_assessment
 from wsi_pipeline.predictions.assessment import Plan, Study
 from wsi_pipeline.predictions.assessment.document import document
 from wsi_pipeline.predictions.bags import Cohort, cell_leakage
+from wsi_pipeline.predictions.bags.cells import FOLDER
 from wsi_pipeline.predictions.plain_csv import safe_cell
 from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
+from wsi_pipeline.predictions.slide_models.known import Known
 from wsi_pipeline.predictions.slide_models.storage import load_slide_model, map_file, model_path, save_slide_model
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
 from wsi_pipeline.predictions.trephines.cohort_map import fit_cohort_map
@@ -120,6 +122,11 @@ def train_slides(
     findings = cell_leakage(inside.bags, inside.patients)
     for finding in findings:
         report(f"note: {finding.message}")
+    if unknown := [n.removeprefix(f"{FOLDER}/") for n in data.label_names if n.startswith(f"{FOLDER}/")]:
+        report(
+            f"note: {len(unknown)} class folders are in no taxonomy and count as labels by their names: "
+            f"{some(unknown)}; see to it that they name cells, not diagnoses or batches"
+        )
     names = members_of(request.kind, request.encoder, sections=sections)
     counted = ", ".join(
         f"{c} {n}" for c, n in zip(data.task.codes, np.bincount(data.labels, minlength=data.n_classes), strict=True)
@@ -138,7 +145,7 @@ def train_slides(
     path = model_path(out, request.name)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        save_slide_model(fitted.model, path)
+        save_slide_model(replace(fitted.model, known=Known.of(inside.bags, inside.patients)), path)
         write_card(slide_card(request, inside, data, fitted, study, alone), path)
         if sections:
             _write_map(path, data)
