@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ from wsi_pipeline.cli import evaluate
 from wsi_pipeline.cli.levels import Level, chosen_level
 from wsi_pipeline.cli.train import Seed
 from wsi_pipeline.cli.train_counts import app
+from wsi_pipeline.errors import ConfigError
 
 Manifest = Annotated[Path, typer.Option(help="CSV table: patient (or slide_id), label, perhaps cohort and counts.")]
 Cells = Annotated[list[Path], typer.Option("--cells", help="Folder that `run` wrote; may be repeated.")]
@@ -24,6 +25,14 @@ Phenotypes = Annotated[
 Ignore = Annotated[
     bool, typer.Option("--ignore-unknown-labels", help="Leave out subjects whose label is outside the task.")
 ]
+
+
+def _chosen_map(text: str) -> Literal["pca", "umap"]:
+    if text == "pca":
+        return "pca"
+    if text == "umap":
+        return "umap"
+    raise ConfigError(f"--map {text!r}: give pca or umap")
 
 
 @app.command("slides")
@@ -53,6 +62,9 @@ def slides(
     ] = None,
     ignore_unknown_labels: Ignore = False,
     phenotypes: Phenotypes = None,
+    cohort_map: Annotated[
+        str, typer.Option("--map", help="Tasks of trephines: pca or umap (of 30 samples or more) lays out the map.")
+    ] = "pca",
     licence: Annotated[str, typer.Option(help="Licence of the slides and of the model, for the card.")] = "not stated",
     title: Annotated[
         str | None, typer.Option(help="What the cohort is, for the card; default the table's name.")
@@ -94,6 +106,7 @@ def slides(
         name=name or f"{asked.name}-{model}".replace("_", "-"),
         plan=Plan(folds=folds, repeats=repeats, null_repeats=null_repeats, fractions=(), seed=seed),
         train_cohort=train_cohort,
+        cohort_map=_chosen_map(cohort_map),
         licence=licence,
         title=title,
         attribution=attribution,
