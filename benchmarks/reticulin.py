@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--train-slides", type=int, default=40)
     parser.add_argument("--test-slides", type=int, default=16)
     parser.add_argument("--area", type=float, default=1.2, help="Of a slide, mm2.")
-    parser.add_argument("--uneven-stain", action="store_true", help="Slides stained less well, for training and testing.")
+    parser.add_argument("--uneven-stain", action="store_true", help="Slides stained less well, in both sets.")
     parser.add_argument("--model", help="Use this model instead of training one.")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--figure", type=Path)
@@ -128,8 +128,13 @@ def main() -> None:
         print(f"{name}: Spearman {estimate}, pairs in order {figure['in_order']:.3f}, n {len(names)}")
     if options.figure is not None:
         draw(options.figure, planted, found, grades)
-    work = {"test_slides": len(names), "area_mm2": options.area, "simulated": True,
-        "uneven_stain": options.uneven_stain, "model": Path(model).name}
+    work = {
+        "test_slides": len(names),
+        "area_mm2": options.area,
+        "simulated": True,
+        "uneven_stain": options.uneven_stain,
+        "model": Path(model).name,
+    }
     record(HERE / "results", "reticulin", "density", work, figures)
 
 

@@ -76,7 +76,9 @@ def test_an_uneven_stain_changes_the_stain_and_no_fibre():
     even = [draw_shape(i, 200, 0) for i in range(200)]
     uneven = [draw_shape(i, 200, 0, uneven_stain=True) for i in range(200)]
     stain = {"silver": 0.0, "nuclear_silver": 0.0, "grains_per_mm2": 0.0}
-    assert [replace(s, **{**stain, "silver": 1.0}) for s in even] == [replace(s, **{**stain, "silver": 1.0}) for s in uneven]
+    assert [replace(s, **{**stain, "silver": 1.0}) for s in even] == [
+        replace(s, **{**stain, "silver": 1.0}) for s in uneven
+    ]
     for name in stain:
         follows = spearmanr([s.density for s in uneven], [getattr(s, name) for s in uneven]).statistic
         assert abs(follows) < 0.2

@@ -3,10 +3,11 @@
 The features of every sample (its megakaryocytes, phenotypes, arrangement, cellularity) are standardised, what is
 missing is the cohort's median, and the first two principal components are the axes (Pearson, Philos. Mag. 2:559, 1901).
 Or, where that is asked for, UMAP lays the samples out (McInnes et al., arXiv 1802.03426): of it the places are kept and
-nothing else, and a new sample lies among its neighbours as in UMAP's own start (:func:`placed_among`). Around the samples of a class run the contours of their kernel density (Gaussian, Scott's width) that enclose 50 and
-90 % of it. A map like this is the output of Sirinukunwattana et al., Blood Adv 4:3284, 2020. It shows who is like whom;
-it is no test, and two components leave out most of what there is: how much they keep is in the file. On a UMAP how far
-groups lie apart means little.
+nothing else, and a new sample lies among its neighbours as in UMAP's own start (:func:`placed_among`). Around the
+samples of a class run the contours of their kernel density (Gaussian, Scott's width) that enclose 50 and 90 % of it. A
+map like this is the output of Sirinukunwattana et al., Blood Adv 4:3284, 2020. It shows who is like whom; it is no
+test, and two components leave out most of what there is: how much they keep is in the file. On a UMAP how far groups
+lie apart means little.
 
 The map is one JSON file beside its model, ``NAME.slides.map.json``; reference samples have a class and a place there,
 no name.
