@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 import shapely
 import tifffile
 
-from tests.test_pipeline import run_here
+from tests.test_pipeline import SETTINGS as PIPELINE
+from tests.test_pipeline import arguments, run_here
 from wsi_pipeline.config import load_config
 from wsi_pipeline.errors import ConfigError, ModelError
 from wsi_pipeline.evaluation.identical import first_difference
@@ -120,6 +123,18 @@ def test_embeddings_are_of_megakaryocytes_alone(run: Path) -> None:
 def test_results_do_not_depend_on_the_core_size(slide: Path, run: Path, tmp_path: Path, core_px: int) -> None:
     run_here([slide], tmp_path, {**SETTINGS, "tiling.core_px": core_px})
     assert cells_of(tmp_path)["block"].nunique() > 2
+    assert first_difference(run, tmp_path, "section") is None
+
+
+def test_two_workers_on_the_command_line_give_the_same(slide: Path, run: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "wsi_pipeline.cli.main", "run", str(slide), "--out", str(tmp_path),
+        *arguments({**PIPELINE, **SETTINGS, "tiling.core_px": 256, "runtime.workers": 2}),
+    ]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert cells_of(tmp_path)["block"].nunique() > 4
+    assert json.loads((tmp_path / "run.json").read_text())["workers"] == 2
     assert first_difference(run, tmp_path, "section") is None
 
 

@@ -85,6 +85,22 @@ def test_a_run_with_a_model_gives_an_index_map_and_tiles(command, slide, weights
 
 
 @pytest.mark.usefixtures("in_this_process")
+def test_slides_of_a_patient_have_one_index_together(command, slide, weights, tmp_path):  # noqa: F811
+    other = slide.with_name("reticulin002.tiff")
+    (tmp_path / "list.csv").write_text(f"slide,patient\n{slide},P1\n{other},P1\n")
+    out = tmp_path / "out"
+    assert _run(command, tmp_path / "list.csv", out, "--set", f"fibrosis.model={weights}", "--allow-simulated")[0] == 0
+    with (out / "predictions.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["task"] == "fibrosis"]
+    patient = rows[-1]
+    assert [row["level"] for row in rows] == ["slide", "slide", "patient"]
+    assert (patient["subject_id"], patient["slide_id"], patient["class"]) == ("P1", "", "fibrosis_index")
+    with (out / "fibrosis.csv").open() as file:
+        low, high = sorted(float(row["index"]) for row in csv.DictReader(file))
+    assert low < float(patient["probability"]) < high
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_without_a_model_dark_pixels_are_given_and_the_index_abstains(command, slide, tmp_path):
     assert _run(command, slide, tmp_path)[0] == 0
     with (tmp_path / "fibrosis.csv").open() as file:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from wsi_pipeline.errors import ConfigError
 from wsi_pipeline.manifest import read_manifest
@@ -68,3 +70,27 @@ def test_what_else_differs_does_not_follow_the_density():
     for name in ("thickness_um", "silver", "counterstain", "fat_share", "ground"):
         other = np.argsort(np.argsort([getattr(s, name) for s in shapes]))
         assert abs(np.corrcoef(density, other)[0, 1]) < 0.2
+
+
+def test_an_uneven_stain_changes_the_stain_and_no_fibre():
+    even = [draw_shape(i, 200, 0) for i in range(200)]
+    uneven = [draw_shape(i, 200, 0, uneven_stain=True) for i in range(200)]
+    stain = {"silver": 0.0, "nuclear_silver": 0.0, "grains_per_mm2": 0.0}
+    assert [replace(s, **{**stain, "silver": 1.0}) for s in even] == [
+        replace(s, **{**stain, "silver": 1.0}) for s in uneven
+    ]
+    for name in stain:
+        follows = spearmanr([s.density for s in uneven], [getattr(s, name) for s in uneven]).statistic
+        assert abs(follows) < 0.2
+
+
+def test_silver_in_nuclei_and_grains_are_dark_without_fibres():
+    plain, nuclei, grains = (
+        draw_reticulin(ReticulinShape(density=0.0, **more), width=600, height=600, seed=2)
+        for more in ({}, {"nuclear_silver": 0.8}, {"grains_per_mm2": 2000.0})
+    )
+    dark = [float((d.pixels[d.marrow].max(axis=-1) < 120).mean()) for d in (plain, nuclei, grains)]
+    assert dark[0] < 0.001
+    assert dark[1] > 0.05
+    assert 0.002 < dark[2] < 0.05
+    assert nuclei.density == grains.density == 0.0

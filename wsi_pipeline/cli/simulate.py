@@ -105,14 +105,18 @@ def reticulin(
     slides: Annotated[int, typer.Option(help="Slides, of densities of fibre from low to high.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same slides.")] = 0,
     area: Annotated[float, typer.Option(help="Area of a slide, mm2.")] = 2.0,
+    uneven_stain: Annotated[
+        bool, typer.Option("--uneven-stain", help="Faint to black silver, silver in nuclei, precipitate.")
+    ] = False,
 ) -> None:
     """Draw reticulin slides of controlled fibre density, with a manifest for run and train fibrosis."""
     from wsi_pipeline.simulation.reticulin_cohort import make_reticulin_cohort
 
     with writing(out):
         made = make_reticulin_cohort(
-            out, slides=slides, seed=seed, area_mm2=area, report=lambda text: typer.echo(text, err=True)
-        )
+            out, slides=slides, seed=seed, area_mm2=area, uneven_stain=uneven_stain,
+            report=lambda text: typer.echo(text, err=True),
+        )  # fmt: skip
     typer.echo(f"manifest: {made.manifest}")
     typer.echo(f"truth: {made.truth}")
     typer.echo(f"slides: {made.n}, simulated: drawn, no pixel is of a real slide")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,6 +20,15 @@ from wsi_pipeline.cli.options import (
     SlidesLicence,
     chosen_level,
 )
+from wsi_pipeline.errors import ConfigError
+
+
+def _chosen_map(text: str) -> Literal["pca", "umap"]:
+    if text == "pca":
+        return "pca"
+    if text == "umap":
+        return "umap"
+    raise ConfigError(f"--map {text!r}: give pca or umap")
 
 
 def slides(
@@ -48,6 +57,9 @@ def slides(
     ] = None,
     ignore_unknown_labels: IgnoreUnknownSubjects = False,
     phenotypes: Phenotypes = None,
+    cohort_map: Annotated[
+        str, typer.Option("--map", help="Tasks of trephines: pca or umap (of 30 samples or more) lays out the map.")
+    ] = "pca",
     licence: SlidesLicence = "not stated",
     title: Annotated[
         str | None, typer.Option(help="What the cohort is, for the card; default the table's name.")
@@ -89,6 +101,7 @@ def slides(
         name=name or f"{asked.name}-{model}".replace("_", "-"),
         plan=Plan(folds=folds, repeats=repeats, null_repeats=null_repeats, fractions=(), seed=seed),
         train_cohort=train_cohort,
+        cohort_map=_chosen_map(cohort_map),
         licence=licence,
         title=title,
         attribution=attribution,

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import shapely
+from scipy import ndimage
 
 from wsi_pipeline.cells.features import NAMES
 from wsi_pipeline.cells.morphology import measure_morphology
@@ -124,6 +125,8 @@ def _measured(cell: shapely.Geometry, nucleus: shapely.Geometry) -> npt.NDArray[
         mask = np.zeros((box.height, box.width), np.uint8)
         rasterise(parts[shapely.get_type_id(parts) == 3], np.ones(len(parts), np.uint8), mask, box)
         masks.append(mask)
+    # A run fills the holes of the nuclear stain inside a cell (cells.measure), so what was planted is measured so too.
+    inner = ndimage.binary_fill_holes(masks[1] > 0) & (masks[0] > 0)
     # Shape alone is asked for: what the pixels show plays no part.
     grey = np.full((box.height, box.width, 3), 200, np.uint8)
-    return measure_morphology(masks[0].astype(np.int32), grey, mpp=MPP, nucleus=masks[1] > 0)[0]
+    return measure_morphology(masks[0].astype(np.int32), grey, mpp=MPP, nucleus=inner)[0]

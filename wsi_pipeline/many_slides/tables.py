@@ -11,6 +11,7 @@ from typing import Any
 from wsi_pipeline.atomic import write_json, write_text
 from wsi_pipeline.exports.report.patient import PATIENTS_FILE
 from wsi_pipeline.one_slide.answers import answer_patient
+from wsi_pipeline.one_slide.fibrosis import patient_fibrosis
 from wsi_pipeline.one_slide.finish import taxonomy_of
 from wsi_pipeline.one_slide.job import SlideJob
 from wsi_pipeline.predictions import (
@@ -61,6 +62,7 @@ def write_tables(out: Path, jobs: Sequence[SlideJob], summaries: Sequence[dict[s
             corrected_rows.append({"slide_id": summary["slide_id"], **known, **rounded})
     patients = _patients(jobs, summaries)
     prediction_rows += [prediction_row(p) for patient in patients for p in patient["predictions"]]
+    prediction_rows += [prediction_row(answer.to_dict()) for answer in patient_fibrosis(jobs, summaries)]
     if patients:
         write_json(out / PATIENTS_FILE, {"patients": patients})
     else:

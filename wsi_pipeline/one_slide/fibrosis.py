@@ -6,6 +6,7 @@ As for cells, a chunk of tiles is the unit of scheduling and resuming, and nothi
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,17 @@ from wsi_pipeline.one_slide.asked import attempt_key
 from wsi_pipeline.one_slide.job import SlideJob, ledger_of
 from wsi_pipeline.one_slide.summary import identity_of
 from wsi_pipeline.predictions.adequacy import fibrosis_adequacy
-from wsi_pipeline.predictions.fibrosis import FibrosisModel, TileGrid, fibrosis_index, fibrosis_prediction, see_tile
+from wsi_pipeline.predictions.fibrosis import (
+    FibrosisModel,
+    TileGrid,
+    fibrosis_index,
+    fibrosis_prediction,
+    patient_index,
+    see_tile,
+)
 from wsi_pipeline.predictions.fibrosis.index import FibrosisIndex, fibrosis_csv
 from wsi_pipeline.predictions.fibrosis.tiles import pixels_inside
+from wsi_pipeline.predictions.prediction import Prediction
 from wsi_pipeline.regions import (
     Regions,
     area_mm2,
@@ -331,6 +340,37 @@ def finish_fibres(job: SlideJob, prepared: PreparedFibres, timings: dict[str, fl
             language=config.exports.language,
         )
     return summary
+
+
+def patient_fibrosis(jobs: Sequence[SlideJob], summaries: Sequence[dict[str, Any]]) -> list[Prediction]:
+    """Return the index of each patient of a run's finished reticulin slides, in the order of their first slides."""
+    pooled: dict[str, list[tuple[SlideJob, dict[str, Any]]]] = {}
+    for job, summary in zip(jobs, summaries, strict=True):
+        if job.subject_id and summary["status"] == "ok" and "fibrosis" in summary:
+            pooled.setdefault(job.subject_id, []).append((job, summary))
+    found = []
+    for subject, members in pooled.items():
+        first, config = members[0][1], members[0][0].config
+        index = patient_index(
+            [own.folder / "fibrosis.parquet" for own, _ in members],
+            tile_um=first["fibrosis"]["tile_um"],
+            min_tiles=config.fibrosis.min_tiles,
+            confidence=config.predictions.confidence,
+        )
+        asked = first["predictions"][0]
+        found.append(
+            fibrosis_prediction(
+                index,
+                slide_id="",
+                subject_id=subject,
+                model=asked["model"],
+                trained_on=asked["trained_on"],
+                simulated=first["fibrosis"]["simulated"],
+                confidence=config.predictions.confidence,
+                level="patient",
+            )
+        )
+    return found
 
 
 def _quality(prepared: PreparedFibres, n_tiles: int, searched_mm2: float, lost_mm2: float) -> dict[str, Any]:

@@ -54,6 +54,10 @@ class ReticulinShape:
         Of the marrow spaces, 0 to 0.6.
     silver, counterstain, ground
         How dark fibres, nuclei and ground are, 1 as usual; laboratories differ in them.
+    nuclear_silver
+        How dark nuclei are of silver beside their counterstain, over fibres; more than 0 on over-impregnated slides.
+    grains_per_mm2
+        Grains of precipitated silver, in tissue, 1 to 5 um wide.
     blur_um
         Of the lens, standard deviation.
     """
@@ -67,11 +71,14 @@ class ReticulinShape:
     counterstain: float = 1.0
     ground: float = 1.0
     blur_um: float = 0.25
+    nuclear_silver: float = 0.0
+    grains_per_mm2: float = 0.0
 
     def __post_init__(self) -> None:
         limits = {
             "density": (0, 600), "thickness_um": (0.3, 4), "crossing": (0, 1), "unevenness": (0, 1),
             "fat_share": (0, 0.6), "silver": (0.3, 2), "counterstain": (0, 2), "ground": (0, 2), "blur_um": (0, 2),
+            "nuclear_silver": (0, 1), "grains_per_mm2": (0, 5000),
         }  # fmt: skip
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
@@ -127,6 +134,8 @@ def draw_reticulin(shape: ReticulinShape, *, width: int, height: int, seed: int)
     silver, length_um = _fibres(shape, marrow, seed)
     density = length_um * 1e-3 / max(float(marrow.sum()) * MPP**2 * 1e-6, 1e-9)
     nuclei = _nuclei(marrow, keyed_generator(seed, _PURPOSE, 2, 0))
+    silver = np.maximum(silver, shape.nuclear_silver * nuclei)
+    silver = np.maximum(silver, _grains(tissue, shape.grains_per_mm2, keyed_generator(seed, _PURPOSE, 5, 0)))
     cloud = smooth_noise(seed, _PURPOSE + 2, x_um, y_um, 45.0) + 0.6 * smooth_noise(seed, _PURPOSE + 3, x_um, y_um, 7.0)
     ground = shape.ground * np.where(marrow, 0.75 + 0.25 * cloud, 0.0).astype(np.float32)
     lamellae = 1.0 + 0.06 * smooth_noise(seed, _PURPOSE + 4, x_um, y_um, 30.0)
@@ -216,6 +225,18 @@ def _nuclei(marrow: _Mask, rng: np.random.Generator) -> _Floats:
         axes = (int(rng.uniform(2.2, 4.2) / MPP), int(rng.uniform(2.2, 4.2) / MPP))
         centre = (int(columns[place]), int(rows[place]))
         cv2.ellipse(canvas, centre, axes, rng.uniform(0, 180), 0, 360, int(rng.uniform(120, 255)), -1, cv2.LINE_AA)
+    return np.asarray(canvas / 255, dtype=np.float32)
+
+
+def _grains(tissue: _Mask, per_mm2: float, rng: np.random.Generator) -> _Floats:
+    """Return precipitate: black grains that have nothing to do with fibres."""
+    canvas = np.zeros(tissue.shape, np.uint8)
+    rows, columns = np.nonzero(tissue) if per_mm2 > 0 else (np.zeros(0, int), np.zeros(0, int))
+    for place in rng.integers(0, max(len(rows), 1), round(len(rows) * MPP**2 * 1e-6 * per_mm2)):
+        # OpenCV draws at fractions of a pixel when told so.
+        radius = float(rng.uniform(0.5, 2.5)) / MPP
+        centre = (int(columns[place]) << _SHIFT, int(rows[place]) << _SHIFT)
+        cv2.circle(canvas, centre, round(radius * 2**_SHIFT), int(rng.uniform(150, 255)), -1, cv2.LINE_AA, _SHIFT)
     return np.asarray(canvas / 255, dtype=np.float32)
 
 

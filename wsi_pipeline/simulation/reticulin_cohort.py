@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ DENSITIES = (4.0, 260.0)
 _MANIFEST = ("slide", "slide_id", "patient", "label", "specimen", "mpp", "simulated")
 _TRUTH = (
     "slide_id", "simulated", "grade", "density_mm_per_mm2", "thickness_um", "crossing", "unevenness", "fat_share",
-    "silver", "counterstain", "marrow_mm2",
+    "silver", "counterstain", "nuclear_silver", "grains_per_mm2", "marrow_mm2",
 )  # fmt: skip
 
 
@@ -34,16 +34,18 @@ class ReticulinCohort:
     n: int
 
 
-def draw_shape(number: int, of: int, seed: int) -> ReticulinShape:
+def draw_shape(number: int, of: int, seed: int, *, uneven_stain: bool = False) -> ReticulinShape:
     """Return slide ``number`` of a cohort: densities rise evenly in their logarithm, all else is drawn apart from it.
 
     Thickness, direction, fat, and the darkness of silver, nuclei and ground do not depend on the density, so a measure
-    that follows them instead of the fibres is found out.
+    that follows them instead of the fibres is found out. With ``uneven_stain`` the same fibres are stained less well:
+    silver from faint to black (0.35 to 1.3 instead of 0.6 to 1.2), every second slide with silver in its nuclei, every
+    second with precipitate.
     """
     rng = np.random.default_rng([seed, number])
     low, high = np.log(DENSITIES)
     place = (number + rng.random()) / of
-    return ReticulinShape(
+    drawn = ReticulinShape(
         density=float(np.exp(low + place * (high - low))),
         thickness_um=float(rng.uniform(0.6, 1.5)),
         crossing=float(rng.uniform(0.3, 1.0)),
@@ -54,10 +56,25 @@ def draw_shape(number: int, of: int, seed: int) -> ReticulinShape:
         ground=float(rng.uniform(0.6, 1.5)),
         blur_um=float(rng.uniform(0.1, 0.5)),
     )
+    if not uneven_stain:
+        return drawn
+    nuclei, grains = rng.random(2) < 0.5
+    return replace(
+        drawn,
+        silver=float(rng.uniform(0.35, 1.3)),
+        nuclear_silver=float(nuclei * rng.uniform(0.2, 0.8)),
+        grains_per_mm2=float(grains * rng.uniform(200, 2000)),
+    )
 
 
 def make_reticulin_cohort(
-    out: Path, *, slides: int, seed: int, area_mm2: float = 2.0, report: Callable[[str], None] = lambda _: None
+    out: Path,
+    *,
+    slides: int,
+    seed: int,
+    area_mm2: float = 2.0,
+    uneven_stain: bool = False,
+    report: Callable[[str], None] = lambda _: None,
 ) -> ReticulinCohort:
     """Make reticulin slides of one patient each, in an order of their names that says nothing of the density.
 
@@ -67,6 +84,8 @@ def make_reticulin_cohort(
         How many, 4 to 999.
     area_mm2
         Of a slide, which is a square, 0.5 to 30.
+    uneven_stain
+        As of :func:`draw_shape`.
     report
         Told of each slide.
 
@@ -86,7 +105,7 @@ def make_reticulin_cohort(
     manifest, truth = [], []
     for place, number in enumerate(order.tolist()):
         name = f"reticulin{place + 1:03d}"
-        shape = draw_shape(number, slides, seed)
+        shape = draw_shape(number, slides, seed, uneven_stain=uneven_stain)
         drawn = make_reticulin_slide(
             out / "slides" / f"{name}.tiff", shape, size_px=(side, side), seed=seed * 1000 + number
         )
@@ -94,7 +113,7 @@ def make_reticulin_cohort(
         manifest.append((f"slides/{name}.tiff", name, name, grade, "trephine", f"{MPP:g}", "true"))
         planted = (
             drawn.density, shape.thickness_um, shape.crossing, shape.unevenness, shape.fat_share, shape.silver,
-            shape.counterstain, drawn.marrow.sum() * MPP**2 * 1e-6,
+            shape.counterstain, shape.nuclear_silver, shape.grains_per_mm2, drawn.marrow.sum() * MPP**2 * 1e-6,
         )  # fmt: skip
         truth.append((name, "true", grade, *(f"{value:.4f}" for value in planted)))
         report(f"[{place + 1}/{slides}] {name}")

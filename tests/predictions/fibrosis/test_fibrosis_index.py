@@ -6,10 +6,12 @@ import csv
 import io
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import shapely
 
-from wsi_pipeline.predictions.fibrosis import TileGrid, fibrosis_index, fibrosis_prediction, see_tile
+from wsi_pipeline.predictions.fibrosis import TileGrid, fibrosis_index, fibrosis_prediction, patient_index, see_tile
 from wsi_pipeline.predictions.fibrosis.index import COLUMNS, fibrosis_csv
 from wsi_pipeline.predictions.fibrosis.tiles import POOL_PX, pixels_inside
 from wsi_pipeline.units import Box
@@ -98,3 +100,26 @@ def test_fat_is_no_marrow_and_dark_fibres_are_counted():
     nothing = see_tile(pixels, np.zeros((256, 256), bool), glass=(246, 245, 241), mpp=0.5, margin=16)
     assert nothing.marrow_share == 0
     assert np.isnan(nothing.fibre_share)
+
+
+def test_sections_of_a_patient_are_pooled_by_their_marrow(tmp_path):
+    def table(name, scores, share):
+        places = PLACES[: len(scores)]
+        columns = {"score": scores, "marrow_share": share, "x_um": places[:, 0], "y_um": places[:, 1]}
+        pq.write_table(pa.table({k: np.asarray(v, np.float32) for k, v in columns.items()}), tmp_path / name)
+        return tmp_path / name
+
+    many = table("many.parquet", np.full(100, 0.2), np.full(100, 1.0))
+    few = table("few.parquet", np.full(20, 0.8), np.full(20, 0.5))
+    found = patient_index([many, few], tile_um=128, min_tiles=30)
+    assert found.value == pytest.approx((100 * 0.2 + 10 * 0.8) / 110)
+    assert found.marrow_mm2 == pytest.approx(110 * 0.128**2)
+    alone = patient_index([many], tile_um=128, min_tiles=30)
+    # Squares of two sections at one place are two.
+    assert found.n_squares == alone.n_squares + patient_index([few], tile_um=128, min_tiles=1).n_squares
+    assert patient_index([few], tile_um=128, min_tiles=30).reason == "too-little-marrow"
+    unscored = pa.table(
+        {**{k: np.ones(3) for k in ("marrow_share", "x_um", "y_um")}, "score": pa.nulls(3, pa.float32())}
+    )
+    pq.write_table(unscored, tmp_path / "none.parquet")
+    assert patient_index([many, tmp_path / "none.parquet"], tile_um=128, min_tiles=1) is None

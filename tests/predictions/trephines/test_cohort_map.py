@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsi_pipeline.errors import ModelError
+from wsi_pipeline.errors import DataError, ModelError
 from wsi_pipeline.exports.report.cohort_map import cohort_map_svg
 from wsi_pipeline.predictions.trephines.cohort_map import CohortMap, fit_cohort_map, load_cohort_map
 
@@ -94,6 +94,39 @@ def test_few_samples_of_a_class_have_no_contour() -> None:
     assert (
         fit_cohort_map(NAMES[:1], values[:, :1], labels, classes=[], model="m", simulated=False, trained_on="") is None
     )
+
+
+def test_a_umap_keeps_places_alone_and_a_new_sample_lies_among_its_like() -> None:
+    values, labels = cohort(40)
+
+    def umap() -> CohortMap:
+        found = fit_cohort_map(
+            NAMES, values, labels, classes=[("et", "ET"), ("pv", "PV")], model="m", simulated=False, trained_on="-",
+            method="umap", seed=3,
+        )  # fmt: skip
+        assert found is not None
+        return found
+
+    found = umap()
+    own = found.document
+    assert own == umap().document
+    assert own.axes == ()
+    first = found.place(NAMES, values[0])
+    assert (first["x"], first["y"]) == (own.samples[0].x, own.samples[0].y)
+    new = found.place(NAMES, np.array([3.0, -2.0, 0.0, 1.0, np.nan]))
+    middles = {code: np.mean([(s.x, s.y) for s in own.samples if s.code == code], axis=0) for code in ("et", "pv")}
+    apart = {code: float(np.hypot(*(middle - (new["x"], new["y"])))) for code, middle in middles.items()}
+    assert apart["pv"] < 0.5 * apart["et"]
+    svg = str(cohort_map_svg(found.drawing(new)))
+    assert "UMAP 2" in svg
+    assert "Component" not in svg
+    with pytest.raises(DataError, match="a UMAP of 29 samples would be chance: 30 are needed"):
+        fit_cohort_map(
+            NAMES, values[:29], labels[:29], classes=[("et", "ET"), ("pv", "PV")], model="m", simulated=False,
+            trained_on="-", method="umap",
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="a map of pca has 0 axes"):
+        type(own).model_validate({**own.model_dump(), "method": "pca"})
 
 
 def test_the_file_comes_back_and_damage_is_said(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import shapely
 from made_trephines import MPP, WINDOW, MadeTrephine, cells_of
 from shapely.geometry import MultiPolygon
 
@@ -18,7 +19,8 @@ from wsi_pipeline.errors import DataError
 from wsi_pipeline.predictions.trephines.megakaryocytes import MEASURES, Megakaryocytes, read_megakaryocytes
 from wsi_pipeline.predictions.trephines.mekanet import UNITS
 from wsi_pipeline.predictions.trephines.sample import MEGAKARYOCYTE_COLUMNS, TrephineSample, trephine_sample
-from wsi_pipeline.predictions.trephines.window import MarrowWindow
+from wsi_pipeline.predictions.trephines.window import MarrowWindow, window_of
+from wsi_pipeline.regions.regions import Exclusion, RegionMode, Regions
 
 
 def read(slide: MadeTrephine, tmp_path: Path, n_nuclei: int = 60) -> Megakaryocytes:
@@ -128,3 +130,22 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no parquet")
     with pytest.raises(DataError, match="cannot be read"):
         read_megakaryocytes(path)
+
+
+def test_bone_told_in_an_image_read_whole_is_no_marrow() -> None:
+    image, bone = shapely.box(0, 0, 1000, 500), shapely.box(0, 0, 200, 500)
+
+    def regions(mode: RegionMode) -> Regions:
+        return Regions(
+            included=MultiPolygon([image]), excluded=(), mode_requested="auto", mode=mode, note="", area_mm2=0.125,
+            fingerprint="f", bounds_offset_px0=(0, 0), inside=(Exclusion(bone, "bone"), Exclusion(image, "fat")),
+        )  # fmt: skip
+
+    whole, drawn = window_of(regions("all"), (0.5, 0.5)), window_of(regions("file"), (0.5, 0.5))
+    assert whole.area_um2 == pytest.approx(800 * 500 / 4)
+    assert whole.bone.area == pytest.approx(200 * 500 / 4)
+    distance = whole.bone_distance_um(np.array([[150.0, 100.0], [50.0, 100.0]]))
+    assert distance is not None
+    assert distance == pytest.approx([50.0, 0.0])
+    assert drawn.area_um2 == pytest.approx(1000 * 500 / 4)
+    assert drawn.bone.is_empty

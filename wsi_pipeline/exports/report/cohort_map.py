@@ -122,7 +122,7 @@ def _axes(drawing: Mapping[str, Any], words: Words) -> list[str]:
     said = [
         words.sentence(say("Component {number} ({percent:.0f} %)", number=i + 1, percent=100 * axis["explained"]))
         for i, axis in enumerate(drawing["axes"])
-    ]
+    ] or ["UMAP 1", "UMAP 2"]
     middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
     return [
         f'<text x="{LEFT}" y="{HEIGHT - BOTTOM + 18}" fill="currentColor">{escape(said[0])}</text>',
@@ -156,4 +156,7 @@ def _legend(drawing: Mapping[str, Any], codes: Sequence[str], names: Mapping[str
             f'<text x="{LEFT}" y="{y}" fill="currentColor" font-size="11">{escape(_main(number, axis, words))}</text>'
         )
         y += 16
+    if not drawing["axes"]:
+        note = words.sentence(say("UMAP: neighbours are alike; how far groups lie apart means little."))
+        found.append(f'<text x="{LEFT}" y="{y}" fill="currentColor" font-size="11">{escape(note)}</text>')
     return found

@@ -1,4 +1,4 @@
-"""From tiles to the index of a slide: the mean over its marrow, how uneven it is, and the interval."""
+"""From tiles to the index of a slide or patient: the mean over its marrow, how uneven it is, and the interval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsi_pipeline.predictions.plain_csv import safe_cell
-from wsi_pipeline.predictions.prediction import ModelEvidence, ModelProbability, Prediction
+from wsi_pipeline.predictions.prediction import ModelEvidence, ModelProbability, Prediction, PredictionLevel
 from wsi_pipeline.sentences import say
 
 SQUARE_UM = 512.0
@@ -71,9 +71,10 @@ def fibrosis_index(
     places_um: npt.ArrayLike,
     *,
     min_tiles: int,
+    section: npt.ArrayLike | None = None,
     confidence: float = 0.95,
 ) -> FibrosisIndex:
-    """Return the index of a slide.
+    """Return the index of a slide, or of several sections together.
 
     Parameters
     ----------
@@ -85,6 +86,8 @@ def fibrosis_index(
         ``(n, 2)`` centres, microns from the slide's origin.
     min_tiles
         With fewer there is no index.
+    section
+        ``(n,)`` number of the slide each tile is on; None where all are on one.
 
     Notes
     -----
@@ -94,7 +97,9 @@ def fibrosis_index(
     score, weight = np.asarray(scores, np.float64), np.asarray(marrow_mm2, np.float64)
     places = np.asarray(places_um, np.float64).reshape(-1, 2)
     total = float(weight.sum())
-    squares, unit = np.unique(np.floor(places / SQUARE_UM).astype(np.int64), axis=0, return_inverse=True)
+    slide = np.zeros(len(score), np.int64) if section is None else np.asarray(section, np.int64)
+    square = np.column_stack([slide, np.floor(places / SQUARE_UM).astype(np.int64)])
+    squares, unit = np.unique(square, axis=0, return_inverse=True)
     known: dict[str, Any] = {"n_tiles": len(score), "n_squares": len(squares), "marrow_mm2": total}
     nothing: dict[str, Any] = dict.fromkeys(("value", "lower", "upper", "sd", "iqr"))
     if len(score) < min_tiles or total <= 0:
@@ -127,13 +132,14 @@ def fibrosis_prediction(
     trained_on: str,
     simulated: bool,
     confidence: float,
+    level: PredictionLevel = "slide",
 ) -> Prediction:
-    """Return the row of ``predictions.csv``; ``index`` is None where no model was asked.
+    """Return the row of ``predictions.csv``; ``index`` is None where no model was asked, ``slide_id`` empty of patients.
 
     ``probability`` holds the index, which is no probability; ``probability_of`` says so.
     """
     known: dict[str, Any] = {
-        "slide_id": slide_id, "level": "slide", "subject_id": subject_id, "task": FIBROSIS_TASK, "n_cells": 0,
+        "slide_id": slide_id, "level": level, "subject_id": subject_id, "task": FIBROSIS_TASK, "n_cells": 0,
         "model": model, "trained_on": trained_on,
     }  # fmt: skip
     reason = "no-real-training-data" if index is None else index.reason
@@ -148,6 +154,8 @@ def fibrosis_prediction(
             )
             if index is None
             else say("There is too little marrow on this slide for an index.")
+            if level == "slide"
+            else say("There is too little marrow on these slides for an index.")
         )
         return Prediction(**known, class_name="", basis=None, abstained=True, reason=str(reason), wording=wording)
     return Prediction(

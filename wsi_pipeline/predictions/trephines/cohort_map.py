@@ -2,9 +2,12 @@
 
 The features of every sample (its megakaryocytes, phenotypes, arrangement, cellularity) are standardised, what is
 missing is the cohort's median, and the first two principal components are the axes (Pearson, Philos. Mag. 2:559, 1901).
-Around the samples of a class run the contours of their kernel density (Gaussian, Scott's width) that enclose 50 and
-90 % of it. A map like this is the output of Sirinukunwattana et al., Blood Adv 4:3284, 2020. It shows who is like whom;
-it is no test, and two components leave out most of what there is: how much they keep is in the file.
+Or, where that is asked for, UMAP lays the samples out (McInnes et al., arXiv 1802.03426): of it the places are kept and
+nothing else, and a new sample lies among its neighbours as in UMAP's own start (:func:`placed_among`). Around the
+samples of a class run the contours of their kernel density (Gaussian, Scott's width) that enclose 50 and 90 % of it. A
+map like this is the output of Sirinukunwattana et al., Blood Adv 4:3284, 2020. It shows who is like whom; it is no
+test, and two components leave out most of what there is: how much they keep is in the file. On a UMAP how far groups
+lie apart means little.
 
 The map is one JSON file beside its model, ``NAME.slides.map.json``; reference samples have a class and a place there,
 no name.
@@ -23,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
-from wsi_pipeline.errors import ModelError
+from wsi_pipeline.errors import DataError, ModelError
 from wsi_pipeline.predictions.trephines.parts import Number, Part
 from wsi_pipeline.predictions.trephines.window import FloatArray
 
@@ -34,8 +37,14 @@ LEAST_OF_CLASS = 5
 """Samples of a class that contours need."""
 NEAREST = 5
 """Reference samples that are named for a new one."""
+MapMethod = Literal["pca", "umap"]
+LEAST_FOR_UMAP = 30
+"""Samples; UMAP's picture of fewer would be chance."""
+_UMAP_NEIGHBOURS = 15
 _GRID = 80
 _LEAST_KNOWN = 0.5
+_SAME = 1e-9
+"""Standard deviations under which two samples are one."""
 _SHOWN_LOADINGS = 5
 _MAX_BYTES = 20_000_000
 
@@ -73,7 +82,7 @@ class MapAxis(Part):
 
 
 class MapDocument(Part):
-    """What the file holds."""
+    """What the file holds; a map of ``umap`` has no axes."""
 
     format: Literal["wsi-pipeline cohort map 1"]
     model: str
@@ -83,7 +92,8 @@ class MapDocument(Part):
     median: tuple[Number, ...]
     mean: tuple[Number, ...]
     spread: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]
-    axes: tuple[MapAxis, MapAxis]
+    method: MapMethod = "pca"
+    axes: tuple[MapAxis, MapAxis] | tuple[()]
     classes: tuple[MapClass, ...]
     samples: Annotated[tuple[MapSample, ...], Field(min_length=3)]
     contours: tuple[MapContour, ...]
@@ -95,6 +105,8 @@ class MapDocument(Part):
         lengths |= {len(own.z) for own in self.samples}
         if lengths != {d}:
             raise ValueError(f"{d} features are named, and as many numbers of each kind are needed")
+        if bool(self.axes) != (self.method == "pca"):
+            raise ValueError(f"a map of {self.method} has {len(self.axes)} axes")
         if {own.code for own in self.samples} - codes or {own.code for own in self.contours} - codes:
             raise ValueError("a sample or contour is of a class that is not there")
         return self
@@ -133,8 +145,11 @@ class CohortMap:
             raise ModelError(f"the map of {own.model} reads {own.features[0]} and others, none of which the sample has")
         x_own = np.array([there.get(name, m) for name, m in zip(own.features, own.median, strict=True)])
         z = (x_own - np.asarray(own.mean)) / np.asarray(own.spread)
-        x, y = (float(z @ np.asarray(axis.loadings)) for axis in own.axes)
         gap = np.sqrt(((self._reference - z) ** 2).mean(axis=1))
+        if own.method == "umap":
+            x, y = placed_among(np.array([(s.x, s.y) for s in own.samples]), gap)
+        else:
+            x, y = (float(z @ np.asarray(axis.loadings)) for axis in own.axes)
         order = np.argsort(gap, kind="stable")[:NEAREST].tolist()
         nearest = [{"class": own.samples[i].code, "distance": float(gap[i])} for i in order]
         return {"x": x, "y": y, "known": known, "nearest": nearest}
@@ -146,6 +161,7 @@ class CohortMap:
             "model": own.model,
             "simulated": own.simulated,
             "trained_on": own.trained_on,
+            "method": own.method,
             "classes": [c.model_dump() for c in own.classes],
             "axes": [{"explained": a.explained, "main": [list(m) for m in a.main]} for a in own.axes],
             "samples": [{"class": s.code, "x": s.x, "y": s.y} for s in own.samples],
@@ -166,6 +182,8 @@ def fit_cohort_map(
     model: str,
     simulated: bool,
     trained_on: str,
+    method: MapMethod = "pca",
+    seed: int = 0,
 ) -> CohortMap | None:
     """Return the map of a cohort; None where fewer than two features vary.
 
@@ -177,7 +195,15 @@ def fit_cohort_map(
         Class of each sample.
     classes
         Code and name of each class.
+    method
+        ``pca``, or ``umap`` with ``seed``.
+
+    Raises
+    ------
+    DataError
+        ``umap`` of fewer than :data:`LEAST_FOR_UMAP` samples.
     """
+    check_map(method, len(values))
     known = np.isfinite(values).mean(axis=0) >= _LEAST_KNOWN
     varies = np.array([np.unique(v[np.isfinite(v)]).size > 1 for v in values.T], bool)
     kept = np.flatnonzero(known & varies)
@@ -188,13 +214,8 @@ def fit_cohort_map(
     x = np.where(np.isfinite(x), x, median)
     mean, spread = x.mean(axis=0), x.std(axis=0)
     z = (x - mean) / spread
-    _, sizes, axes = np.linalg.svd(z, full_matrices=False)
-    axes = axes[:2]
-    # The sign of a component is arbitrary: its largest loading is made positive.
-    axes = axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
-    explained = (sizes**2 / (sizes**2).sum())[:2]
-    places = z @ axes.T
     features = [names[i] for i in kept.tolist()]
+    places, axes = _umap(z, seed) if method == "umap" else _principal(z, features)
     document = MapDocument(
         format=FORMAT,
         model=model,
@@ -204,7 +225,8 @@ def fit_cohort_map(
         median=tuple(median.tolist()),
         mean=tuple(mean.tolist()),
         spread=tuple(spread.tolist()),
-        axes=(_axis(features, axes[0], explained[0]), _axis(features, axes[1], explained[1])),
+        method=method,
+        axes=axes,
         classes=tuple(MapClass(code=code, name=name) for code, name in classes),
         samples=tuple(
             MapSample(code=label, x=float(p[0]), y=float(p[1]), z=tuple(row))
@@ -213,6 +235,58 @@ def fit_cohort_map(
         contours=tuple(_contours(places, np.asarray(labels), [code for code, _ in classes])),
     )
     return CohortMap(document=document)
+
+
+def check_map(method: MapMethod, n: int) -> None:
+    """Refuse a map that so few samples cannot have.
+
+    Raises
+    ------
+    DataError
+        ``umap`` of fewer than :data:`LEAST_FOR_UMAP` samples.
+    """
+    if method == "umap" and n < LEAST_FOR_UMAP:
+        raise DataError(f"a UMAP of {n} samples would be chance: {LEAST_FOR_UMAP} are needed; use --map pca")
+
+
+def placed_among(places: FloatArray, distance: FloatArray) -> tuple[float, float]:
+    """Return where a sample lies among reference samples: the mean of its neighbours' places, by weight.
+
+    The weight falls off as in UMAP: 1 for the nearest, then exponentially with what is further, measured in mean excess
+    of the neighbours' distances. A sample that is one of the reference lies in its place.
+
+    Parameters
+    ----------
+    places, distance
+        ``(n, 2)`` of the reference samples, and ``(n,)`` from the new one to each.
+    """
+    near = np.argsort(distance, kind="stable")[:NEAREST]
+    if distance[near[0]] < _SAME:
+        return float(places[near[0], 0]), float(places[near[0], 1])
+    excess = distance[near] - distance[near[0]]
+    weight = np.exp(-excess / max(float(excess.mean()), 1e-9))
+    x, y = (places[near] * weight[:, None]).sum(axis=0) / weight.sum()
+    return float(x), float(y)
+
+
+def _umap(z: FloatArray, seed: int) -> tuple[FloatArray, tuple[()]]:
+    import warnings
+
+    from umap import UMAP
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a seed rules out threads, which UMAP warns of
+        made = UMAP(n_neighbors=_UMAP_NEIGHBOURS, min_dist=0.15, random_state=seed, n_jobs=1)
+        return np.asarray(made.fit_transform(z), np.float64), ()
+
+
+def _principal(z: FloatArray, features: Sequence[str]) -> tuple[FloatArray, tuple[MapAxis, MapAxis]]:
+    _, sizes, axes = np.linalg.svd(z, full_matrices=False)
+    axes = axes[:2]
+    # The sign of a component is arbitrary: its largest loading is made positive.
+    axes = axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(axis=1)])[:, None]
+    explained = (sizes**2 / (sizes**2).sum())[:2]
+    return z @ axes.T, (_axis(features, axes[0], explained[0]), _axis(features, axes[1], explained[1]))
 
 
 def _axis(features: Sequence[str], loadings: FloatArray, explained: float) -> MapAxis:

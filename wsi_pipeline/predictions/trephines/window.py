@@ -122,6 +122,9 @@ def distance_to_lines(areas: BaseGeometry, points_um: FloatArray) -> FloatArray:
 def window_of(regions: Regions, mpp: tuple[float, float]) -> MarrowWindow:
     """Return the window of a slide's regions.
 
+    Of images read whole, bone that was told inside is no marrow either, though it was searched. Drawn areas stay as
+    they were drawn.
+
     Parameters
     ----------
     mpp
@@ -131,8 +134,12 @@ def window_of(regions: Regions, mpp: tuple[float, float]) -> MarrowWindow:
     def in_um(geometry: BaseGeometry) -> BaseGeometry:
         return only_areas(shapely.transform(geometry, lambda xy: xy * np.asarray(mpp)))
 
-    marrow = regions.included
+    marrow: BaseGeometry = regions.included
     bone = [part.geometry for part in regions.excluded if part.reason == _BONE]
+    if regions.mode == "all":
+        within = [part.geometry for part in regions.inside if part.reason == _BONE]
+        marrow = marrow.difference(shapely.unary_union(within)) if within else marrow
+        bone += within
     return MarrowWindow(
         marrow=MultiPolygon() if marrow.is_empty else in_um(marrow),
         bone=in_um(shapely.unary_union(bone)) if bone else MultiPolygon(),

@@ -23,7 +23,7 @@ from wsi_pipeline.predictions.slide_models.ensemble import SlideEnsemble
 from wsi_pipeline.predictions.slide_models.known import Known
 from wsi_pipeline.predictions.slide_models.storage import load_slide_model, map_file, model_path, save_slide_model
 from wsi_pipeline.predictions.slide_models.subject import subjects_of
-from wsi_pipeline.predictions.trephines.cohort_map import fit_cohort_map
+from wsi_pipeline.predictions.trephines.cohort_map import MapMethod, check_map, fit_cohort_map
 from wsi_pipeline.training.cards import write_card
 from wsi_pipeline.training.slides.card import slide_card
 from wsi_pipeline.training.slides.data import CohortRequest, maps_of, read_request, training_set
@@ -59,6 +59,8 @@ class SlidesTraining:
         Train on this cohort alone, and evaluate on the others; None trains on all.
     plan
         Of the study.
+    cohort_map
+        How the map of a cohort of trephines is laid out.
 
     Raises
     ------
@@ -73,6 +75,7 @@ class SlidesTraining:
     encoder: str = "frozen"
     classifier: str | None = None
     train_cohort: str | None = None
+    cohort_map: MapMethod = "pca"
     licence: str = "not stated"
     title: str | None = None
     attribution: str = "not stated"
@@ -119,6 +122,8 @@ def train_slides(
             f"{request.cohort.manifest}: too few patients with cells to train on: {', '.join(few)}; {least} of each "
             f"class are needed for a study of {request.plan.folds} folds"
         )
+    if sections:
+        check_map(request.cohort_map, len(data))
     findings = cell_leakage(inside.bags, inside.patients)
     for finding in findings:
         report(f"note: {finding.message}")
@@ -148,7 +153,7 @@ def train_slides(
         save_slide_model(replace(fitted.model, known=Known.of(inside.bags, inside.patients)), path)
         write_card(slide_card(request, inside, data, fitted, study, alone), path)
         if sections:
-            _write_map(path, data)
+            _write_map(path, data, request)
         write_assessment(
             study,
             out / "evaluation.html",
@@ -161,7 +166,7 @@ def train_slides(
     return TrainedSlides(path=path, study=study, cells=alone, external=external)
 
 
-def _write_map(path: Path, data: TrainingSet) -> None:
+def _write_map(path: Path, data: TrainingSet, request: SlidesTraining) -> None:
     """Write the map of a cohort of trephines beside its model, or remove that of an earlier one."""
     card = load_slide_model(path).card
     features = [i for i, f in enumerate(data.vocabulary.features) if f.family in MAP_FAMILIES]
@@ -173,6 +178,8 @@ def _write_map(path: Path, data: TrainingSet) -> None:
         model=str(card["name"]),
         simulated=bool(card["simulated"]),
         trained_on=str(card["trained_on"]),
+        method=request.cohort_map,
+        seed=request.plan.seed,
     )
     if found is None:
         map_file(path).unlink(missing_ok=True)
