@@ -50,6 +50,16 @@ def test_fewer_answers_than_errors_alone_would_make_is_none() -> None:
     assert upper < 0.1
 
 
+def test_no_share_is_known_better_than_from_cells_without_errors() -> None:
+    """One answer where the classifier's errors alone make 20: the point 0 would be too sure."""
+    result = correct_proportions({"a": 1, "b": 342}, table([90, 10], [20, 300]))
+    value, lower, upper = result.share("a", "ab", 0.95)
+    assert (value, lower) == (0, 0)
+    assert upper == pytest.approx(1 - 0.025 ** (1 / 343), rel=1e-3)
+    assert result.share("b", "ab", 0.95) == pytest.approx((1, 1 - upper, 1))
+    assert result.share("ab", "ab", 0.95) == (1, 1, 1)
+
+
 def test_a_classifier_without_errors_changes_nothing_but_the_interval() -> None:
     answered = {"a": 20, "b": 30, "c": 50}
     result = correct_proportions(answered, table([4000, 0, 0], [0, 4000, 0], [0, 0, 4000]))

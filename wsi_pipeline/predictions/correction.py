@@ -18,11 +18,15 @@ Choices made by simulation (``benchmarks/correction.py``):
   or 1/13 an error counts as (nearly) impossible once it was not seen, every answer of a rare class then proves cells
   of that class, and groups that make up the whole count are missed. With 1/2 the unseen errors of a row outweigh the
   seen ones.
+- Where all draws lie on an edge, because the classifier errs less on the slide than on its images, the interval would
+  be the point 0. No correction knows more than a classifier without errors would that answered the class never:
+  of ``n`` cells, a share of ``1 - (tail) ** (1 / n)`` is not excluded (Clopper & Pearson 1934), and no upper limit is
+  below it. Likewise at 1.
 - A parametric bootstrap of both instead is too wide for two classes taken for each other, too narrow for rare ones.
 
 References
 ----------
-Rogan WJ, Gladen B. Am J Epidemiol 1978;107:71-76. Saerens M, Latinne P, Decaestecker C. Neural Comput 2002;14:21-41.
+Clopper CJ, Pearson ES. Biometrika 1934;26:404-413. Rogan WJ, Gladen B. Am J Epidemiol 1978;107:71-76. Saerens M, Latinne P, Decaestecker C. Neural Comput 2002;14:21-41.
 Forman G. Data Min Knowl Discov 2008;17:164-206. Buonaccorsi JP. Measurement Error, Chapman & Hall/CRC, 2010, chapter
 3. Fay MP, Proschan MA, Brittain E. Biometrics 2015;71:146-156. Bayer DM, Fay MP, Graubard BI. arXiv 2205.13494, 2022.
 """
@@ -122,11 +126,14 @@ class CorrectedProportions:
         ``(classes,)``, adding up to 1.
     draws
         ``(classes, draws)``: what the proportions may be; each column adds up to 1.
+    n
+        Cells that were answered.
     """
 
     classes: tuple[str, ...]
     estimate: FloatArray
     draws: FloatArray
+    n: int
 
     def share(
         self, members: Sequence[str], denominator: Sequence[str], confidence: float
@@ -150,8 +157,9 @@ class CorrectedProportions:
         shares = np.divide(self.draws[part].sum(axis=0), of, out=np.zeros_like(of), where=of > 0)
         tail = (1 - confidence) / 2
         lower, upper = np.quantile(shares, [tail, 1 - tail])
+        unseen = 0.0 if set(whole) <= set(part) else 1 - tail ** (1 / max(1.0, self.n * float(total)))
         # Near 0 and 1 the estimate may lie beyond the draws by a hair.
-        low, high = min(value, float(lower)), max(value, float(upper))
+        low, high = min(value, float(lower), 1 - unseen), max(value, float(upper), unseen)
         return value, 0.0 if low < _EDGE else low, 1.0 if high > 1 - _EDGE else high
 
 
@@ -200,7 +208,10 @@ def correct_proportions(
     drawn = np.stack([_dirichlet(rng, row + ERROR_PRIOR, draws) for row in c])
     back = np.argsort(order)
     return CorrectedProportions(
-        classes=table.classes, estimate=estimate[back, 0], draws=maximum_likelihood(q, drawn)[back]
+        classes=table.classes,
+        estimate=estimate[back, 0],
+        draws=maximum_likelihood(q, drawn)[back],
+        n=int(k.sum()),
     )
 
 
