@@ -130,8 +130,8 @@ def test_two_workers_on_the_command_line_give_the_same(slide: Path, run: Path, t
     settings = {**PIPELINE, **SETTINGS, "tiling.core_px": 256, "runtime.workers": 2}
     del settings["specimen"]
     command = [
-        sys.executable, "-m", "wsi_pipeline.cli.main", "run", str(slide), "--config", "trephine", "--out", str(tmp_path),
-        *arguments(settings),
+        sys.executable, "-m", "wsi_pipeline.cli.main", "run", str(slide), "--config", "trephine",
+        "--out", str(tmp_path), *arguments(settings),
     ]  # fmt: skip
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
