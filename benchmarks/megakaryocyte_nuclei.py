@@ -4,9 +4,9 @@
 
 Composites are those that ``compact-megakaryocyte`` is measured on, with three kinds of the simulated cohorts: ordinary,
 giant (staghorn), bulbous. Printed are, over cells found at IoU 0.5, Dice's coefficient of the nuclei, and means of
-area, 1 - solidity, concavities and lobes as found over those planted, both measured by the code of a run; the planted nucleus
-with its holes filled, as a run fills them, and without, which shows what that definition takes. ``--half train`` is the
-half that settings of the outline were chosen on (segmentation/sharpen.py). Needs ``WSI_PIPELINE_DATA``.
+area, 1 - solidity, concavities and lobes as found over those planted, both measured by the code of a run; the planted
+nucleus with its holes filled, as a run fills them, and without, which shows what that definition takes. ``--half
+train`` is the half that settings of the outline were chosen on (segmentation/sharpen.py). Needs ``WSI_PIPELINE_DATA``.
 """
 
 from __future__ import annotations

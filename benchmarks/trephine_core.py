@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=chosen.scratch, prefix="runs-") as folder:
         summary, run = run_once(slide, Path(folder) / "out", "trephine", overrides)
     kinds = summary["counts"]["kind"]
-    print(f"\n{run.area_mm2:.1f} mm2 of marrow, {run.cells:,} cells, {kinds.get('megakaryocyte', 0)} megakaryocytes")
+    print(f"\n{run.area_mm2:.1f} mm2 searched, {run.cells:,} cells, {kinds.get('megakaryocyte', 0)} megakaryocytes")
     rows = [
         ("by the clock", f"{run.seconds_with_cluster:.0f}"),
         *((f"  {name}", f"{seconds:.0f}") for name, seconds in run.stages.items()),

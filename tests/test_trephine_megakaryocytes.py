@@ -127,9 +127,11 @@ def test_results_do_not_depend_on_the_core_size(slide: Path, run: Path, tmp_path
 
 
 def test_two_workers_on_the_command_line_give_the_same(slide: Path, run: Path, tmp_path: Path) -> None:
+    settings = {**PIPELINE, **SETTINGS, "tiling.core_px": 256, "runtime.workers": 2}
+    del settings["specimen"]
     command = [
-        sys.executable, "-m", "wsi_pipeline.cli.main", "run", str(slide), "--out", str(tmp_path),
-        *arguments({**PIPELINE, **SETTINGS, "tiling.core_px": 256, "runtime.workers": 2}),
+        sys.executable, "-m", "wsi_pipeline.cli.main", "run", str(slide), "--config", "trephine",
+        "--out", str(tmp_path), *arguments(settings),
     ]  # fmt: skip
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -134,7 +134,9 @@ def fibrosis_prediction(
     confidence: float,
     level: PredictionLevel = "slide",
 ) -> Prediction:
-    """Return the row of ``predictions.csv``; ``index`` is None where no model was asked, ``slide_id`` empty of patients.
+    """Return the row of ``predictions.csv``.
+
+    ``index`` is None where no model was asked, ``slide_id`` empty where ``level`` is ``patient``.
 
     ``probability`` holds the index, which is no probability; ``probability_of`` says so.
     """
