@@ -245,6 +245,7 @@ def _answered(
         try:
             if why:
                 raise DataError(why)
+            answers: tuple[Mapping[str, Any], ...]
             if question.level == "patient" and len(question.slides) == 1:
                 answers = tuple({**a, "level": "patient", "slide_id": None} for a in of_slide[first.slide_id])
             else:
@@ -302,7 +303,8 @@ def _write(
     out: Path, subjects: Sequence[Subject], unanswered: Sequence[Unanswered], notes: Sequence[str], language: Language
 ) -> None:
     # Slides before patients, each by its id.
-    everybody = sorted((*subjects, *unanswered), key=lambda own: (own.level != "slide", own.name))
+    everybody: list[Subject | Unanswered] = [*subjects, *unanswered]
+    everybody.sort(key=lambda own: (own.level != "slide", own.name))
     answers = [answer for subject in everybody for answer in subject.answers]
     write_csv(out / SUBJECTS, SUBJECT_COLUMNS, [_subject_row(subject) for subject in everybody])
     write_csv(out / "predictions.csv", PREDICTION_COLUMNS, [prediction_row(answer) for answer in answers])

@@ -400,3 +400,29 @@ def test_strange_class_folders_are_told(tmp_path: Path) -> None:
     lines: list[str] = []
     train_slides(_request(run, table, plan=_SMALL), tmp_path / "out", report=lines.append)
     assert any("1 class folders are in no taxonomy" in line and "promyelo hypergranulaire" in line for line in lines)
+
+
+def test_class_folders_of_a_gallery_have_a_say_in_fusion(tmp_path: Path) -> None:
+    """The folders tell the groups apart, and the classifier does not."""
+    slides, rows = [], []
+    for i in range(24):
+        k = 24 if i % 2 == 0 else 6
+        labels = [("pbc-blast", "promyelocyte")] * k + [("deepapl", "blast")] * (30 - k) + [None] * 10
+        slides.append(
+            MadeSlide(
+                slide_id=f"P{i:02d}", subject=f"P{i:02d}", mix={"blast": 20, "lymphocyte": 20}, seed=i, gallery=True,
+                labels=labels,
+            )
+        )  # fmt: skip
+        rows.append([f"P{i:02d}", "APL" if i % 2 == 0 else "AML"])
+    table = tmp_path / "labels.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([["patient", "label"], *rows])
+    run = make_run(tmp_path / "run", slides)
+    found = train_slides(_request(run, table, kind="fusion", plan=_SMALL), tmp_path / "out")
+    weights = json.loads(found.path.with_suffix(".json").read_text())["member_weights"]
+    assert weights["labels"]["labels"] + weights["labels"]["composition"] > 0.5
+    assert "labels" not in weights["without labels or counts"]
+    auc = found.study.assessments[0].per_class[0].auc
+    assert auc.value is not None
+    assert auc.value > 0.95

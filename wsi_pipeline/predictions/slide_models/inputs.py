@@ -195,7 +195,7 @@ def _meaning(taxonomy: str, code: str) -> str:
     if taxonomy not in taxonomy_names():
         return ""
     known = load_taxonomy(taxonomy)
-    return known.get(code).meaning if code in known.codes else ""
+    return (known.get(code).meaning or "") if code in known.codes else ""
 
 
 def _mean(cells: FloatArray, inside: FloatArray, weights: FloatArray) -> FloatArray:

@@ -42,7 +42,11 @@ def slide_card(
     trained_on = f"{'simulated: ' if simulated else ''}{n_patients} patients ({mix}){where}: {title}"
     bag = cohort.bags[0]
     specimens = tuple(sorted({b.specimen for b in cohort.bags}))
-    weights = fitted.model.combinations[""].weights
+    # Of subjects that have nothing optional, and of those with labels, routine counts, or both.
+    weights = {
+        key or "without labels or counts": {name: round(w, 6) for name, w in own.weights.items()}
+        for key, own in fitted.model.combinations.items()
+    }
     members = ", ".join(fitted.model.scalings)
     classifier = {"name": _classifier(bag), "sha256": bag.classifier_sha256}
     return Card(
@@ -72,7 +76,7 @@ def slide_card(
             "encoder": request.encoder,
             "level": request.cohort.level,
             "seed": request.plan.seed,
-            "member_weights": {name: round(w, 6) for name, w in weights.items()},
+            "member_weights": weights,
             "coverage": COVERAGE,
         },
         tables=_tables(data, fitted),
