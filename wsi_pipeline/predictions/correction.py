@@ -26,9 +26,10 @@ Choices made by simulation (``benchmarks/correction.py``):
 
 References
 ----------
-Clopper CJ, Pearson ES. Biometrika 1934;26:404-413. Rogan WJ, Gladen B. Am J Epidemiol 1978;107:71-76. Saerens M, Latinne P, Decaestecker C. Neural Comput 2002;14:21-41.
-Forman G. Data Min Knowl Discov 2008;17:164-206. Buonaccorsi JP. Measurement Error, Chapman & Hall/CRC, 2010, chapter
-3. Fay MP, Proschan MA, Brittain E. Biometrics 2015;71:146-156. Bayer DM, Fay MP, Graubard BI. arXiv 2205.13494, 2022.
+Clopper CJ, Pearson ES. Biometrika 1934;26:404-413. Rogan WJ, Gladen B. Am J Epidemiol 1978;107:71-76. Saerens M,
+Latinne P, Decaestecker C. Neural Comput 2002;14:21-41. Forman G. Data Min Knowl Discov 2008;17:164-206. Buonaccorsi
+JP. Measurement Error, Chapman & Hall/CRC, 2010, chapter 3. Fay MP, Proschan MA, Brittain E. Biometrics
+2015;71:146-156. Bayer DM, Fay MP, Graubard BI. arXiv 2205.13494, 2022.
 """
 
 from __future__ import annotations
