@@ -151,7 +151,7 @@ def test_labels_outside_the_task(bags: list[CellBag], tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("patient,label\nP1,apl\nPé,apl\n", "2 subjects with cells, all apl; task apl needs two or more"),
-        ("patient,label\nP5,apl\nP6,aml\n", "0 subjects with cells, all without a class"),
+        ("patient,label\nP5,apl\nP6,aml\n", "none of its 1 labelled subjects has a nucleated cell"),
         ("patient,label\nP1,apl\nP1,aml\nPé,aml\n", r"two labels: P1 \(apl in line 2, aml_other in line 3\)"),
         ("patient,label,centre\nP1,apl,A\nP1,apl,B\nPé,aml,A\n", r"two cohorts: P1 \(A in line 2, B in line 3\)"),
         ("slide_id,label\ns1,apl\ns2,aml\nP_é,aml\n", r"two labels: P1 \(apl in line 2, aml_other in line 3\)"),
