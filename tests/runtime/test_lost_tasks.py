@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from distributed.comm import CommClosedError
 
 from wsi_pipeline.atomic import write_text
 from wsi_pipeline.config import RuntimeConfig
@@ -65,6 +66,10 @@ def hold(seconds: float) -> str:
 
 def fail() -> None:
     raise CorruptTileError("slide.svs: tile 3", reason="a-reason")
+
+
+def lose_connection() -> None:
+    raise CommClosedError("in <TCP (closed)>: ConnectionResetError")
 
 
 def write(path: str) -> str:
@@ -174,6 +179,12 @@ def test_every_task_is_reported_with_what_it_wrote(cluster: Executor, tmp_path: 
     # What is written outside a task is nobody's.
     write_text(tmp_path / "c", "")
     assert run_task(who, ()).report.written == ()
+
+
+def test_a_lost_connection_that_nobody_noticed_yet_blames_no_slide(cluster: Executor) -> None:
+    with pytest.raises(RunStoppedError, match="resumes"):
+        cluster.call(lose_connection)
+    assert cluster.call(who) > 0
 
 
 def test_a_scheduler_that_is_gone_ends_the_run_in_a_sentence(tmp_path: Path) -> None:

@@ -232,8 +232,10 @@ class Executor(_Reporting):
                 if outcome is not None:
                     yield self._done(outcome)
         except (CancelledError, CommClosedError, OSError) as error:
-            # Errors of tasks are our own or plain ones; these are of the connection, unless it stands.
-            if self._client.status == "running" or isinstance(error, WsiPipelineError):
+            # Tasks raise errors of ours or plain ones. Dask's own are of the connection, also where its client has not
+            # noticed yet; a plain one is, where it has.
+            of_dask = isinstance(error, (CancelledError, CommClosedError))
+            if isinstance(error, WsiPipelineError) or (self._client.status == "running" and not of_dask):
                 raise
             raise RunStoppedError(_NO_SCHEDULER) from None
         finally:
