@@ -113,7 +113,7 @@ def evaluate_slides(
     for line in said:
         report(f"note: {line}")
     apart = known_subjects(model, cohort)
-    told = [apart.sentence(keep_known)] if apart.why else []
+    told = [apart.sentence(keep_known)] if apart.why else ["the model knows none of the subjects from its training"]
     if model.known is None:
         told = [f"the file of model {model.card['name']} does not say whom it was trained on; see to it that it was "
                 "not these subjects, or train it again"]  # fmt: skip
