@@ -62,7 +62,7 @@ def environment_of(words: Words) -> jinja2.Environment:
         label=words.label,
         language=words.language,
         colon="\u00a0:" if words.language == "fr" else ":",
-        shared_notes=text.shared_notes,
+        placed_notes=text.placed_notes,
         semicolon="\u202f; " if words.language == "fr" else "; ",
         interval_words=lambda confidence: words.sentence(say("{level:g} % interval", level=100 * confidence)),
     )

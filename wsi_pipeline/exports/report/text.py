@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from wsi_pipeline.exports.report.summary import Answer, CellularityFact, Scalar, Seams
@@ -234,10 +233,24 @@ def class_parts(answer: Answer, code: str | None = None) -> list[str]:
     return [known.get(part, title(part)) for part in parts if part]
 
 
-def shared_notes(answers: Sequence[Answer]) -> list[str]:
-    """Return the notes that several answers have: they are said once below them, the others with their answer."""
-    found = Counter(note for answer in answers for note in dict.fromkeys(answer.notes))
-    return [note for note, n in found.items() if n > 1]
+def placed_notes(answers: Sequence[Answer]) -> tuple[list[list[str]], list[str]]:
+    """Return each answer's own notes, and those of all answers, which stand below them. Each is said once.
+
+    A note of several answers is that of the one with the fewest notes, which asks the narrowest question: that APL
+    must be looked for stands with APL, and not with the smear as a whole.
+    """
+    having: dict[str, list[int]] = {}
+    for number, answer in enumerate(answers):
+        for note in dict.fromkeys(answer.notes):
+            having.setdefault(note, []).append(number)
+    own: list[list[str]] = [[] for _ in answers]
+    below = []
+    for note, numbers in having.items():
+        if len(answers) > 1 and len(numbers) == len(answers):
+            below.append(note)
+        else:
+            own[min(numbers, key=lambda number: len(answers[number].notes))].append(note)
+    return own, below
 
 
 def contradicted(code: str | None) -> str | None:
