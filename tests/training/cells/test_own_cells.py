@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_training import kill_training
 from own_cell_images import COLOURS, MPP, RECIPE, cell, class_folders
 from PIL import Image
 
@@ -51,18 +48,7 @@ def test_a_training_killed_by_the_system_ends_with_the_same_bytes(folders: Path,
     request = CellTraining(data=folders, mpp=MPP, mixing=Mixing(mixup=0.4, cutmix=1.0))
     whole = _train(request, tmp_path / "whole")
     killed = tmp_path / "killed"
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
-    process = subprocess.Popen(
-        [sys.executable, "-c", _KILLED, str(folders), str(killed)],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch 2/"):
-            process.send_signal(signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
+    kill_training(_KILLED, folders, killed, at="epoch 2/")
     assert not (killed / whole.name).exists()
     lines: list[str] = []
     again = train_own_cells(request, killed, recipe=RECIPE, report=lines.append)

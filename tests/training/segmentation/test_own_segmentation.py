@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from killed_training import kill_training
 from own_fields import MPP, draw, save, write_fields
 
 from wsi_pipeline.cli import main as cli
@@ -112,18 +109,7 @@ train_own(
 
 
 def test_a_training_that_was_killed_ends_with_the_same_weights(folder: Path, trained: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path)], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert process.stdout is not None
-    limit = time.monotonic() + 120
-    for line in process.stdout:
-        if line.startswith("step 2/") or time.monotonic() > limit:
-            break
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
+    kill_training(SCRIPT, folder, tmp_path, at="step 2/", limit_s=120)
     assert (tmp_path / "checkpoint.safetensors").is_file()
     assert not list(tmp_path.glob("mine*"))
 

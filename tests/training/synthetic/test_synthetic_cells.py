@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_training import kill_training
 from own_cell_images import COLOURS, MPP, RECIPE, cell, class_folders
 from PIL import Image
 from sklearn.metrics import f1_score
@@ -74,18 +71,7 @@ train_own_generator(request, Path(sys.argv[2]), recipe=TINY, report=lambda line:
 def test_a_generator_killed_by_the_system_ends_with_the_same_bytes(request_: CellTraining, tmp_path: Path) -> None:
     whole = _generate(request_, tmp_path / "whole")
     killed = tmp_path / "killed"
-    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    process = subprocess.Popen(
-        [sys.executable, "-c", _KILLED, str(request_.data), str(killed)],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step 2/"):
-            process.send_signal(signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
+    kill_training(_KILLED, request_.data, killed, at="step 2/")
     assert not (killed / whole.name).exists()
     lines: list[str] = []
     again = train_own_generator(request_, killed, recipe=TINY, report=lines.append)
